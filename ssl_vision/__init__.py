@@ -1,0 +1,21 @@
+"""Self-supervised pretraining of vision backbones, for images and point clouds."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public names are looked up on first use: `import ssl_vision` must not cost the seconds that
+# importing torch and Lightning takes, and must work where an optional part is missing.
+_PUBLIC = {
+    "train": "ssl_vision.engine.train",
+    "evaluate": "ssl_vision.engine.evaluate",
+    "load_backbone": "ssl_vision.zoo.weights",
+}
+__all__ = ["__version__", "evaluate", "load_backbone", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'ssl_vision' has no attribute {name!r}")

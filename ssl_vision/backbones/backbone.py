@@ -1,0 +1,83 @@
+"""What the rest of the package sees of a network: images in, `Features` out."""
+
+from typing import Any
+
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from ssl_vision.types import Features
+
+
+class Backbone(nn.Module):
+    """A timm model behind one interface; subclasses say how its family yields tokens.
+
+    Attributes:
+        model: The plain timm model (without classifier); what is exported.
+        architecture: Its timm name.
+        model_args: Arguments that, with the name, make timm build the same model again.
+        width: Size of the pooled features, D.
+        patch_px: Pixels per patch side; None where patches are not the network's input.
+        has_tokens: Whether hidden patches can be left out of, or masked in, the input (a ViT).
+        mask_token: Learned stand-in of a masked patch, (1, 1, D); None unless asked for.
+    """
+
+    has_tokens: bool = False
+    patch_px: int | None = None
+
+    def __init__(self, model: nn.Module, *, architecture: str, model_args: dict[str, Any]) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.architecture = architecture
+        self.model_args = model_args
+        self.width: int = getattr(model, "head_hidden_size", None) or self.model.num_features
+        self.mask_token: nn.Parameter | None = None
+        self._layer_ids: dict[str, int] | None = None
+
+    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
+        """Features of normalised images, (B, C, S, S).
+
+        Args:
+            images: Any side the network takes; ViTs resample their positions.
+            mask: Patches to replace by the mask token, bool, (B, N), row-major.
+        """
+        raise NotImplementedError
+
+    def num_patches(self, size_px: int) -> int:
+        """Patches N of a square image; the length of `Features.patches` and of masks."""
+        raise NotImplementedError
+
+    def forward_visible(self, images: Tensor, *, keep: Tensor) -> Tensor:
+        """Tokens of the kept patches only: prefix tokens, then patches in the order of `keep`.
+
+        Args:
+            images: (B, C, S, S).
+            keep: Indices of the patches the network sees, int64, (B, n).
+
+        Returns:
+            Tokens after the last norm, (B, num_prefix + n, D).
+        """
+        raise NotImplementedError
+
+    def add_mask_token(self) -> None:
+        """Give the network a mask token, drawn from N(0, 0.02)."""
+        raise NotImplementedError
+
+    @property
+    def num_layers(self) -> int:
+        """Layer id one above the last block: where final norms (and heads) stand."""
+        return max(self._ids().values()) + 1
+
+    def layer_id(self, name: str) -> int:
+        """Depth of a parameter for layer-wise lr decay: 0 the embeddings, then block by block.
+
+        Args:
+            name: Name within this module, as in `named_parameters`.
+        """
+        return self._ids().get(name.removeprefix("model."), 0)
+
+    def _ids(self) -> dict[str, int]:
+        if self._layer_ids is None:
+            self._layer_ids = group_parameters(
+                self.model, self.model.group_matcher(coarse=False), reverse=True
+            )
+        return self._layer_ids

@@ -1,0 +1,107 @@
+"""timm name -> Backbone."""
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+from timm.layers import DropPath
+from timm.models import VisionTransformer
+from torch import nn
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.timm_conv import TimmPyramid
+from ssl_vision.backbones.timm_vit import TimmViT
+from ssl_vision.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """A timm model and what its constructor takes."""
+
+    name: str = "vit_small_patch16_224"
+    args: dict[str, Any] = field(default_factory=dict)  # e.g. {patch_size: 4, depth: 6}
+    drop_path: float = 0.0  # stochastic depth rate of the student; teachers have none
+    in_chans: int = 3
+    is_checkpointed: bool = False  # recompute activations in the backward pass
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"backbone.drop_path={self.drop_path} must be from 0 to below 1.")
+
+
+def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
+    """Network of random weights, without classifier.
+
+    Args:
+        config: What to build.
+        image_size_px: Side of the largest view; networks of fixed input size get positions for it.
+
+    Raises:
+        ConfigError: Unknown name (with the nearest known ones), or arguments timm refuses.
+    """
+    if not timm.is_model(config.name):
+        near = difflib.get_close_matches(config.name, timm.list_models(), n=3)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise ConfigError(
+            f"backbone.name={config.name!r} is not a timm {timm.__version__} model.{hint}"
+        )
+    model, args = _create(config, image_size_px=image_size_px)
+    if config.is_checkpointed:
+        model.set_grad_checkpointing(True)
+    return wrap_model(model, architecture=config.name, model_args=args)
+
+
+def wrap_model(
+    model: nn.Module, *, architecture: str, model_args: dict[str, Any] | None = None
+) -> Backbone:
+    """Backbone around a timm model that exists already.
+
+    Raises:
+        ConfigError: The model has no pooled features (no `forward_head`).
+    """
+    args = model_args or {}
+    if isinstance(model, VisionTransformer):
+        return TimmViT(model, architecture=architecture, model_args=args)
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise ConfigError(
+            f"backbone.name={architecture!r} has no pooled features; use an image classification "
+            "model of timm."
+        )
+    return TimmPyramid(model, architecture=architecture, model_args=args)
+
+
+def set_drop_path(module: nn.Module, rate: float) -> None:
+    """Set every stochastic-depth layer of a network to one rate (0 for teachers)."""
+    for layer in module.modules():
+        if isinstance(layer, DropPath):
+            layer.drop_prob = rate
+
+
+def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[nn.Module, dict[str, Any]]:
+    """Timm model, and the arguments that rebuild it (without the training-only drop path)."""
+    common = dict(config.args)
+    if config.in_chans != 3:
+        common["in_chans"] = config.in_chans
+    pretrained_cfg = timm.get_pretrained_cfg(config.name)
+    has_fixed_size = pretrained_cfg is not None and pretrained_cfg.fixed_input_size
+    candidates: list[dict[str, Any]] = [{}]
+    if has_fixed_size:
+        size = {"img_size": common.get("img_size", image_size_px)}
+        # ViTs resample positions; window networks (Swin) only drop their size check.
+        candidates = [{**size, "dynamic_img_size": True}, {**size, "strict_img_size": False}, size]
+    error: Exception | None = None
+    for extra in candidates:
+        args = {**common, **extra}
+        try:
+            drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+            model = timm.create_model(config.name, num_classes=0, **args, **drop_path)
+        except TypeError as caught:
+            error = error or caught
+            continue
+        except (ValueError, AssertionError, RuntimeError) as caught:
+            raise ConfigError(
+                f"backbone.args={args} do not fit {config.name}: {caught}"
+            ) from caught
+        return model, args
+    raise ConfigError(f"backbone.args={common} do not fit {config.name}: {error}") from error

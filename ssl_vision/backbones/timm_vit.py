@@ -1,0 +1,79 @@
+"""timm's VisionTransformer family: class token, patch tokens, masked and shortened inputs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.types import Features
+
+
+class TimmViT(Backbone):
+    """A timm VisionTransformer (plain, with registers, without class token, LayerScale ...)."""
+
+    has_tokens = True
+
+    def __init__(self, model: nn.Module, *, architecture: str, model_args: dict[str, Any]) -> None:
+        super().__init__(model, architecture=architecture, model_args=model_args)
+        self.patch_px = int(self.model.patch_embed.patch_size[0])
+        self.num_prefix: int = self.model.num_prefix_tokens
+
+    def num_patches(self, size_px: int) -> int:
+        """(size / patch)^2."""
+        assert self.patch_px is not None
+        return (size_px // self.patch_px) ** 2
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks + 1 (MAE's and DINOv2's counting)."""
+        return len(self.model.blocks) + 1
+
+    def layer_id(self, name: str) -> int:
+        """0 for embeddings and tokens, i + 1 for block i, blocks + 1 for the last norm."""
+        parts = name.removeprefix("model.").split(".")
+        if parts[0] == "blocks":
+            return int(parts[1]) + 1
+        return self.num_layers if parts[0] in ("norm", "fc_norm") else 0
+
+    def add_mask_token(self) -> None:
+        """Mask token after the patch embedding, before positions (iBOT, DINOv2)."""
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.model.embed_dim))
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
+        """Pooled features and patch tokens; see `Backbone.forward`."""
+        return self.read_tokens(self.encode(self.embed(images, mask=mask)))
+
+    def forward_visible(self, images: Tensor, *, keep: Tensor) -> Tensor:
+        """Encode the kept patches only (MAE); cost falls with their number."""
+        tokens = self.embed(images)
+        prefix, patches = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
+        visible = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[-1]))
+        return self.encode(torch.cat([prefix, visible], dim=1))
+
+    def embed(self, images: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Images (B, C, S, S) -> prefix and patch tokens with positions, (B, num_prefix+N, D)."""
+        patches = self.model.patch_embed(images)  # (B, H, W, D) where sizes are dynamic
+        if mask is not None:
+            if self.mask_token is None:
+                raise RuntimeError("call add_mask_token() before passing a mask.")
+            is_masked = mask.reshape(*patches.shape[:-1], 1)
+            # `where` keeps the token in the graph under an all-False mask, as DDP needs.
+            patches = torch.where(is_masked, self.mask_token.to(patches.dtype).squeeze(), patches)
+        return self.model._pos_embed(patches)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Embedded tokens -> tokens after the last norm, same shape."""
+        tokens = self.model.norm_pre(self.model.patch_drop(tokens))
+        if self.model.grad_checkpointing and torch.is_grad_enabled():
+            for block in self.model.blocks:
+                tokens = torch.utils.checkpoint.checkpoint(block, tokens, use_reentrant=False)
+        else:
+            tokens = self.model.blocks(tokens)
+        return self.model.norm(tokens)
+
+    def read_tokens(self, tokens: Tensor) -> Features:
+        """Normed tokens -> features: the model's own pooling, and the patches."""
+        pooled = self.model.forward_head(tokens, pre_logits=True)
+        return Features(pooled=pooled, patches=tokens[:, self.num_prefix :])

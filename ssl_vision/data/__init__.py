@@ -1,0 +1,1 @@
+"""Sources, decoding, view rendering and the one loader."""

@@ -1,0 +1,104 @@
+"""Rank, world size and collectives; every function is the identity on one process.
+
+The collectives are differentiable: the backward of a sum over processes is the sum of the
+incoming gradients over processes. A loss computed from them on every process has, after DDP's
+averaging, the gradient of the same loss on the joined batch. A plain `dist.all_reduce` is outside
+autograd and silently divides that gradient by the number of processes.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether a process group of more than one process is up."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """Index of this process, 0 on one process."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        ctx.num_rows = len(tensor)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        start = dist.get_rank() * ctx.num_rows
+        return total[start : start + ctx.num_rows]
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum over processes, same shape; differentiable."""
+    if not is_distributed():
+        return tensor
+    return _AllReduceSum.apply(tensor)
+
+
+def all_reduce_mean(tensor: Tensor) -> Tensor:
+    """Mean over processes, same shape; differentiable."""
+    return all_reduce_sum(tensor) / world_size()
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """Rows of all processes in rank order, (B, ...) -> (W*B, ...); differentiable.
+
+    Every process must hold the same number of rows.
+    """
+    if not is_distributed():
+        return tensor
+    return _AllGather.apply(tensor)
+
+
+def any_rank(flag: bool, *, device: torch.device | str = "cpu") -> bool:
+    """Whether `flag` is true on any process; a collective, so every process must call it."""
+    if not is_distributed():
+        return flag
+    value = torch.tensor(int(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def broadcast_object(value: Any) -> Any:
+    """`value` of rank 0 on every process; a collective."""
+    if not is_distributed():
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
+
+
+def barrier() -> None:
+    """Wait for every process."""
+    if is_distributed():
+        dist.barrier()

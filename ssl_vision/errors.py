@@ -1,0 +1,52 @@
+"""Errors a user can act on; each ends a command as one line on stderr with its exit code.
+
+Messages name the key or file, the value, what is allowed and the way out.
+"""
+
+
+class SslVisionError(Exception):
+    """Base of the errors below.
+
+    Attributes:
+        exit_code: Status the command line ends with.
+    """
+
+    exit_code = 1
+
+
+class ConfigError(SslVisionError):
+    """A setting cannot be used: unknown key, wrong type, value out of range, contradiction."""
+
+    exit_code = 2
+
+
+class DataError(SslVisionError):
+    """A file or data set cannot be used: missing, empty, unreadable, corrupt."""
+
+    exit_code = 65
+
+
+class DeviceMemoryError(SslVisionError):
+    """The device has too little memory for the batch."""
+
+    exit_code = 70
+
+
+class CheckpointError(SslVisionError):
+    """A checkpoint, export or run folder cannot be read or written."""
+
+    exit_code = 74
+
+
+class NonFiniteError(SslVisionError):
+    """Losses or gradients stayed NaN or infinite beyond what the policy allows."""
+
+    exit_code = 75
+
+
+class Preempted(SslVisionError):
+    """A signal stopped the run after a resumable checkpoint was written."""
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,1 @@
+"""What was learned, measured: frozen features and the tasks on them."""

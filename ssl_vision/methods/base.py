@@ -1,0 +1,188 @@
+"""What every method shares: the step, the optimizer's schedules, and when a teacher moves.
+
+A method states its algorithm in `compute_loss`; time enters as `self.step` (optimizer updates
+done), chance as keys of (seed, step, sample). Logging, devices, checkpoints and epochs belong to
+the engine.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.distributed import any_rank, rank
+from ssl_vision.optim.groups import ParamGroup, split_parameters
+from ssl_vision.optim.recipe import OptimConfig, apply_schedules, build_optimizer
+from ssl_vision.randomness import derive_key, seeded
+from ssl_vision.types import Batch, LossOutput
+from ssl_vision.views import ViewConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Settings of a method; each method has its own subclass, chosen by `name`."""
+
+    name: str
+
+    def check_views(self, views: Mapping[str, ViewConfig]) -> None:
+        """Raise ConfigError unless the recipe has the views this method consumes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """What a method may know of the run around it."""
+
+    steps_per_epoch: int  # optimizer updates, not batches
+    epochs: int
+    global_batch_size: int  # samples per optimizer update, over processes and accumulation
+    image_size_px: int = 224  # of the largest view
+    num_classes: int | None = None  # None where the data has no labels
+    seed: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates of the whole run."""
+        return self.steps_per_epoch * self.epochs
+
+
+class Method(L.LightningModule):
+    """Base of all methods.
+
+    Subclasses implement `compute_loss`, and `after_update` where a teacher follows the student.
+
+    Attributes:
+        step: Optimizer updates done so far; part of the checkpoint.
+        micro_step: Batches consumed so far; differs from `step` under gradient accumulation.
+    """
+
+    modality: ClassVar[Literal["image", "points"]] = "image"
+
+    def __init__(
+        self, config: MethodConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
+    ) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.backbone = backbone
+        self.optim = optim
+        self.plan = plan
+        self.step = 0
+        self.micro_step = 0
+        self.update_was_skipped = False
+
+    # What a method defines ---------------------------------------------------------------
+
+    def compute_loss(self, batch: Batch) -> LossOutput:
+        """The method's loss on one batch; views are normalised floats."""
+        raise NotImplementedError
+
+    def after_update(self, step: int) -> None:
+        """Called once after each real optimizer update; teachers move here.
+
+        Args:
+            step: Index of the update just done, from 0.
+        """
+
+    def before_update(self, step: int) -> None:
+        """Called once when the gradients of an update are complete and unscaled: clip, freeze."""
+
+    def layer_id(self, name: str) -> int | None:
+        """Depth of a parameter for layer-wise lr decay, 0 the input; None for heads."""
+        if not name.startswith("backbone."):
+            return None
+        return self.backbone.layer_id(name.removeprefix("backbone."))
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies; by default to everything but biases and 1-d parameters."""
+        return parameter.ndim > 1 and not name.endswith(".bias")
+
+    def export_backbone(self) -> Backbone:
+        """The network users take home and evaluations score; the teacher where there is one."""
+        return self.backbone
+
+    # What the base does with it ----------------------------------------------------------
+
+    def key(self, purpose: str) -> int:
+        """Key of this batch's random draws for a purpose; combine with sample ids.
+
+        Equal on all processes, so that a sample's draw does not depend on where it is processed.
+        """
+        return derive_key(self.plan.seed, purpose, self.micro_step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """One forward pass; the engine logs what it returns."""
+        devices = [batch.index.device] if batch.index.device.type == "cuda" else None
+        with seeded(
+            derive_key(self.plan.seed, "forward", self.micro_step, rank()), devices=devices
+        ):
+            output = self.compute_loss(batch)
+        self.micro_step += 1
+        return {"loss": output.loss, "metrics": output.metrics, "index": batch.index}
+
+    def trainable_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Names and parameters the optimizer gets."""
+        return ((n, p) for n, p in self.named_parameters() if p.requires_grad)
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Parameters by role: each group carries the factors its lr and weight decay get."""
+        return split_parameters(
+            self.trainable_parameters(),
+            config=self.optim,
+            decays=self.decays,
+            layer_id=self.layer_id,
+            num_layers=self.backbone.num_layers,
+        )
+
+    def configure_optimizers(self) -> Optimizer:
+        """The recipe's optimizer; its schedules are applied per update, in `optimizer_step`."""
+        return build_optimizer(self.param_groups(), self.optim)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Any = None,
+    ) -> None:
+        """One real update: schedules, then backward and step, then the teacher.
+
+        Lightning calls this once per update, also under gradient accumulation; the other hooks
+        fire once per batch.
+        """
+        apply_schedules(optimizer, self.optim, plan=self.plan, step=self.step)
+        self.update_was_skipped = False
+        optimizer.step(closure=optimizer_closure)
+        if not self.update_was_skipped:
+            self.after_update(self.step)
+        self.step += 1
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Gradients are complete: skip the update on all processes if any is not finite."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        # The norm is finite exactly if every gradient is (overflow of the sum of squares aside,
+        # which deserves the same treatment); one kernel launch per tensor less than isfinite.
+        norms = torch._foreach_norm(gradients)
+        is_finite = bool(torch.stack(norms).isfinite().all())
+        if any_rank(not is_finite, device=self.device):
+            self.update_was_skipped = True
+            optimizer.zero_grad(set_to_none=True)  # no gradient: the optimizer leaves all as it is
+            return
+        self.before_update(self.step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the counters."""
+        checkpoint["method_counters"] = {"step": self.step, "micro_step": self.micro_step}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the counters."""
+        self.step = checkpoint["method_counters"]["step"]
+        self.micro_step = checkpoint["method_counters"]["micro_step"]
+
+
+def detached(**metrics: Tensor) -> dict[str, Tensor]:
+    """Metrics as a dictionary without graphs."""
+    return {name: value.detach() for name, value in metrics.items()}

@@ -1,0 +1,1 @@
+"""Point clouds: sampling, grouping, views; pure torch."""

@@ -1,0 +1,66 @@
+"""What passes between the rooms: batches, features, losses.
+
+Shape letters, one meaning in the whole package:
+    B images (or point clouds) of a batch, C channels, S side in pixels, N patches,
+    D backbone width, E projection width, P values of a patch, K prototypes,
+    M points of a cloud, G groups (patches of a cloud).
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views of B samples, as a loader yields them.
+
+    Attributes:
+        views: Name of the view -> images, uint8 or float, (k*B, C, S, S), or clouds, (k*B, M, 3).
+            A view with `count: k` is stacked with the view axis outermost:
+            rows [j*B, (j+1)*B) are the j-th drawing of it.
+        index: Row of each sample in its data set, int64, (B,).
+        label: Class of each sample, int64, (B,); None where the data has no labels.
+    """
+
+    views: dict[str, Tensor]
+    index: Tensor
+    label: Tensor | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples B (not of views)."""
+        return len(self.index)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Copy of the batch on `device`; the name and arguments Lightning's transfer looks for."""
+        return replace(
+            self,
+            views={k: v.to(device, non_blocking=non_blocking) for k, v in self.views.items()},
+            index=self.index.to(device, non_blocking=non_blocking),
+            label=None if self.label is None else self.label.to(device, non_blocking=non_blocking),
+        )
+
+
+class Features(NamedTuple):
+    """What a backbone makes of B images.
+
+    Attributes:
+        pooled: One vector per image, (B, D): the class token after the last norm for a ViT,
+            the spatial mean otherwise.
+        patches: Patch tokens after the last norm, row-major, (B, N, D); None without tokens.
+        attention: Attention received by each patch in the last block, (B, N); only on request.
+    """
+
+    pooled: Tensor
+    patches: Tensor | None = None
+    attention: Tensor | None = None
+
+
+class LossOutput(NamedTuple):
+    """Scalar to minimise, and scalars to log (detached, unweighted terms)."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]

@@ -1,0 +1,113 @@
+"""WHAT happens to a sample, as data; the loaders of `data/` render it.
+
+A view is one augmented picture of an image (or cloud). Recipes name their views:
+`data.views.a.blur.prob=0.1` changes one number of one view.
+Operations happen in the order of the fields: crop, flip, jitter, grayscale, blur, solarize.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ssl_vision.errors import ConfigError
+
+
+def check_prob(name: str, prob: float) -> None:
+    """Raise ConfigError unless 0 <= prob <= 1."""
+    if not 0 <= prob <= 1:
+        raise ConfigError(f"{name}={prob} is not a probability; use a value from 0 to 1.")
+
+
+def check_range(name: str, low_high: tuple[float, float], *, low: float, high: float) -> None:
+    """Raise ConfigError unless low <= first <= second <= high."""
+    if not low <= low_high[0] <= low_high[1] <= high:
+        raise ConfigError(
+            f"{name}={list(low_high)} must be two rising numbers from {low:g} to {high:g}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JitterConfig:
+    """Brightness, contrast, saturation and hue in an order drawn per sample (torchvision's)."""
+
+    prob: float = 0.8
+    brightness: float = 0.4  # factor drawn from [1 - b, 1 + b]
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1  # shift drawn from [-h, h], in turns of the colour circle
+
+    def __post_init__(self) -> None:
+        check_prob("jitter.prob", self.prob)
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"jitter.{name}={getattr(self, name)} must be 0 or more.")
+        if not 0 <= self.hue <= 0.5:
+            raise ConfigError(f"jitter.hue={self.hue} must be from 0 to 0.5.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlurConfig:
+    """Gaussian blur."""
+
+    prob: float = 0.5
+    sigma_px: tuple[float, float] = (0.1, 2.0)  # drawn uniformly
+
+    def __post_init__(self) -> None:
+        check_prob("blur.prob", self.prob)
+        check_range("blur.sigma_px", self.sigma_px, low=0.01, high=100.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolarizeConfig:
+    """Values at or above the threshold are inverted."""
+
+    prob: float = 0.2
+    threshold: int = 128  # of 0..255
+
+    def __post_init__(self) -> None:
+        check_prob("solarize.prob", self.prob)
+        if not 0 <= self.threshold <= 256:
+            raise ConfigError(f"solarize.threshold={self.threshold} must be from 0 to 256.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """One view of an image; an operation that is None or has probability 0 is off."""
+
+    size_px: int = 224
+    count: int = 1  # drawings of this view per image
+    crop: Literal["random", "center"] = "random"  # center: resize by center_fraction, then cut
+    crop_area: tuple[float, float] = (0.08, 1.0)  # fraction of the image; random crops only
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height; random crops only
+    center_fraction: float = 0.875  # size_px / resized shorter side; centre crops only
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    flip_prob: float = 0.5
+    jitter: JitterConfig | None = None
+    gray_prob: float = 0.0
+    blur: BlurConfig | None = None
+    solarize: SolarizeConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.size_px < 1 or self.count < 1:
+            raise ConfigError(
+                f"views need size_px >= 1 and count >= 1, got {self.size_px} and {self.count}."
+            )
+        check_range("crop_area", self.crop_area, low=1e-6, high=1.0)
+        check_range("crop_ratio", self.crop_ratio, low=1e-3, high=1e3)
+        check_range("center_fraction", (0.01, self.center_fraction), low=0.01, high=1.0)
+        check_prob("flip_prob", self.flip_prob)
+        check_prob("gray_prob", self.gray_prob)
+
+
+def evaluation_view(
+    *, size_px: int, interpolation: str = "bicubic", center_fraction: float = 0.875
+) -> ViewConfig:
+    """The view of frozen evaluation: resize, centre crop, nothing random (DINO's protocol)."""
+    if interpolation not in ("bicubic", "bilinear"):
+        raise ConfigError(f"interpolation={interpolation!r} must be bicubic or bilinear.")
+    return ViewConfig(
+        size_px=size_px,
+        crop="center",
+        center_fraction=center_fraction,
+        interpolation="bicubic" if interpolation == "bicubic" else "bilinear",
+        flip_prob=0.0,
+    )

@@ -1,0 +1,1 @@
+"""Weights: index, download, conversion, loading and export."""

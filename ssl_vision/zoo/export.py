@@ -167,7 +167,9 @@ def describe_backbone(
         "architecture": backbone.architecture,
         "num_classes": 0,
         "num_features": backbone.width,
-        "global_pool": getattr(model, "global_pool", None) or "",
+        "global_pool": pool
+        if isinstance(pool := getattr(model, "global_pool", ""), str)
+        else "avg",
         "model_args": args,
         "pretrained_cfg": pretrained_cfg,
     }

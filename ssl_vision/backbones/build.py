@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import timm
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from timm.models import VisionTransformer
 from torch import nn
 
@@ -78,30 +78,35 @@ def set_drop_path(module: nn.Module, rate: float) -> None:
             layer.drop_prob = rate
 
 
-def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[nn.Module, dict[str, Any]]:
-    """Timm model, and the arguments that rebuild it (without the training-only drop path)."""
-    common = dict(config.args)
+def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[Any, dict[str, Any]]:
+    """Model of timm, and the arguments that rebuild it (without the training-only drop path)."""
+    common: dict[str, Any] = dict(config.args)
     if config.in_chans != 3:
         common["in_chans"] = config.in_chans
-    pretrained_cfg = timm.get_pretrained_cfg(config.name)
-    has_fixed_size = pretrained_cfg is not None and pretrained_cfg.fixed_input_size
-    candidates: list[dict[str, Any]] = [{}]
-    if has_fixed_size:
-        size = {"img_size": common.get("img_size", image_size_px)}
-        # ViTs resample positions; window networks (Swin) only drop their size check.
-        candidates = [{**size, "dynamic_img_size": True}, {**size, "strict_img_size": False}, size]
-    error: Exception | None = None
-    for extra in candidates:
+    training_only: dict[str, Any] = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+    reasons: list[str] = []
+    for extra in _size_arguments(config, image_size_px=image_size_px):
         args = {**common, **extra}
         try:
-            drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
-            model = timm.create_model(config.name, num_classes=0, **args, **drop_path)
-        except TypeError as caught:
-            error = error or caught
-            continue
-        except (ValueError, AssertionError, RuntimeError) as caught:
-            raise ConfigError(
-                f"backbone.args={args} do not fit {config.name}: {caught}"
-            ) from caught
-        return model, args
-    raise ConfigError(f"backbone.args={common} do not fit {config.name}: {error}") from error
+            model = timm.create_model(config.name, num_classes=0, **args, **training_only)
+        except TypeError as error:
+            # This family does not know one of our own size arguments, or one of the user's.
+            if not any(key in str(error) for key in extra):
+                reasons.insert(0, str(error))
+            reasons.append(str(error))
+        except (ValueError, AssertionError, RuntimeError) as error:
+            reasons.insert(0, str(error))
+            break
+        else:
+            return model, args
+    raise ConfigError(f"backbone.args={common} do not fit {config.name}: {reasons[0]}")
+
+
+def _size_arguments(config: BackboneConfig, *, image_size_px: int) -> list[dict[str, Any]]:
+    """Arguments to try in turn so that the network takes images of the recipe's sizes."""
+    pretrained_cfg = timm.get_pretrained_cfg(config.name)
+    if pretrained_cfg is None or not pretrained_cfg.fixed_input_size:
+        return [{}]
+    size = {"img_size": config.args.get("img_size", image_size_px)}
+    # ViTs resample their positions; window networks (Swin) only drop their size check.
+    return [{**size, "dynamic_img_size": True}, {**size, "strict_img_size": False}, size]

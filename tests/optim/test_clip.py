@@ -10,7 +10,7 @@ from ssl_vision.optim import clip_gradients
 
 def _params(*gradients):
     params = [nn.Parameter(torch.zeros_like(g)) for g in gradients]
-    for param, gradient in zip(params, gradients):
+    for param, gradient in zip(params, gradients, strict=True):
         param.grad = gradient.clone()
     return params
 
@@ -19,7 +19,7 @@ def test_per_tensor_clip_equals_dinos(golden):
     values = golden("dino")
     params = _params(*(torch.tensor(values[f"clip_{n}_grad_before"]) for n in "ab"))
     clip_gradients([params], max_norm=float(values["clip_value"]), mode="per_tensor")
-    for name, param in zip("ab", params):
+    for name, param in zip("ab", params, strict=True):
         np.testing.assert_allclose(param.grad, values[f"clip_{name}_grad_after"], rtol=1e-6)
 
 
@@ -29,7 +29,7 @@ def test_global_clip_equals_torchs():
     ours, torchs = _params(*gradients), _params(*gradients)
     clip_gradients([ours], max_norm=1.5, mode="global")
     nn.utils.clip_grad_norm_(torchs, 1.5)
-    for a, b in zip(ours, torchs):
+    for a, b in zip(ours, torchs, strict=True):
         torch.testing.assert_close(a.grad, b.grad)
 
 

@@ -10,7 +10,7 @@ def _run(values, prefix, names, rates, **settings):
     params = {n: nn.Parameter(torch.tensor(values[f"{prefix}{n}_init"])) for n in names}
     optimizer = LARS([{"params": [p]} for p in params.values()], lr=0.0, **settings)
     for step in range(3):
-        for group, name in zip(optimizer.param_groups, names):
+        for group, name in zip(optimizer.param_groups, names, strict=True):
             group["lr"] = rates(name)[step]
             params[name].grad = torch.tensor(values[f"{prefix}{name}_grad{step}"])
         optimizer.step()
@@ -44,7 +44,7 @@ def test_momentum_forms_agree_at_a_constant_rate_only():
     def run(rates, is_lr_in_momentum):
         param = nn.Parameter(start.clone())
         optimizer = LARS([param], lr=0.1, is_lr_in_momentum=is_lr_in_momentum)
-        for lr, grad in zip(rates, grads):
+        for lr, grad in zip(rates, grads, strict=True):
             optimizer.param_groups[0]["lr"] = lr
             param.grad = grad.clone()
             optimizer.step()
@@ -61,16 +61,13 @@ def test_classic_momentum_equals_simclr(golden):
     names = ["conv.kernel", "batch_normalization.gamma", "head_supervised.kernel"]
     settings = [True, False, False]  # norms and the supervised head are exempt
     params = [nn.Parameter(torch.tensor(values[f"lars_init_{n}"])) for n in names]
-    groups = [{"params": [p], "is_adapted": s} for p, s in zip(params, settings)]
-    optimizer = LARS(groups, lr=0.3, weight_decay=1e-4, is_lr_in_momentum=True)
-    for group in optimizer.param_groups:
-        if not group["is_adapted"]:
-            group["weight_decay"] = 0.0
+    groups = [{"params": [p], "is_adapted": s} for p, s in zip(params, settings, strict=True)]
+    optimizer = LARS(groups, lr=0.5, weight_decay=0.01, is_lr_in_momentum=True)
     for step in range(3):
-        for name, param in zip(names, params):
+        for name, param in zip(names, params, strict=True):
             param.grad = torch.tensor(values[f"lars_grad_{name}_{step}"])
         optimizer.step()
-        for name, param in zip(names, params):
+        for name, param in zip(names, params, strict=True):
             expected = values[f"lars_classic_{name}_step{step}"]
             np.testing.assert_allclose(param.detach().numpy(), expected, rtol=2e-6, atol=1e-7)
 

@@ -60,7 +60,9 @@ def test_rates_of_mae_equal_the_authors(golden):
     values = golden("mae")
     config = OptimConfig(base_lr=1.5e-4, warmup_epochs=40)
     plan = Plan(steps_per_epoch=1000, epochs=800, global_batch_size=4096)
-    for epoch, (plain, _) in zip(values["lr_epochs"], values["lr_plain_and_half_scale"]):
+    for epoch, (plain, _) in zip(
+        values["lr_epochs"], values["lr_plain_and_half_scale"], strict=True
+    ):
         actual = learning_rate(config, plan=plan, step=round(epoch * 1000))
         assert actual == pytest.approx(plain, rel=1e-9, abs=1e-18)
 
@@ -100,7 +102,7 @@ def test_a_cosine_of_800_epochs_stopped_at_400_equals_crocos(golden):
     values = golden("croco")
     config = OptimConfig(base_lr=1.0, warmup_epochs=40, schedule_stretch=2.0)
     plan = Plan(steps_per_epoch=1000, epochs=400)
-    for epoch, expected in zip(values["lr_epochs"], values["lr_values"]):
+    for epoch, expected in zip(values["lr_epochs"], values["lr_values"], strict=True):
         if epoch < 400:
             actual = learning_rate(config, plan=plan, step=round(epoch * 1000))
             assert actual == pytest.approx(expected, rel=1e-9)
@@ -147,7 +149,7 @@ def test_every_optimizer_moves_with_the_recipes_rates(name):
     apply_schedules(optimizer, config, plan=Plan(1, 1), step=0)
     optimizer.step()
     after = [p for g in groups for p in g["params"]]
-    assert all(not torch.equal(a, b) for a, b in zip(after, before))
+    assert all(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
 @pytest.mark.parametrize(

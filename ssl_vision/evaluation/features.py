@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,8 @@ class FeatureSpec:
         return (*(["pooled"] if "pooled" in self.pools else []), *named)
 
 
-class FeatureSet(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet:
     """Features of N images in the order of the data set.
 
     Attributes:

@@ -15,18 +15,39 @@ import torch.multiprocessing as mp
 torch.set_num_threads(1)  # two pytest workers on two cores; also makes sums reproducible
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where no CUDA device is found."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no CUDA device")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _seed_global_generators() -> None:
+    """Every test draws the same numbers whatever ran before it, in whichever worker."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, np.ndarray]]:
-    """`golden("mae")` -> arrays of the authors' official code; skips where the files are absent."""
-    folder = Path(
-        os.environ.get("SSL_VISION_GOLDEN")
-        or Path(__file__).resolve().parents[2] / "shared" / "golden"
-    )
+    """`golden("mae")` -> arrays of the authors' official code.
+
+    Skips where the files are absent, but fails where SSL_VISION_GOLDEN promised them.
+    """
+    promised = os.environ.get("SSL_VISION_GOLDEN")
+    folder = Path(promised or Path(__file__).resolve().parents[2] / "shared" / "golden")
 
     def load(name: str) -> dict[str, np.ndarray]:
         path = folder / f"{name}.npz"
         if not path.exists():
-            pytest.skip(f"golden values {path} not found; set SSL_VISION_GOLDEN to their folder")
+            message = f"golden values {path} not found"
+            if promised:
+                pytest.fail(f"{message}, though SSL_VISION_GOLDEN is set")
+            pytest.skip(f"{message}; set SSL_VISION_GOLDEN to their folder")
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 

@@ -29,7 +29,7 @@ class Backbone(nn.Module):
         self.model: Any = model
         self.architecture = architecture
         self.model_args = model_args
-        self.width: int = getattr(model, "head_hidden_size", None) or self.model.num_features
+        self.width = int(getattr(model, "head_hidden_size", None) or self.model.num_features)
         self.mask_token: nn.Parameter | None = None
         self._layer_ids: dict[str, int] | None = None
 

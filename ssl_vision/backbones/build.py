@@ -1,18 +1,19 @@
 """timm name -> Backbone."""
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import timm
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from timm.models import VisionTransformer
 from torch import nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +41,7 @@ def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
     Raises:
         ConfigError: Unknown name (with the nearest known ones), or arguments timm refuses.
     """
-    if not timm.is_model(config.name):
-        near = difflib.get_close_matches(config.name, timm.list_models(), n=3)
-        hint = f" Did you mean {', '.join(near)}?" if near else ""
-        raise ConfigError(
-            f"backbone.name={config.name!r} is not a timm {timm.__version__} model.{hint}"
-        )
+    _check_name(config.name, key="backbone.name")
     model, args = _create(config, image_size_px=image_size_px)
     if config.is_checkpointed:
         model.set_grad_checkpointing(True)
@@ -78,30 +74,98 @@ def set_drop_path(module: nn.Module, rate: float) -> None:
             layer.drop_prob = rate
 
 
-def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[nn.Module, dict[str, Any]]:
-    """Timm model, and the arguments that rebuild it (without the training-only drop path)."""
-    common = dict(config.args)
+def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[Any, dict[str, Any]]:
+    """Model of timm, and the arguments that rebuild it (without the training-only drop path)."""
+    common: dict[str, Any] = dict(config.args)
     if config.in_chans != 3:
         common["in_chans"] = config.in_chans
-    pretrained_cfg = timm.get_pretrained_cfg(config.name)
-    has_fixed_size = pretrained_cfg is not None and pretrained_cfg.fixed_input_size
-    candidates: list[dict[str, Any]] = [{}]
-    if has_fixed_size:
-        size = {"img_size": common.get("img_size", image_size_px)}
-        # ViTs resample positions; window networks (Swin) only drop their size check.
-        candidates = [{**size, "dynamic_img_size": True}, {**size, "strict_img_size": False}, size]
-    error: Exception | None = None
-    for extra in candidates:
+    training_only: dict[str, Any] = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+    reasons: list[str] = []
+    for extra in _size_arguments(config, image_size_px=image_size_px):
         args = {**common, **extra}
         try:
-            drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
-            model = timm.create_model(config.name, num_classes=0, **args, **drop_path)
-        except TypeError as caught:
-            error = error or caught
-            continue
-        except (ValueError, AssertionError, RuntimeError) as caught:
-            raise ConfigError(
-                f"backbone.args={args} do not fit {config.name}: {caught}"
-            ) from caught
-        return model, args
-    raise ConfigError(f"backbone.args={common} do not fit {config.name}: {error}") from error
+            model = timm.create_model(config.name, num_classes=0, **args, **training_only)
+        except TypeError as error:
+            # This family does not know one of our own size arguments, or one of the user's.
+            if not any(key in str(error) for key in extra):
+                reasons.insert(0, str(error))
+            reasons.append(str(error))
+        except (ValueError, AssertionError, RuntimeError) as error:
+            reasons.insert(0, str(error))
+            break
+        else:
+            return model, args
+    raise ConfigError(f"backbone.args={common} do not fit {config.name}: {reasons[0]}")
+
+
+def _size_arguments(config: BackboneConfig, *, image_size_px: int) -> list[dict[str, Any]]:
+    """Arguments to try in turn so that the network takes images of the recipe's sizes."""
+    pretrained_cfg = timm.get_pretrained_cfg(config.name)
+    if pretrained_cfg is None or not pretrained_cfg.fixed_input_size:
+        return [{}]
+    size = {"img_size": config.args.get("img_size", image_size_px)}
+    # ViTs resample their positions; window networks (Swin) only drop their size check.
+    return [{**size, "dynamic_img_size": True}, {**size, "strict_img_size": False}, size]
+
+
+def build_from_config(config: Mapping[str, Any], *, num_classes: int = 0) -> Backbone:
+    """Network of random weights as an export's `config.json` describes it.
+
+    Args:
+        config: `architecture` and `model_args` are read.
+        num_classes: Classes of a classifier on top; `Backbone` features are the same without.
+
+    Raises:
+        ConfigError: This timm does not know the architecture or refuses the arguments.
+    """
+    name, args = str(config["architecture"]), dict(config.get("model_args") or {})
+    _check_name(name, key="architecture")
+    try:
+        model = timm.create_model(name, num_classes=num_classes, **args)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ConfigError(f"model_args={args} do not fit {name}: {error}") from error
+    return wrap_model(model, architecture=name, model_args=args)
+
+
+def load_timm(name: str, *, is_pretrained: bool, args: dict[str, Any]) -> Backbone:
+    """A model of timm with timm's weights, or with random ones.
+
+    Args:
+        name: Name of the architecture, with a tag if wanted (`vit_small_patch16_224.dino`), or
+            `hf-hub:owner/name` or `local-dir:folder`.
+        is_pretrained: Load the weights from timm's cache or the network.
+        args: What the constructor takes, e.g. `img_size`.
+
+    Raises:
+        ConfigError: Unknown name or arguments.
+        CheckpointError: The weights cannot be had here.
+    """
+    has_source = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not has_source:
+        _check_name(name, key="timm model")
+    try:
+        model = timm.create_model(name, pretrained=is_pretrained, num_classes=0, **args)
+    except TypeError as error:
+        raise ConfigError(f"{args} do not fit timm:{name}: {error}") from error
+    # Network, cache and hub failures have no common base; whatever it was, the way out is one.
+    except Exception as error:
+        if not (is_pretrained or has_source):
+            raise ConfigError(f"{args} do not fit timm:{name}: {error}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"weights of timm:{name} cannot be had here ({reason}); check the network or timm's "
+            f"cache, or use timm:{name}?pretrained=false for random weights."
+        ) from error
+    pretrained_cfg: Any = model.pretrained_cfg
+    architecture = pretrained_cfg.get("architecture") or name.split(".")[0]
+    return wrap_model(model, architecture=architecture, model_args=args)
+
+
+def _check_name(name: str, *, key: str) -> None:
+    """Raise ConfigError with the nearest known names unless timm knows this one."""
+    plain = name.split(".")[0]
+    if timm.is_model(plain):
+        return
+    near = difflib.get_close_matches(plain, timm.list_models(), n=3)
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    raise ConfigError(f"{key}={name!r} is not a timm {timm.__version__} model.{hint}")

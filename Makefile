@@ -1,0 +1,50 @@
+# make quickstart   installs into .venv, pretrains, evaluates and exports on built-in data
+# make test         installs what the tests need, then style, types, layers and the test suite
+#
+# Both do their own set-up and are quick when run again. PYTHON=python3.12 chooses another Python.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/quickstart
+SYSTEM_PACKAGES := python3-venv python3-dev g++ pkg-config libturbojpeg0-dev libopencv-dev
+TEST_PACKAGES := tuxpaint-stamps-default
+
+.PHONY: quickstart test lint system system-test clean
+
+quickstart: $(VENV)/.installed-demo
+	$(BIN)/python tools/quickstart.py $(RUN)
+
+test: $(VENV)/.installed-dev lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# System packages: installed when root, spelled out otherwise. Without them everything but the
+# `.beton` writer through ffcv works.
+system:
+	@sh .ci/system_packages.sh $(SYSTEM_PACKAGES)
+
+system-test:
+	@sh .ci/system_packages.sh $(SYSTEM_PACKAGES) $(TEST_PACKAGES)
+
+$(BIN)/python: | system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | system-test $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --editable '.[ffcv]' \
+		|| echo 'ffcv could not be built: its tests are skipped. It needs: apt-get install $(SYSTEM_PACKAGES)'
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,247 @@
+"""The schema of a run, and the only door through which settings come in.
+
+A recipe is one flat YAML file. Files are merged left to right, then `key=value` overrides; the
+result is checked against frozen dataclasses, where every default lives. Whatever is wrong ends
+here, as one `ConfigError` line, before data or a model is touched.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import yaml
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_vision.backbones.build import BackboneConfig
+from ssl_vision.data.module import DataConfig
+from ssl_vision.errors import ConfigError
+from ssl_vision.methods import METHODS
+from ssl_vision.methods.base import MethodConfig
+from ssl_vision.optim.recipe import OptimConfig
+
+_Schema = TypeVar("_Schema")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long, where and how safely a run runs."""
+
+    epochs: int = 100
+    max_steps: int | None = None  # stop early; schedules keep the length of `epochs`
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int | None = None  # processes per node; None takes every GPU, or one CPU process
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    precision: Literal["32", "bf16", "16"] = "32"
+    accumulate: int = 1  # batches per optimizer update
+    log_every_steps: int = 50
+    checkpoint_every_epochs: int = 1
+    checkpoint_every_steps: int | None = None  # in addition
+    keep_checkpoints: int = 2
+    compile: bool = False  # pays on GPUs, not on CPUs
+    channels_last: bool = False  # pays for convolutional networks at 224 px
+    on_nonfinite: Literal["skip", "stop", "rollback"] = "skip"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "num_nodes", "accumulate", "log_every_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"trainer.{name}={getattr(self, name)} must be 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineEvalConfig:
+    """Scores during training: kNN where labels exist, label-free metrics always."""
+
+    every_epochs: int = 10  # 0 turns it off; the last epoch is always scored otherwise
+    k: int = 20
+    temperature: float = 0.07
+    max_bank: int = 50_000  # samples of the training set kept for the search
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything about one pretraining or supervised run."""
+
+    method: MethodConfig = MISSING
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: DataConfig = MISSING
+    optim: OptimConfig = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    online_eval: OnlineEvalConfig = field(default_factory=OnlineEvalConfig)
+    seed: int = 0
+    run_dir: str = "runs/{method}"  # {method} is the method's name
+    resume: Literal["auto", "must", "never"] = "auto"
+    init_from: str | None = None  # weights to start from: run folder, export, zoo:..., timm:...
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # beside metrics.jsonl
+
+    @property
+    def run_path(self) -> Path:
+        """Folder of the run."""
+        return Path(self.run_dir.format(method=self.method.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """What to measure of which weights."""
+
+    weights: str = MISSING  # run folder, export folder, zoo:name or timm:name
+    data: DataConfig = MISSING
+    tasks: tuple[str, ...] = ("knn",)
+    out: str | None = None  # folder of the report; None: evaluation/ beside the weights or here
+    seed: int = 0
+
+
+def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> TrainConfig:
+    """Recipe files and overrides -> a checked, frozen configuration.
+
+    Args:
+        paths: YAML files, merged left to right.
+        overrides: `key=value`, applied last.
+
+    Raises:
+        ConfigError: One line that names the file or override, the full key, and the way out.
+    """
+    layers = _read_layers(paths, overrides)
+    method = METHODS[_method_name(layers)]
+    schema = OmegaConf.structured(TrainConfig)
+    schema.method = OmegaConf.structured(method.config)
+    schema.data = OmegaConf.structured(DataConfig)
+    schema.optim = OmegaConf.structured(OptimConfig)
+    config = _finish(schema, layers, TrainConfig)
+    config.method.check_views(config.data.views)
+    return config
+
+
+def load_eval_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> EvalConfig:
+    """As `load_train_config`, for an evaluation."""
+    schema = OmegaConf.structured(EvalConfig)
+    schema.data = OmegaConf.structured(DataConfig)
+    return _finish(schema, _read_layers(paths, overrides), EvalConfig)
+
+
+def to_yaml(config: TrainConfig | EvalConfig) -> str:
+    """The resolved configuration as YAML; loads back into an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Command line -> (files, overrides): an argument with `=` is an override.
+
+    Raises:
+        ConfigError: An option (`--x`), or a word that is neither a YAML file nor `key=value`.
+    """
+    files, overrides = [], []
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise ConfigError(
+                f"{argument!r}: settings are given as key=value, without dashes "
+                f"(for example {argument.lstrip('-').split('=')[0]}=...)."
+            )
+        if "=" in argument:
+            overrides.append(argument)
+        elif argument.endswith((".yaml", ".yml")):
+            files.append(argument)
+        else:
+            raise ConfigError(
+                f"{argument!r} is neither a .yaml file nor key=value; write {argument}=VALUE."
+            )
+    return files, overrides
+
+
+_Layer = tuple[str, Any]  # where it comes from, and its content as a DictConfig
+
+
+def _read_layers(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[_Layer]:
+    layers = [(str(path), _read_file(Path(path))) for path in paths]
+    return layers + [(repr(override), _read_override(override)) for override in overrides]
+
+
+def _read_file(path: Path) -> DictConfig:
+    try:
+        content = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe file.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if not isinstance(content, DictConfig):
+        raise ConfigError(f"{path}: a recipe is a mapping of settings, not a list or a value.")
+    return content
+
+
+def _read_override(override: str) -> DictConfig:
+    key, separator, _ = override.partition("=")
+    if not separator or not key or key.startswith("-"):
+        raise ConfigError(f"{override!r}: overrides are written key=value.")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{override!r}: {_one_line(error)}") from error
+
+
+def _method_name(layers: Sequence[_Layer]) -> str:
+    """`method.name` after merging; the schema of `method` depends on it."""
+    name = None
+    for _, content in layers:
+        method = OmegaConf.to_container(content).get("method")  # type: ignore[union-attr]
+        if isinstance(method, dict):
+            name = method.get("name", name)
+    if name is None:
+        raise ConfigError(
+            f"method.name is missing; give a recipe file, or method.name={'|'.join(METHODS)}."
+        )
+    if name not in METHODS:
+        near = difflib.get_close_matches(str(name), METHODS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"method.name={name!r} is unknown; choose one of {', '.join(METHODS)}.{hint}"
+        )
+    return str(name)
+
+
+def _finish(schema: Any, layers: Sequence[_Layer], kind: type[_Schema]) -> _Schema:
+    """Merge the layers into the schema one by one, so that an error can name its layer."""
+    for origin, content in layers:
+        try:
+            schema = OmegaConf.merge(schema, _split_commas(content, schema))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{origin}: {_explain(error)}") from error
+        except ConfigError as error:  # from a __post_init__ that OmegaConf ran
+            raise ConfigError(f"{origin}: {error}") from error
+    missing = OmegaConf.missing_keys(schema)
+    if missing:
+        raise ConfigError(f"{', '.join(sorted(missing))}: no value; add {min(missing)}=VALUE.")
+    try:
+        return cast(_Schema, OmegaConf.to_object(schema))
+    except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from error
+        raise ConfigError(_explain(error)) from error
+
+
+def _split_commas(content: DictConfig, schema: Any) -> DictConfig:
+    """`tasks=knn,linear` where the schema has a list: the comma form of the command line."""
+    plain = OmegaConf.to_container(content)
+    assert isinstance(plain, dict)
+    for key, value in plain.items():
+        if isinstance(value, str) and isinstance(schema.get(key), ListConfig):
+            plain[key] = [part for part in value.split(",") if part]
+    return OmegaConf.create(plain)
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    """First line of the message, led by the full key."""
+    key = getattr(error, "full_key", None)
+    message = _one_line(error)
+    return f"{key}: {message}" if key and str(key) not in message else message
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return lines[0] if lines else type(error).__name__

@@ -77,7 +77,7 @@ class MixingConfig:
 class SupervisedConfig(MethodConfig):
     """Defaults train from scratch; recipes of fine-tuning say what they change."""
 
-    name: Literal["supervised"] = "supervised"  # type: ignore[assignment]
+    name: Literal["supervised"] = "supervised"
     tune: Literal["all", "head"] = "all"  # head: a frozen backbone in evaluation mode
     mixing: MixingConfig = field(default_factory=MixingConfig)
     label_smoothing: float = 0.1

@@ -9,9 +9,12 @@ _PUBLIC = {
     "collapse_stats": "representation",
     "extract_features": "features",
     "find_neighbours": "neighbours",
+    "fit_logistic": "logreg",
     "knn_accuracy": "knn",
     "knn_classify": "knn",
     "lidar": "representation",
+    "linear_probe": "linear_probe",
+    "logistic_probe": "logreg",
     "rankme": "representation",
 }
 __all__ = sorted(_PUBLIC)

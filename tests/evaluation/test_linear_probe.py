@@ -9,14 +9,33 @@ import numpy as np
 import pytest
 import torch
 
+import ssl_vision.evaluation
+import ssl_vision.evaluation.knn
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.evaluation import linear_probe as lp
 from ssl_vision.evaluation.features import FeatureSpec, extract_features, normalizer
+from ssl_vision.evaluation.linear_probe import (
+    PRESETS,
+    BatchPlan,
+    HeadSetting,
+    LinearConfig,
+    _fit,
+    _ProbeData,
+    head_grid,
+    linear_probe,
+    linear_probe_online,
+)
 from ssl_vision.randomness import keyed_generator
 from ssl_vision.types import Batch
 
 CLASSES, WIDTH = 4, 12
+
+
+def test_the_public_name_is_the_function_whatever_was_imported_before() -> None:
+    assert callable(ssl_vision.evaluation.linear_probe)
+    assert ssl_vision.evaluation.linear_probe is linear_probe
+    for name in ssl_vision.evaluation.__all__:
+        assert callable(getattr(ssl_vision.evaluation, name)), name
 
 
 def clusters(num: int, seed: int, spread: float = 1.5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,7 +46,7 @@ def clusters(num: int, seed: int, spread: float = 1.5) -> tuple[torch.Tensor, to
 
 
 def train_alone(
-    setting: lp.HeadSetting, x: torch.Tensor, y: torch.Tensor, config: lp.LinearConfig, seed: int
+    setting: HeadSetting, x: torch.Tensor, y: torch.Tensor, config: LinearConfig, seed: int
 ) -> torch.nn.Module:
     """One head by autograd and torch's own layers and optimizer."""
     head = torch.nn.Linear(x.shape[1], CLASSES)
@@ -40,7 +59,7 @@ def train_alone(
         min(config.batch_size, len(x)) / 256 if config.lr_scaling == "linear" else 1
     )
     sgd = torch.optim.SGD(head.parameters(), lr=lr, momentum=0.9, weight_decay=setting.weight_decay)
-    plan = lp.BatchPlan.of(len(x), config)
+    plan = BatchPlan.of(len(x), config)
     buffers = [torch.zeros_like(p) for p in head.parameters()]
     for step, rows in enumerate(plan.batches(seed)):
         sgd.zero_grad()
@@ -60,7 +79,7 @@ def train_alone(
     return model.eval()
 
 
-GRID = lp.LinearConfig(
+GRID = LinearConfig(
     base_lrs=(0.01, 0.1, 1.0), weight_decays=(0.0, 1e-2), batch_size=32, epochs=3, warmup_epochs=1
 )
 CONFIGS = {
@@ -76,9 +95,9 @@ def test_stacked_heads_equal_heads_trained_alone(name: str) -> None:
     config = CONFIGS[name]
     x, y = clusters(150, 0)
     sets = {"a": (x[:, :6], x[:, 6:]), "b": (x[:, 3:],)}
-    data = lp._ProbeData.of(sets, y, sets, y, CLASSES, "cpu")
-    grid = lp.head_grid(sets, config)
-    heads = lp._fit(data, grid, torch.arange(150), config, 5)
+    data = _ProbeData.of(sets, y, sets, y, CLASSES, "cpu")
+    grid = head_grid(sets, config)
+    heads = _fit(data, grid, torch.arange(150), config, 5)
     for place, setting in enumerate(grid):
         own = torch.cat(sets[setting.features], dim=1)
         alone = train_alone(setting, own, y, config, 5)
@@ -93,8 +112,8 @@ def test_stacked_heads_equal_heads_trained_alone(name: str) -> None:
 
 def test_heads_in_turns_equal_heads_at_once() -> None:
     (x, y), (tx, ty) = clusters(120, 0), clusters(80, 1)
-    whole = lp.linear_probe(x, y, tx, ty, config=GRID)
-    turns = lp.linear_probe(x, y, tx, ty, config=replace(GRID, max_bytes=1))
+    whole = linear_probe(x, y, tx, ty, config=GRID)
+    turns = linear_probe(x, y, tx, ty, config=replace(GRID, max_bytes=1))
     for one, other in zip(whole.heads, turns.heads, strict=True):
         assert one == other
     torch.testing.assert_close(whole.weight, turns.weight)
@@ -102,30 +121,30 @@ def test_heads_in_turns_equal_heads_at_once() -> None:
 
 def test_a_diverged_head_is_named_and_harms_nobody() -> None:
     (x, y), (tx, ty) = clusters(120, 0), clusters(80, 1)
-    sane = lp.linear_probe(x, y, tx, ty, config=replace(GRID, base_lrs=(0.1,), epochs=5))
+    sane = linear_probe(x, y, tx, ty, config=replace(GRID, base_lrs=(0.1,), epochs=5))
     wild = replace(GRID, base_lrs=(0.1, 1e38), epochs=5)
-    found = lp.linear_probe(x, y, tx, ty, config=wild)
+    found = linear_probe(x, y, tx, ty, config=wild)
     assert [head.diverged_at is None for head in found.heads] == [True, True, False, False]
     assert [w for w in found.warnings if "base_lr 1e+38" in w]
     assert found.heads[:2] == sane.heads
     assert found.chosen.base_lr == 0.1
     with pytest.raises(ConfigError, match="all 2 linear heads diverged"):
-        lp.linear_probe(x, y, tx, ty, config=replace(wild, base_lrs=(1e38,)))
+        linear_probe(x, y, tx, ty, config=replace(wild, base_lrs=(1e38,)))
 
 
 def test_the_choice_is_made_on_held_out_training_images() -> None:
     (x, y), (tx, ty) = clusters(400, 0), clusters(100, 1)
     config = replace(GRID, base_lrs=(1e-7, 0.1), weight_decays=(0.0,), warmup_epochs=0)
-    found = lp.linear_probe(x, y, tx, ty, config=config)
+    found = linear_probe(x, y, tx, ty, config=config)
     assert found.chosen.base_lr == 0.1
     assert not found.warnings
     # The chosen head is trained again on everything.
-    alone = train_alone(lp.HeadSetting("features", 0.1, 0.0), x, y, config, 0)
+    alone = train_alone(HeadSetting("features", 0.1, 0.0), x, y, config, 0)
     torch.testing.assert_close(found.weight, alone[-1].weight.data, rtol=1e-5, atol=1e-5)
     # Test labels turned around: the choice cannot notice, unless told to choose on the test.
-    blind = lp.linear_probe(x, y, tx, (ty + 1) % CLASSES, config=config)
+    blind = linear_probe(x, y, tx, (ty + 1) % CLASSES, config=config)
     assert blind.chosen.base_lr == 0.1
-    told = lp.linear_probe(x, y, tx, (ty + 1) % CLASSES, config=replace(config, select_on="test"))
+    told = linear_probe(x, y, tx, (ty + 1) % CLASSES, config=replace(config, select_on="test"))
     assert told.warnings[0] == "selected_on_test"
     assert told.accuracy.top1 == told.oracle.top1
 
@@ -133,8 +152,8 @@ def test_the_choice_is_made_on_held_out_training_images() -> None:
 def test_a_single_head_needs_no_choice_and_trains_on_everything() -> None:
     (x, y), (tx, ty) = clusters(120, 0), clusters(80, 1)
     config = replace(GRID, base_lrs=(0.1,), weight_decays=(0.0,))
-    found = lp.linear_probe(x, y, tx, ty, config=config)
-    alone = train_alone(lp.HeadSetting("features", 0.1, 0.0), x, y, config, 0)
+    found = linear_probe(x, y, tx, ty, config=config)
+    alone = train_alone(HeadSetting("features", 0.1, 0.0), x, y, config, 0)
     torch.testing.assert_close(found.weight, alone[-1].weight.data, rtol=1e-6, atol=1e-6)
     with torch.no_grad():
         expected = float((alone(tx).argmax(dim=1) == ty).double().mean())
@@ -147,14 +166,14 @@ def test_memory_maps_and_half_precision_give_the_same_heads(tmp_path: Any) -> No
     np.save(tmp_path / "x.npy", x.half().numpy())
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     config = replace(GRID, base_lrs=(0.1,))
-    one = lp.linear_probe({"f": (mapped,)}, y, {"f": (tx,)}, ty, config=config)
-    other = lp.linear_probe({"f": (x.half(),)}, y, {"f": (tx,)}, ty, config=config)
+    one = linear_probe({"f": (mapped,)}, y, {"f": (tx,)}, ty, config=config)
+    other = linear_probe({"f": (x.half(),)}, y, {"f": (tx,)}, ty, config=config)
     assert torch.equal(one.weight, other.weight)
 
 
 def test_every_preset_learns_separable_clusters() -> None:
     (x, y), (tx, ty) = clusters(300, 0, spread=0.5), clusters(100, 1, spread=0.5)
-    for name, preset in lp.PRESETS.items():
+    for name, preset in PRESETS.items():
         short = replace(
             preset, epochs=min(preset.epochs, 20), batch_size=min(preset.batch_size, 64)
         )
@@ -162,19 +181,19 @@ def test_every_preset_learns_separable_clusters() -> None:
             short = replace(short, base_lrs=(6.4,), lr_scaling="none", epochs=90)
         if short.steps_per_epoch:
             short = replace(short, steps_per_epoch=20)
-        assert lp.linear_probe(x, y, tx, ty, config=short).accuracy.top1 > 0.95, name
+        assert linear_probe(x, y, tx, ty, config=short).accuracy.top1 > 0.95, name
 
 
 def test_what_does_not_go_together_is_said() -> None:
     x, y = clusters(10, 0)
     with pytest.raises(DataError, match="feature sets differ"):
-        lp.linear_probe({"a": (x,)}, y, {"b": (x,)}, y)
+        linear_probe({"a": (x,)}, y, {"b": (x,)}, y)
     with pytest.raises(DataError, match="differ in number"):
-        lp.linear_probe(x, y[:-1], x, y)
+        linear_probe(x, y[:-1], x, y)
     with pytest.raises(DataError, match="class of 0 or above"):
-        lp.linear_probe(x, y - 5, x, y)
+        linear_probe(x, y - 5, x, y)
     with pytest.raises(ConfigError, match=r"linear\.holdout"):
-        lp.LinearConfig(holdout=1.5)
+        LinearConfig(holdout=1.5)
 
 
 def test_the_online_form_without_augmentation_equals_the_cached_one() -> None:
@@ -187,7 +206,7 @@ def test_the_online_form_without_augmentation_equals_the_cached_one() -> None:
 
     def epochs(epoch: int) -> list[Batch]:
         """The batches the cached form would draw from all images, in its order."""
-        everything = list(lp.BatchPlan.of(48, config).batches(0))
+        everything = list(BatchPlan.of(48, config).batches(0))
         return [
             Batch(views={"train": images[rows]}, index=rows, label=labels[rows])
             for rows in everything[3 * epoch : 3 * epoch + 3]
@@ -196,7 +215,7 @@ def test_the_online_form_without_augmentation_equals_the_cached_one() -> None:
     whole = Batch(views={"eval": images}, index=torch.arange(48), label=labels)
     features = extract_features(backbone, [whole], normalize=normalize).features["pooled"]
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    online = lp.linear_probe_online(
+    online = linear_probe_online(
         backbone,
         epochs,
         {"pooled": (features,)},
@@ -209,7 +228,7 @@ def test_the_online_form_without_augmentation_equals_the_cached_one() -> None:
         steps_per_epoch=3,
         config=replace(config, select_on="test"),
     )
-    cached = lp.linear_probe(
+    cached = linear_probe(
         {"pooled": (features,)},
         labels,
         {"pooled": (features,)},
@@ -225,7 +244,7 @@ def test_the_online_form_without_augmentation_equals_the_cached_one() -> None:
 def _probe_weight() -> tuple[list[Any], list[Any]]:
     x, y = clusters(96, 0)
     config = replace(GRID, has_batch_norm=True, optimizer="lars", base_lrs=(0.5,))
-    found = lp.linear_probe(x, y, x, y, config=config)
+    found = linear_probe(x, y, x, y, config=config)
     return found.weight.tolist(), [head.test.top1 for head in found.heads]
 
 

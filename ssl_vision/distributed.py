@@ -6,6 +6,7 @@ averaging, the gradient of the same loss on the joined batch. A plain `dist.all_
 autograd and silently divides that gradient by the number of processes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -82,11 +83,16 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 def any_rank(flag: bool, *, device: torch.device | str = "cpu") -> bool:
     """Whether `flag` is true on any process; a collective, so every process must call it."""
+    return any_rank_each([flag], device=device)[0]
+
+
+def any_rank_each(flags: Sequence[bool], *, device: torch.device | str = "cpu") -> list[bool]:
+    """For each flag, whether it is true on any process; one collective for all of them."""
     if not is_distributed():
-        return flag
-    value = torch.tensor(int(flag), device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+        return list(flags)
+    values = torch.tensor([int(flag) for flag in flags], device=device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return [bool(value) for value in values.tolist()]
 
 
 def broadcast_object(value: Any) -> Any:

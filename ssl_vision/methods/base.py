@@ -12,10 +12,12 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.distributed import any_rank, rank
+from ssl_vision.distributed import any_rank_each, rank
+from ssl_vision.optim.clip import clip_gradients
 from ssl_vision.optim.groups import ParamGroup, split_parameters
 from ssl_vision.optim.recipe import OptimConfig, apply_schedules, build_optimizer
 from ssl_vision.randomness import derive_key, seeded
@@ -58,6 +60,12 @@ class Method(L.LightningModule):
     Attributes:
         step: Optimizer updates done so far; part of the checkpoint.
         micro_step: Batches consumed so far; differs from `step` under gradient accumulation.
+        update_was_skipped: Whether the last update was left out, on all processes, because a loss
+            or gradient was not finite on one of them. `step` counts such updates too: the data
+            position and the schedules stay functions of it.
+        nonfinite_gradients: Names of this process's offending parameters of that update.
+        stop_requested: Set by the engine when this process was asked to stop (a signal).
+        stop_agreed: Whether any process was asked to, as agreed at the last update.
     """
 
     modality: ClassVar[Literal["image", "points"]] = "image"
@@ -73,6 +81,10 @@ class Method(L.LightningModule):
         self.step = 0
         self.micro_step = 0
         self.update_was_skipped = False
+        self.nonfinite_gradients: list[str] = []
+        self.stop_requested = False
+        self.stop_agreed = False
+        self._losses: list[Tensor] = []  # of the batches of the update under way, detached
 
     # What a method defines ---------------------------------------------------------------
 
@@ -88,13 +100,26 @@ class Method(L.LightningModule):
         """
 
     def before_update(self, step: int) -> None:
-        """Called once when the gradients of an update are complete and unscaled: clip, freeze."""
+        """Called once when the gradients of an update are complete and unscaled.
+
+        Clips as the recipe says; a method that freezes parameters does so after that.
+        """
+        if self.optim.clip_norm is not None:
+            clip_gradients(
+                (module.parameters() for module in self.children()),
+                max_norm=self.optim.clip_norm,
+                mode=self.optim.clip_mode,
+            )
 
     def layer_id(self, name: str) -> int | None:
         """Depth of a parameter for layer-wise lr decay, 0 the input; None for heads."""
         if not name.startswith("backbone."):
             return None
         return self.backbone.layer_id(name.removeprefix("backbone."))
+
+    def lr_factor(self, name: str) -> float:
+        """Factor of a parameter's learning rate beyond the recipe's; 1 unless a method says so."""
+        return 1.0
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay applies; by default to everything but biases and 1-d parameters."""
@@ -109,9 +134,10 @@ class Method(L.LightningModule):
     def key(self, purpose: str) -> int:
         """Key of this batch's random draws for a purpose; combine with sample ids.
 
-        Equal on all processes, so that a sample's draw does not depend on where it is processed.
+        Equal on all processes and for all batches of one update, so that a sample's draw does not
+        depend on where, or with how much gradient accumulation, it is processed.
         """
-        return derive_key(self.plan.seed, purpose, self.micro_step)
+        return derive_key(self.plan.seed, purpose, self.step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One forward pass; the engine logs what it returns."""
@@ -121,6 +147,7 @@ class Method(L.LightningModule):
         ):
             output = self.compute_loss(batch)
         self.micro_step += 1
+        self._losses.append(output.loss.detach())
         return {"loss": output.loss, "metrics": output.metrics, "index": batch.index}
 
     def trainable_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
@@ -135,6 +162,7 @@ class Method(L.LightningModule):
             decays=self.decays,
             layer_id=self.layer_id,
             num_layers=self.backbone.num_layers,
+            lr_factor=self.lr_factor,
         )
 
     def configure_optimizers(self) -> Optimizer:
@@ -162,16 +190,30 @@ class Method(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Gradients are complete: skip the update on all processes if any is not finite."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        # The norm is finite exactly if every gradient is (overflow of the sum of squares aside,
-        # which deserves the same treatment); one kernel launch per tensor less than isfinite.
-        norms = torch._foreach_norm(gradients)
-        is_finite = bool(torch.stack(norms).isfinite().all())
-        if any_rank(not is_finite, device=self.device):
-            self.update_was_skipped = True
+        self.update_was_skipped, self.stop_agreed = any_rank_each(
+            [not self._is_update_finite(), self.stop_requested], device=self.device
+        )
+        self._losses.clear()
+        if self.update_was_skipped:
             optimizer.zero_grad(set_to_none=True)  # no gradient: the optimizer leaves all as it is
             return
         self.before_update(self.step)
+
+    def _is_update_finite(self) -> bool:
+        """Whether this process's losses and gradients are finite; waits for the device, once."""
+        gradients = {n: _local(p.grad) for n, p in self.named_parameters() if p.grad is not None}
+        # A norm is finite exactly if every value is (overflow of the sum of squares aside, which
+        # deserves the same treatment); far fewer kernels than isfinite per tensor.
+        norms = torch._foreach_norm(list(gradients.values())) if gradients else []
+        values = torch.stack([v.float() for v in (*self._losses, *norms)])
+        self.nonfinite_gradients = []
+        if bool(values.isfinite().all()):
+            return True
+        are_finite = values[len(self._losses) :].isfinite().tolist()
+        self.nonfinite_gradients = [
+            name for name, is_finite in zip(gradients, are_finite, strict=True) if not is_finite
+        ]
+        return False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the counters."""
@@ -186,3 +228,8 @@ class Method(L.LightningModule):
 def detached(**metrics: Tensor) -> dict[str, Tensor]:
     """Metrics as a dictionary without graphs."""
     return {name: value.detach() for name, value in metrics.items()}
+
+
+def _local(gradient: Tensor) -> Tensor:
+    """This process's part of a gradient that FSDP2 shards; other gradients as they are."""
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient

@@ -13,7 +13,9 @@ def test_every_module_has_a_test_file_at_the_mirrored_path() -> None:
     untested = [
         str(module.relative_to(ROOT))
         for module in modules
-        if not list((ROOT / "tests" / module.relative_to(PACKAGE).parent).glob(f"test_{module.stem}*"))
+        if not list(
+            (ROOT / "tests" / module.relative_to(PACKAGE).parent).glob(f"test_{module.stem}*")
+        )
         and not _has_no_code(module)
     ]
     assert untested == []
@@ -39,3 +41,14 @@ def test_tools_are_thin_doors() -> None:
     assert tools
     for tool in tools:
         assert len(tool.read_text().splitlines()) <= 80, f"{tool.name}: move logic into the engine"
+
+
+def test_public_rooms_are_reachable_from_the_package_alone() -> None:
+    code = (
+        "import ssl_vision as s; "
+        "s.losses.barlow_twins_loss, s.losses.masked_patch_loss, s.losses.dino_loss; "
+        "s.losses.chamfer_distance, s.optim.LARS, s.evaluation.knn_classify, s.evaluation.rankme; "
+        "s.backbones.elastic.sizes, s.backbones.elastic.forward, s.backbones.elastic.extract; "
+        "assert all(map(callable, (s.evaluation.linear_probe, s.train, s.evaluate, s.load_backbone)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import Method, MethodConfig
+from ssl_vision.methods.dino import Dino, DinoConfig
+from ssl_vision.methods.mae import Mae, MaeConfig
+from ssl_vision.methods.supervised import Supervised, SupervisedConfig
 
 
 @dataclass(frozen=True)
@@ -13,4 +17,9 @@ class MethodEntry:
     module: type[Method]
 
 
-METHODS: dict[str, MethodEntry] = {}
+METHODS: dict[str, MethodEntry] = {
+    "barlow_twins": MethodEntry(BarlowTwinsConfig, BarlowTwins),
+    "mae": MethodEntry(MaeConfig, Mae),
+    "dino": MethodEntry(DinoConfig, Dino),
+    "supervised": MethodEntry(SupervisedConfig, Supervised),
+}

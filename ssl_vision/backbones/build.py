@@ -1,6 +1,7 @@
 """timm name -> Backbone."""
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +41,7 @@ def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
     Raises:
         ConfigError: Unknown name (with the nearest known ones), or arguments timm refuses.
     """
-    if not timm.is_model(config.name):
-        near = difflib.get_close_matches(config.name, timm.list_models(), n=3)
-        hint = f" Did you mean {', '.join(near)}?" if near else ""
-        raise ConfigError(
-            f"backbone.name={config.name!r} is not a timm {timm.__version__} model.{hint}"
-        )
+    _check_name(config.name, key="backbone.name")
     model, args = _create(config, image_size_px=image_size_px)
     if config.is_checkpointed:
         model.set_grad_checkpointing(True)
@@ -110,3 +106,65 @@ def _size_arguments(config: BackboneConfig, *, image_size_px: int) -> list[dict[
     size = {"img_size": config.args.get("img_size", image_size_px)}
     # ViTs resample their positions; window networks (Swin) only drop their size check.
     return [{**size, "dynamic_img_size": True}, {**size, "strict_img_size": False}, size]
+
+
+def build_from_config(config: Mapping[str, Any]) -> Backbone:
+    """Network of random weights as an export's `config.json` describes it.
+
+    Args:
+        config: `architecture` and `model_args` are read.
+
+    Raises:
+        ConfigError: This timm does not know the architecture or refuses the arguments.
+    """
+    name, args = str(config["architecture"]), dict(config.get("model_args") or {})
+    _check_name(name, key="architecture")
+    try:
+        model = timm.create_model(name, num_classes=0, **args)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ConfigError(f"model_args={args} do not fit {name}: {error}") from error
+    return wrap_model(model, architecture=name, model_args=args)
+
+
+def load_timm(name: str, *, is_pretrained: bool, args: dict[str, Any]) -> Backbone:
+    """A model of timm with timm's weights, or with random ones.
+
+    Args:
+        name: Name of the architecture, with a tag if wanted (`vit_small_patch16_224.dino`), or
+            `hf-hub:owner/name` or `local-dir:folder`.
+        is_pretrained: Load the weights from timm's cache or the network.
+        args: What the constructor takes, e.g. `img_size`.
+
+    Raises:
+        ConfigError: Unknown name or arguments.
+        CheckpointError: The weights cannot be had here.
+    """
+    has_source = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not has_source:
+        _check_name(name, key="timm model")
+    try:
+        model = timm.create_model(name, pretrained=is_pretrained, num_classes=0, **args)
+    except TypeError as error:
+        raise ConfigError(f"{args} do not fit timm:{name}: {error}") from error
+    # Network, cache and hub failures have no common base; whatever it was, the way out is one.
+    except Exception as error:
+        if not (is_pretrained or has_source):
+            raise ConfigError(f"{args} do not fit timm:{name}: {error}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"weights of timm:{name} cannot be had here ({reason}); check the network or timm's "
+            f"cache, or use timm:{name}?pretrained=false for random weights."
+        ) from error
+    pretrained_cfg: Any = model.pretrained_cfg
+    architecture = pretrained_cfg.get("architecture") or name.split(".")[0]
+    return wrap_model(model, architecture=architecture, model_args=args)
+
+
+def _check_name(name: str, *, key: str) -> None:
+    """Raise ConfigError with the nearest known names unless timm knows this one."""
+    plain = name.split(".")[0]
+    if timm.is_model(plain):
+        return
+    near = difflib.get_close_matches(plain, timm.list_models(), n=3)
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    raise ConfigError(f"{key}={name!r} is not a timm {timm.__version__} model.{hint}")

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.distributed import any_rank_each, rank
+from ssl_vision.optim.clip import clip_gradients
 from ssl_vision.optim.groups import ParamGroup, split_parameters
 from ssl_vision.optim.recipe import OptimConfig, apply_schedules, build_optimizer
 from ssl_vision.randomness import derive_key, seeded
@@ -99,13 +100,26 @@ class Method(L.LightningModule):
         """
 
     def before_update(self, step: int) -> None:
-        """Called once when the gradients of an update are complete and unscaled: clip, freeze."""
+        """Called once when the gradients of an update are complete and unscaled.
+
+        Clips as the recipe says; a method that freezes parameters does so after that.
+        """
+        if self.optim.clip_norm is not None:
+            clip_gradients(
+                (module.parameters() for module in self.children()),
+                max_norm=self.optim.clip_norm,
+                mode=self.optim.clip_mode,
+            )
 
     def layer_id(self, name: str) -> int | None:
         """Depth of a parameter for layer-wise lr decay, 0 the input; None for heads."""
         if not name.startswith("backbone."):
             return None
         return self.backbone.layer_id(name.removeprefix("backbone."))
+
+    def lr_factor(self, name: str) -> float:
+        """Factor of a parameter's learning rate beyond the recipe's; 1 unless a method says so."""
+        return 1.0
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay applies; by default to everything but biases and 1-d parameters."""
@@ -148,6 +162,7 @@ class Method(L.LightningModule):
             decays=self.decays,
             layer_id=self.layer_id,
             num_layers=self.backbone.num_layers,
+            lr_factor=self.lr_factor,
         )
 
     def configure_optimizers(self) -> Optimizer:

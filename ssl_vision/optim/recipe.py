@@ -1,0 +1,264 @@
+"""The optimizer recipe of a run: which optimizer, its schedules, and their value at a step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch.optim import Optimizer
+
+from ssl_vision import schedules
+from ssl_vision.errors import ConfigError
+from ssl_vision.optim.clip import ClipMode
+from ssl_vision.optim.groups import ParamGroup
+from ssl_vision.optim.lars import LARS
+from ssl_vision.schedules import Cooldown, LrScaling
+
+
+class Plan(Protocol):
+    """What schedules need to know of a run; `methods.base.TrainPlan` is one."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer updates of one epoch."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples per update."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfiniteConfig:
+    """Phases of `schedule: infinite`, as fractions of the run and of the peak rate."""
+
+    constant_lr: float = 0.5  # of the peak
+    end_lr: float = 0.01  # of the peak
+    cooldown_end: float = 0.4  # of the run
+    anneal_start: float | None = 0.8  # of the run; null never anneals
+    cooldown: Cooldown = "cosine"
+    is_continued: bool = False  # no warm-up nor cool-down: every task after the first
+
+    def __post_init__(self) -> None:
+        for name in ("constant_lr", "end_lr"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"optim.infinite.{name}={getattr(self, name)} is a fraction of the peak rate; "
+                    "use a value above 0 and up to 1."
+                )
+        end = 1.0 if self.anneal_start is None else self.anneal_start
+        if not 0 <= self.cooldown_end <= end <= 1:
+            raise ConfigError(
+                f"optim.infinite.cooldown_end={self.cooldown_end} and "
+                f"anneal_start={self.anneal_start} must rise from 0 to 1."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizer, rates and clipping of a run.
+
+    Rates are stated for `lr_reference_batch` samples and scaled to the run's batch size.
+    """
+
+    name: Literal["adamw", "lars", "sgd"] = "adamw"
+    base_lr: float = 5e-4
+    lr_scaling: LrScaling = "linear"
+    lr_reference_batch: int = 256
+    bias_base_lr: float | None = None  # of tensors of at most one dimension; null: base_lr
+    layer_decay: float = 1.0  # factor of the rate per layer below the top
+    weight_decay: float = 0.05
+    weight_decay_end: float | None = None  # cosine from weight_decay to it; null: constant
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    momentum: float = 0.9  # lars, sgd
+    trust_coefficient: float = 0.001  # lars
+    is_lr_in_momentum: bool = False  # lars; true is SimCLR's form
+    schedule: Literal["cosine", "linear", "constant", "infinite", "timm_cosine"] = "cosine"
+    warmup_epochs: float = 10.0
+    warmup_start_lr: float = 0.0  # absolute, not scaled by the batch
+    is_peak_in_warmup: bool = False  # the last warm-up step has the peak rate already (DINO)
+    end_lr: float = 0.0  # absolute, not scaled by the batch
+    end_lr_fraction: float = 0.0  # of the peak rate; the other way to say it (Barlow Twins)
+    schedule_stretch: float = 1.0  # schedules this many times longer than the run, and cut off
+    infinite: InfiniteConfig = field(default_factory=InfiniteConfig)
+    clip_norm: float | None = None
+    clip_mode: ClipMode = "global"
+
+    def __post_init__(self) -> None:
+        if self.base_lr <= 0:
+            raise ConfigError(f"optim.base_lr={self.base_lr} must be above 0.")
+        if self.lr_reference_batch < 1:
+            raise ConfigError(f"optim.lr_reference_batch={self.lr_reference_batch} must be >= 1.")
+        for name in ("warmup_epochs", "warmup_start_lr", "end_lr", "weight_decay", "momentum"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"optim.{name}={getattr(self, name)} must be 0 or more.")
+        for name in ("layer_decay", "schedule_stretch", "trust_coefficient"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"optim.{name}={getattr(self, name)} must be above 0.")
+        if self.end_lr and self.end_lr_fraction:
+            raise ConfigError(
+                f"optim.end_lr={self.end_lr} and optim.end_lr_fraction={self.end_lr_fraction} say "
+                "the same thing twice; set one of them to 0."
+            )
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ConfigError(
+                f"optim.clip_norm={self.clip_norm} must be above 0; null switches clipping off."
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optim.betas={list(self.betas)} must be from 0 to below 1.")
+
+
+def build_optimizer(groups: Sequence[ParamGroup], config: OptimConfig) -> Optimizer:
+    """The recipe's optimizer; `apply_schedules` sets its rates before each update.
+
+    AdamW and SGD are torch's, not their fused forms: those unscale fp16 gradients themselves,
+    after the clipping.
+
+    Raises:
+        ConfigError: Nothing to train.
+    """
+    if not groups:
+        raise ConfigError("no parameter of this method is trainable; unfreeze something.")
+    params = [dict(group) for group in groups]
+    if config.name == "lars":
+        return LARS(
+            params,
+            lr=config.base_lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            trust_coefficient=config.trust_coefficient,
+            is_lr_in_momentum=config.is_lr_in_momentum,
+        )
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            params,
+            lr=config.base_lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+    return torch.optim.AdamW(
+        params, lr=config.base_lr, betas=config.betas, weight_decay=config.weight_decay
+    )
+
+
+def learning_rate(config: OptimConfig, *, plan: Plan, step: int) -> float:
+    """Rate of an update before the factors of the groups.
+
+    Args:
+        config: Recipe.
+        plan: Length and batch size of the run.
+        step: Update, from 0.
+    """
+    peak = peak_lr(config, plan=plan)
+    end = config.end_lr + config.end_lr_fraction * peak
+    warmup_steps = round(config.warmup_epochs * plan.steps_per_epoch)
+    total_steps = stretched_steps(config, plan=plan)
+    if config.schedule == "timm_cosine":
+        return schedules.timm_cosine(
+            step // plan.steps_per_epoch,
+            start=config.warmup_start_lr,
+            peak=peak,
+            end=end,
+            warmup_epochs=round(config.warmup_epochs),
+            total_epochs=_stretched(plan.epochs, config.schedule_stretch),
+        )
+    if config.schedule == "infinite":
+        return _infinite_lr(config, peak, warmup_steps, total_steps, step)
+    if config.schedule == "cosine":
+        return schedules.warmup_cosine(
+            step,
+            start=config.warmup_start_lr,
+            peak=peak,
+            end=end,
+            warmup_steps=warmup_steps,
+            total_steps=total_steps,
+            is_peak_included=config.is_peak_in_warmup,
+        )
+    if step < warmup_steps:
+        return schedules.warmup(
+            step,
+            start=config.warmup_start_lr,
+            peak=peak,
+            warmup_steps=warmup_steps,
+            is_peak_included=config.is_peak_in_warmup,
+        )
+    if config.schedule == "constant":
+        return peak
+    return schedules.linear(
+        step - warmup_steps, start=peak, end=end, total_steps=max(total_steps - warmup_steps, 1)
+    )
+
+
+def weight_decay(config: OptimConfig, *, plan: Plan, step: int) -> float:
+    """Weight decay of an update before the factors of the groups."""
+    if config.weight_decay_end is None:
+        return config.weight_decay
+    return schedules.cosine(
+        step,
+        start=config.weight_decay,
+        end=config.weight_decay_end,
+        total_steps=stretched_steps(config, plan=plan),
+    )
+
+
+def peak_lr(config: OptimConfig, *, plan: Plan) -> float:
+    """Largest rate of the run: the base rate scaled to the batch size."""
+    return schedules.scaled_lr(
+        config.base_lr,
+        rule=config.lr_scaling,
+        batch_size=plan.global_batch_size,
+        reference_batch=config.lr_reference_batch,
+    )
+
+
+def stretched_steps(config: OptimConfig, *, plan: Plan) -> int:
+    """Updates the schedules are laid out for; teachers' schedules use it too."""
+    return _stretched(plan.total_steps, config.schedule_stretch)
+
+
+def apply_schedules(optimizer: Optimizer, config: OptimConfig, *, plan: Plan, step: int) -> None:
+    """Set rate and weight decay of every group for an update.
+
+    Args:
+        optimizer: From `build_optimizer`.
+        config: Recipe.
+        plan: Length and batch size of the run.
+        step: Update about to be done, from 0.
+    """
+    lr = learning_rate(config, plan=plan, step=step)
+    decay = weight_decay(config, plan=plan, step=step)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+        group["weight_decay"] = decay * group["weight_decay_scale"]
+
+
+def _infinite_lr(
+    config: OptimConfig, peak: float, warmup_steps: int, total_steps: int, step: int
+) -> float:
+    phases = config.infinite
+    anneal_start = None if phases.anneal_start is None else int(phases.anneal_start * total_steps)
+    cooldown_end = 0 if phases.is_continued else int(phases.cooldown_end * total_steps)
+    return schedules.infinite(
+        step,
+        start=config.warmup_start_lr,
+        peak=peak,
+        constant=phases.constant_lr * peak,
+        end=phases.end_lr * peak,
+        warmup_steps=0 if phases.is_continued else warmup_steps,
+        cooldown_end=cooldown_end,
+        anneal_start=anneal_start,
+        anneal_end=total_steps,
+        cooldown=phases.cooldown,
+    )
+
+
+def _stretched(number: int, stretch: float) -> int:
+    """Product rounded down as POA's code does, but 300 = int(301 * (300 / 301))."""
+    return int(number * stretch + 1e-6)

@@ -1,0 +1,93 @@
+"""Model cards: what a weight file is, how it was made, and what was measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What the README.md of an export says besides what its config.json says."""
+
+    title: str = "Vision backbone"
+    method: str | None = None  # e.g. dino
+    data: str | None = None  # what it was trained on
+    recipe: str | None = None  # command or file that makes it again
+    license: str = "unspecified"  # SPDX name; the data decides, too
+    tag: str = "ssl_vision"  # timm's tag of the weights
+    source: str | None = None  # run, URL or paper
+    steps: int | None = None  # optimizer updates
+    metrics: Mapping[str, str] = field(default_factory=dict)  # name -> value with its interval
+    notes: Sequence[str] = ()
+
+
+def render_card(
+    card: ModelCard,
+    *,
+    architecture: str,
+    num_features: int,
+    num_parameters: int,
+    preprocessing: Mapping[str, object],
+    checks: Mapping[str, str],
+) -> str:
+    """README.md of an export folder, with the header model hubs read.
+
+    Args:
+        card: What is known of the weights.
+        architecture: timm name.
+        num_features: Width of the pooled features, D.
+        num_parameters: Of the backbone.
+        preprocessing: Size, mean, std ... as in config.json.
+        checks: Name of a verification -> its outcome.
+    """
+    tags = ["image-feature-extraction", "timm", *([card.method] if card.method else [])]
+    facts = {
+        "Architecture": f"`{architecture}` (timm), {num_parameters / 1e6:.2f} M parameters",
+        "Features": f"{num_features} per image",
+        "Method": card.method,
+        "Data": card.data,
+        "Optimizer updates": None if card.steps is None else f"{card.steps:,}",
+        "Source": card.source,
+        "License": card.license,
+    }
+    sections = [
+        "\n".join(["---", f"license: {card.license}", "library_name: timm", "tags:"])
+        + "".join(f"\n- {tag}" for tag in tags)
+        + "\n---",
+        f"# {card.title}",
+        _table(("", ""), {name: value for name, value in facts.items() if value is not None}),
+        _usage(),
+        "## Input\n\n" + _table(("Setting", "Value"), preprocessing),
+    ]
+    if card.metrics:
+        sections.append("## Measured\n\n" + _table(("Metric", "Value"), card.metrics))
+    if card.recipe:
+        sections.append(f"## Made by\n\n```sh\n{card.recipe}\n```")
+    if checks:
+        sections.append("## Verified on export\n\n" + _table(("Check", "Outcome"), checks))
+    if card.notes:
+        sections.append("## Notes\n\n" + "\n".join(f"- {note}" for note in card.notes))
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(head: tuple[str, str], rows: Mapping[str, object]) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _usage() -> str:
+    return """## Use
+
+Needs timm alone:
+
+```python
+import timm, torch
+
+model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()
+config = timm.data.resolve_model_data_config(model)
+transform = timm.data.create_transform(**config, is_training=False)
+with torch.inference_mode():
+    features = model(transform(image).unsqueeze(0))  # (1, num_features)
+```
+
+Its side, channels, mean and std are in `config.json`. For a classifier on top, add
+`num_classes=10`; for feature maps, `features_only=True`."""

@@ -1,0 +1,401 @@
+"""Write a backbone so that plain timm loads it: config.json, model.safetensors, README.md.
+
+`timm.create_model("local-dir:FOLDER", pretrained=True)` needs nothing of this package. What timm
+would fill in by itself (its default tag, mean and std of 0.5, another licence) is always written.
+"""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ssl_vision import __version__
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.build import build_from_config
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.randomness import keyed_generator
+from ssl_vision.zoo.card import ModelCard, render_card
+from ssl_vision.zoo.safe_load import safe_load, sha256_of
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+HEADS_NAME = "heads.safetensors"
+CARD_NAME = "README.md"
+
+# Largest difference between a network and its reloaded export, relative to its largest output.
+TOLERANCE = 1e-5
+# Half-precision exports are judged by direction: smallest cosine of a feature and its original.
+MIN_COSINE = 0.9999
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """Where an export lies and how far its outputs are from the network's.
+
+    Attributes:
+        folder: The export folder.
+        sha256: Of model.safetensors.
+        num_bytes: Of model.safetensors.
+        checks: Name of a verification -> its outcome in words.
+    """
+
+    folder: Path
+    sha256: str
+    num_bytes: int
+    checks: dict[str, str]
+
+
+def export_backbone(
+    backbone: Backbone,
+    folder: str | Path,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str,
+    size_px: int,
+    crop_pct: float = 0.875,
+    card: ModelCard | None = None,
+    heads: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    in_fresh_process: bool = False,
+) -> ExportResult:
+    """Write `backbone.model` (no classifier) as a folder that timm loads, verified by reloading.
+
+    The folder appears under its name only when complete and verified; an export that was there
+    before is replaced.
+
+    Args:
+        backbone: Network to write; it is left as it is, on its device.
+        folder: Where to.
+        mean: Per channel, of images scaled to [0, 1], as the network was trained with.
+        std: Likewise.
+        interpolation: bicubic or bilinear, of the resize before the network.
+        size_px: Side of the images features are taken from.
+        crop_pct: Centre crop's side / resized shorter side.
+        card: What the README says; a plain one by default.
+        heads: Further tensors (projection heads, centres) for heads.safetensors.
+        dtype: torch.float16 or bfloat16 halve the file; None keeps the weights' own.
+        in_fresh_process: Also reload by timm alone in a new process (seconds).
+
+    Raises:
+        CheckpointError: The folder cannot be written, or its outputs differ.
+        ConfigError: The folder holds something that is not an export.
+    """
+    folder, card = Path(folder), card or ModelCard()
+    check_target(folder)
+    config = describe_backbone(
+        backbone,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        size_px=size_px,
+        crop_pct=crop_pct,
+        card=card,
+    )
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        checks = _write_and_verify(
+            backbone, partial, config, card, heads or {}, dtype, in_fresh_process
+        )
+        replace_folder(partial, folder)
+    except OSError as error:
+        raise CheckpointError(f"cannot write the export {folder}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    weights = folder / WEIGHTS_NAME
+    return ExportResult(
+        folder=folder,
+        sha256=sha256_of(weights),
+        num_bytes=weights.stat().st_size,
+        checks=checks,
+    )
+
+
+def describe_backbone(
+    backbone: Backbone,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str,
+    size_px: int,
+    crop_pct: float = 0.875,
+    card: ModelCard | None = None,
+) -> dict[str, Any]:
+    """Content of an export's config.json; with the weights, all that rebuilds the network.
+
+    Raises:
+        ConfigError: The backbone was built with arguments that cannot be written down.
+    """
+    card = card or ModelCard()
+    model, args = plain_model(backbone), backbone.model_args
+    try:
+        json.dumps(args)
+    except TypeError as error:
+        raise ConfigError(f"backbone.args={args} cannot be exported: {error}") from error
+    known: dict[str, Any] = dict(getattr(model, "pretrained_cfg", None) or {})
+    pretrained_cfg = {
+        "tag": card.tag,
+        "custom_load": False,
+        "input_size": [int(args.get("in_chans", 3)), size_px, size_px],
+        "fixed_input_size": bool(known.get("fixed_input_size", False)),
+        "interpolation": interpolation,
+        "crop_pct": crop_pct,
+        "crop_mode": "center",
+        "mean": [float(value) for value in mean],
+        "std": [float(value) for value in std],
+        "num_classes": 0,
+        "pool_size": known.get("pool_size"),
+        "first_conv": known.get("first_conv"),
+        "classifier": known.get("classifier"),
+        "license": card.license,
+        "origin_url": card.source,
+        "notes": [f"ssl_vision {__version__}", *([card.method] if card.method else [])],
+    }
+    return {
+        "architecture": backbone.architecture,
+        "num_classes": 0,
+        "num_features": backbone.width,
+        "global_pool": pool
+        if isinstance(pool := getattr(model, "global_pool", ""), str)
+        else "avg",
+        "model_args": args,
+        "pretrained_cfg": pretrained_cfg,
+    }
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of an export folder.
+
+    Raises:
+        CheckpointError: Absent or not ours or timm's.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict) or not {"architecture", "pretrained_cfg"} <= config.keys():
+        raise CheckpointError(
+            f"{path} is not the config of a timm model: it lacks architecture or pretrained_cfg."
+        )
+    return config
+
+
+def read_export(folder: str | Path) -> tuple[Backbone, dict[str, Any]]:
+    """Backbone of an export folder in evaluation mode, and its config.
+
+    Raises:
+        CheckpointError: Incomplete folder, or weights that do not fit the architecture.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    try:
+        backbone = build_from_config(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
+    load_weights(backbone.model, safe_load(folder / WEIGHTS_NAME), source=folder / WEIGHTS_NAME)
+    return backbone.eval(), config
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: object) -> None:
+    """Strict load with an error of one line.
+
+    Raises:
+        CheckpointError: Names or shapes differ; the message counts and shows a few.
+    """
+    own = model.state_dict()
+    problems = {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "of another shape": sorted(
+            f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}"
+            for name in own.keys() & weights.keys()
+            if own[name].shape != weights[name].shape
+        ),
+    }
+    if any(problems.values()):
+        words = "; ".join(
+            f"{len(names)} {kind} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
+            for kind, names in problems.items()
+            if names
+        )
+        raise CheckpointError(f"{source} does not fit {type(model).__name__}: {words}.")
+    model.load_state_dict(dict(weights))
+
+
+def plain_model(backbone: Backbone) -> Any:
+    """The timm model itself, also where torch.compile has wrapped it."""
+    return getattr(backbone.model, "_orig_mod", backbone.model)
+
+
+def check_target(folder: Path) -> None:
+    """Raise ConfigError if writing an export here would destroy something else."""
+    if folder.is_file():
+        raise ConfigError(f"{folder} is a file; name a folder to export to.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).exists():
+        raise ConfigError(f"{folder} is not empty and not an export; name another folder.")
+
+
+def probe_batch(config: Mapping[str, Any], *, num_images: int = 2) -> Tensor:
+    """Fixed noise of the network's input size, (num_images, C, S, S)."""
+    size = config["pretrained_cfg"]["input_size"]
+    return torch.randn(num_images, *size, generator=keyed_generator("export probe"))
+
+
+def outputs_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Pooled features in float32 on the CPU, without touching the model."""
+    copied = copy.deepcopy(model).cpu().float().eval()
+    with torch.inference_mode():
+        return copied(images)
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference divided by the largest expected value."""
+    scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float((found - expected).abs().max() / scale)
+
+
+def judge(found: Tensor, expected: Tensor, *, is_half: bool, what: str) -> str:
+    """Outcome of a verification in words.
+
+    Raises:
+        CheckpointError: The outputs differ by more than `TOLERANCE` (or `MIN_COSINE`).
+    """
+    if found.shape != expected.shape:
+        raise CheckpointError(
+            f"{what} gives {tuple(found.shape)} instead of {tuple(expected.shape)}."
+        )
+    if is_half:
+        cosine = float(nn.functional.cosine_similarity(found, expected).min())
+        if not cosine >= MIN_COSINE:
+            raise CheckpointError(f"{what} has cosine {cosine:.6f}, below {MIN_COSINE}.")
+        return f"smallest cosine {cosine:.6f}"
+    difference = relative_difference(found, expected)
+    if not difference <= TOLERANCE:
+        raise CheckpointError(
+            f"{what} differs from the network by {difference:.1e} of its largest output."
+        )
+    return f"largest relative difference {difference:.1e}"
+
+
+def run_isolated(script: str, *arguments: str) -> str:
+    """Output of a Python script in a new process in which this package is not importable.
+
+    Raises:
+        CheckpointError: It failed; the message ends with its last line.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    finished = subprocess.run(
+        [sys.executable, "-P", "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd="/",
+        check=False,
+    )
+    if finished.returncode:
+        lines = finished.stderr.strip().splitlines() or ["no message"]
+        raise CheckpointError(f"the export does not load in a new process: {lines[-1]}")
+    return finished.stdout
+
+
+# Run by `run_isolated`: what a user without this package would write.
+_RELOAD_WITH_TIMM = """
+import sys, timm, torch
+from safetensors.torch import load_file, save_file
+folder, probe, out = sys.argv[1:]
+model = timm.create_model("local-dir:" + folder, pretrained=True).eval()
+with torch.inference_mode():
+    save_file({"features": model(load_file(probe)["images"]).contiguous()}, out)
+"""
+
+
+def reload_with_timm(folder: Path, images: Tensor) -> Tensor:
+    """Features of `images` by timm alone, in a new process."""
+    probe, out = folder / ".probe.safetensors", folder / ".features.safetensors"
+    try:
+        safetensors.torch.save_file({"images": images}, probe)
+        run_isolated(_RELOAD_WITH_TIMM, *(str(path.resolve()) for path in (folder, probe, out)))
+        return safetensors.torch.load_file(out)["features"].clone()
+    finally:
+        probe.unlink(missing_ok=True)
+        out.unlink(missing_ok=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Move a finished folder to its name, the old one aside first; both on one file system."""
+    for path in sorted(new.iterdir()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    had_old = folder.exists()
+    if had_old:
+        folder.rename(aside)
+    new.rename(folder)
+    if had_old:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_and_verify(
+    backbone: Backbone,
+    folder: Path,
+    config: dict[str, Any],
+    card: ModelCard,
+    heads: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+    in_fresh_process: bool,
+) -> dict[str, str]:
+    """Fill `folder`; return what was checked."""
+    model = plain_model(backbone)
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    header = {"format": "pt", "producer": f"ssl_vision {__version__}", "tag": card.tag}
+    if card.steps is not None:
+        header["step"] = str(card.steps)
+    tensors = _portable(model.state_dict(), dtype)
+    safetensors.torch.save_file(tensors, folder / WEIGHTS_NAME, metadata=header)
+    if heads:
+        safetensors.torch.save_file(_portable(heads, dtype), folder / HEADS_NAME, metadata=header)
+    is_half, images = dtype is not None, probe_batch(config)
+    expected = outputs_of(model, images)
+    reloaded, _ = read_export(folder)
+    found = outputs_of(reloaded.model, images)
+    checks = {"reloaded": judge(found, expected, is_half=is_half, what="the reloaded export")}
+    if in_fresh_process:
+        found = reload_with_timm(folder, images)
+        checks["timm alone, new process"] = judge(
+            found, expected, is_half=is_half, what="the export in a new process"
+        )
+    preprocessing = config["pretrained_cfg"]
+    shown = ("input_size", "mean", "std", "interpolation", "crop_pct")
+    readme = render_card(
+        card,
+        architecture=config["architecture"],
+        num_features=config["num_features"],
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        preprocessing={name: preprocessing[name] for name in shown},
+        checks=checks,
+    )
+    (folder / CARD_NAME).write_text(readme)
+    return checks
+
+
+def _portable(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU (safetensors refuses shared storage), floats cast to `dtype`."""
+    return {
+        name: value.detach()
+        .to(device="cpu", dtype=dtype if dtype and value.is_floating_point() else value.dtype)
+        .clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }

@@ -1,0 +1,199 @@
+"""WEIGHTS, wherever a command or function takes them: one string -> a ready backbone.
+
+| string | is |
+|---|---|
+| `runs/dino` | a run folder: its export/, or its newest complete checkpoint |
+| `runs/dino/export` | an export folder (or any `local-dir:` folder of timm) |
+| `zoo:NAME` | an entry of model_zoo/index.yaml; `zoo:NAME?pos_interp=timm` sets its options |
+| `timm:NAME` | timm's model and weights; `timm:NAME?pretrained=false&seed=1&img_size=32` random |
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from torch import Tensor, nn
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.build import build_from_config, load_timm
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.randomness import derive_key, seeded
+from ssl_vision.zoo.export import CONFIG_NAME, WEIGHTS_NAME, load_weights, read_export
+from ssl_vision.zoo.safe_load import safe_load, sha256_of_tensors
+
+CHECKPOINT_BACKBONE_NAME = "backbone.json"
+STATE_NAME = "state.pt"
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedBackbone:
+    """A network with all that its input needs.
+
+    Attributes:
+        backbone: In evaluation mode, on the CPU.
+        mean: Per channel, of images scaled to [0, 1].
+        std: Likewise.
+        interpolation: bicubic or bilinear.
+        size_px: Side of the input.
+        crop_pct: Centre crop's side / resized shorter side.
+        source: What was asked for, in full.
+        sha256: Of the tensors; equal weights have equal values in any file.
+    """
+
+    backbone: Backbone
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    size_px: int
+    crop_pct: float
+    source: str
+    sha256: str
+
+
+def load_backbone(weights: str | Path) -> nn.Module:
+    """Plain timm model of WEIGHTS, in evaluation mode: images (B, C, S, S) -> features (B, D).
+
+    Args:
+        weights: A run or export folder, `zoo:name` or `timm:name`; see the module's table.
+    """
+    model: nn.Module = resolve_weights(weights).backbone.model
+    return model
+
+
+def resolve_weights(weights: str | Path) -> LoadedBackbone:
+    """Backbone and input description of WEIGHTS.
+
+    Args:
+        weights: A run or export folder, `zoo:name` or `timm:name`; see the module's table.
+
+    Raises:
+        ConfigError: The string names nothing, or its options are unknown.
+        CheckpointError: What it names cannot be read.
+    """
+    text = str(weights)
+    scheme, _, rest = text.partition(":")
+    if scheme == "zoo":
+        return _from_zoo(rest, source=text)
+    if scheme == "timm":
+        return _from_timm(rest, source=text)
+    if scheme in ("hf-hub", "hf_hub"):
+        return _from_timm(text, source=text)
+    folder = Path(rest if scheme == "local-dir" else text).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"weights={text!r} is neither a folder nor zoo:NAME (see tools/zoo.py list) nor "
+            "timm:NAME; a single weight file becomes a folder by tools/zoo.py convert."
+        )
+    return _from_folder(folder, source=text)
+
+
+def _from_folder(folder: Path, *, source: str) -> LoadedBackbone:
+    """Export folder, else run folder with an export, else newest complete checkpoint."""
+    for candidate in (folder, folder / "export"):
+        if (candidate / CONFIG_NAME).is_file() and (candidate / WEIGHTS_NAME).is_file():
+            backbone, config = read_export(candidate)
+            return _describe(backbone, config, source=source)
+    if (folder / CHECKPOINT_BACKBONE_NAME).is_file():
+        return _from_checkpoint(folder, source=source)
+    for checkpoint in reversed(_complete_checkpoints(folder)):
+        return _from_checkpoint(checkpoint, source=f"{source} ({checkpoint.name})")
+    raise CheckpointError(
+        f"{folder} holds no weights: neither {CONFIG_NAME} and {WEIGHTS_NAME} (an export), nor "
+        "export/, nor a complete checkpoint in checkpoints/."
+    )
+
+
+def _complete_checkpoints(run: Path) -> list[Path]:
+    """Folders of checkpoints that name their backbone, oldest first; manifests come last."""
+    wanted = (MANIFEST_NAME, STATE_NAME, CHECKPOINT_BACKBONE_NAME)
+    complete = (
+        folder
+        for folder in run.glob("checkpoints/step_*")
+        if all((folder / name).is_file() for name in wanted)
+    )
+    return sorted(complete, key=lambda folder: int(folder.name.partition("_")[2]))
+
+
+def _from_checkpoint(folder: Path, *, source: str) -> LoadedBackbone:
+    """Exported network out of a training checkpoint, by the names its backbone.json gives.
+
+    backbone.json is an export's config.json with one more key, `prefix`: what precedes the
+    network's own names in the checkpoint's `state_dict`, e.g. "teacher.backbone.model.".
+    """
+    path = folder / CHECKPOINT_BACKBONE_NAME
+    try:
+        config = json.loads(path.read_text())
+        prefix = str(config["prefix"])
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+    state: dict[str, Tensor] = safe_load(folder / STATE_NAME).get("state_dict", {})
+    weights = {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
+    backbone = build_from_config(config)
+    load_weights(backbone.model, weights, source=folder / STATE_NAME)
+    return _describe(backbone.eval(), config, source=source)
+
+
+def _from_timm(name: str, *, source: str) -> LoadedBackbone:
+    name, options = split_options(name)
+    is_pretrained = _boolean(options.pop("pretrained", True), key=f"{source}: pretrained")
+    seed = options.pop("seed", 0)
+    if not isinstance(seed, int):
+        raise ConfigError(f"{source}: seed={seed!r} must be a whole number.")
+    with seeded(derive_key(seed, "random timm weights")):
+        backbone = load_timm(name, is_pretrained=is_pretrained, args=options)
+    return _describe(
+        backbone.eval(), {"pretrained_cfg": backbone.model.pretrained_cfg}, source=source
+    )
+
+
+def _from_zoo(name: str, *, source: str) -> LoadedBackbone:
+    raise ConfigError(f"weights={source!r}: the zoo has no {name!r}.")
+
+
+def _describe(backbone: Backbone, config: dict[str, Any], *, source: str) -> LoadedBackbone:
+    """LoadedBackbone of a network and its timm config."""
+    given = config["pretrained_cfg"]
+    size = backbone.model_args.get("img_size", given.get("input_size", (3, 224, 224))[-1])
+    if "architecture" in config:  # an export says which size it is for; args say how it was built
+        size = given["input_size"][-1]
+    return LoadedBackbone(
+        backbone=backbone,
+        mean=tuple(given.get("mean", (0.485, 0.456, 0.406))),
+        std=tuple(given.get("std", (0.229, 0.224, 0.225))),
+        interpolation=str(given.get("interpolation", "bicubic")),
+        size_px=int(size[-1] if isinstance(size, list | tuple) else size),
+        crop_pct=float(given.get("crop_pct") or 0.875),
+        source=source,
+        sha256=sha256_of_tensors(backbone.model.state_dict()),
+    )
+
+
+def split_options(text: str) -> tuple[str, dict[str, Any]]:
+    """`name?a=1&b=false` -> name, {a: 1, b: False}; values are read as JSON, else as text.
+
+    Raises:
+        ConfigError: An option without a value, or given twice.
+    """
+    name, _, query = text.partition("?")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise ConfigError(f"{text!r}: options are written ?key=value&key=value.") from error
+    options: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in options or not value:
+            raise ConfigError(f"{text!r}: option {key} needs one value, once.")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return name, options
+
+
+def _boolean(value: Any, *, key: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key}={value!r} must be true or false.")
+    return value

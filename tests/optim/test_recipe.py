@@ -1,0 +1,183 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssl_vision.errors import ConfigError
+from ssl_vision.optim import OptimConfig, apply_schedules, build_optimizer, split_parameters
+from ssl_vision.optim.recipe import InfiniteConfig, learning_rate, weight_decay
+
+
+@dataclass
+class Plan:
+    steps_per_epoch: int
+    epochs: int
+    global_batch_size: int = 256
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+
+def _groups(config):
+    model = nn.Linear(3, 2)
+    groups = split_parameters(
+        model.named_parameters(),
+        config=config,
+        decays=lambda name, p: p.ndim > 1,
+        layer_id=lambda name: None,
+        num_layers=1,
+    )
+    return groups
+
+
+def test_rates_of_barlow_twins_equal_the_authors(golden):
+    values = golden("barlow")
+    config = OptimConfig(
+        name="lars",
+        base_lr=0.2,
+        bias_base_lr=0.0048,
+        warmup_epochs=10,
+        end_lr_fraction=0.001,
+        weight_decay=1e-6,
+    )
+    plan = Plan(
+        int(values["lr_iters_per_epoch"]), int(values["lr_epochs"]), int(values["lr_batch"])
+    )
+    optimizer = build_optimizer(_groups(config), config)
+    weight, bias = optimizer.param_groups
+    for i, step in enumerate(values["lr_steps"]):
+        apply_schedules(optimizer, config, plan=plan, step=int(step))
+        assert weight["lr"] == pytest.approx(values["lr_weights"][i], rel=1e-9, abs=1e-15)
+        assert bias["lr"] == pytest.approx(values["lr_biases"][i], rel=1e-9, abs=1e-15)
+    assert (weight["weight_decay"], bias["weight_decay"]) == (1e-6, 0)
+    assert (weight["is_adapted"], bias["is_adapted"]) == (True, False)
+
+
+def test_rates_of_mae_equal_the_authors(golden):
+    values = golden("mae")
+    config = OptimConfig(base_lr=1.5e-4, warmup_epochs=40)
+    plan = Plan(steps_per_epoch=1000, epochs=800, global_batch_size=4096)
+    for epoch, (plain, _) in zip(
+        values["lr_epochs"], values["lr_plain_and_half_scale"], strict=True
+    ):
+        actual = learning_rate(config, plan=plan, step=round(epoch * 1000))
+        assert actual == pytest.approx(plain, rel=1e-9, abs=1e-18)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps", "epochs", "batch", "warmup_epochs", "scale"),
+    [
+        ("vit", 800, 346, 1600, 10, 0.78),
+        ("swin", 625, 346, 2048, 30, 0.90),
+        ("resnet", 1000, 692, 1280, 30, 1.0),
+    ],
+)
+def test_stretched_schedules_equal_those_of_poa(
+    golden, recipe, steps, epochs, batch, warmup_epochs, scale
+):
+    values = golden("poa_loss")
+    config = OptimConfig(
+        base_lr=0.004,
+        lr_scaling="sqrt",
+        lr_reference_batch=1024,
+        warmup_epochs=warmup_epochs,
+        is_peak_in_warmup=True,
+        end_lr=2e-5,
+        weight_decay=0.04,
+        weight_decay_end=0.4,
+        schedule_stretch=1 / scale,
+    )
+    plan = Plan(steps, epochs, batch)
+    for i, step in enumerate(values[f"sched.{recipe}.iters"]):
+        lr = learning_rate(config, plan=plan, step=int(step))
+        decay = weight_decay(config, plan=plan, step=int(step))
+        assert lr == pytest.approx(values[f"sched.{recipe}.lr"][i], rel=1e-9)
+        assert decay == pytest.approx(values[f"sched.{recipe}.wd"][i], rel=1e-9)
+
+
+def test_a_cosine_of_800_epochs_stopped_at_400_equals_crocos(golden):
+    values = golden("croco")
+    config = OptimConfig(base_lr=1.0, warmup_epochs=40, schedule_stretch=2.0)
+    plan = Plan(steps_per_epoch=1000, epochs=400)
+    for epoch, expected in zip(values["lr_epochs"], values["lr_values"], strict=True):
+        if epoch < 400:
+            actual = learning_rate(config, plan=plan, step=round(epoch * 1000))
+            assert actual == pytest.approx(expected, rel=1e-9)
+
+
+def test_point_mae_trains_301_epochs_of_a_300_epoch_schedule(golden):
+    expected = golden("point")["lr_per_epoch_used_301"]
+    config = OptimConfig(
+        base_lr=1e-3,
+        lr_scaling="none",
+        schedule="timm_cosine",
+        warmup_start_lr=1e-6,
+        end_lr=1e-6,
+        schedule_stretch=300 / 301,
+    )
+    plan = Plan(steps_per_epoch=5, epochs=301)
+    actual = [learning_rate(config, plan=plan, step=5 * epoch + 3) for epoch in range(301)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+
+
+def test_infinite_schedule_in_fractions_of_the_run():
+    config = OptimConfig(
+        base_lr=1.0, schedule="infinite", warmup_epochs=1, infinite=InfiniteConfig()
+    )
+    plan = Plan(steps_per_epoch=10, epochs=10)
+    actual = [learning_rate(config, plan=plan, step=s) for s in (0, 10, 25, 40, 79, 100)]
+    np.testing.assert_allclose(actual, [0, 1, 0.75, 0.5, 0.5, 0.01])
+    later_task = OptimConfig(
+        base_lr=1.0, schedule="infinite", infinite=InfiniteConfig(is_continued=True)
+    )
+    assert learning_rate(later_task, plan=plan, step=0) == 0.5
+
+
+@pytest.mark.parametrize("name", ["adamw", "lars", "sgd"])
+def test_every_optimizer_moves_with_the_recipes_rates(name):
+    config = OptimConfig(name=name, base_lr=0.1, lr_scaling="none", schedule="constant",
+                         warmup_epochs=0, weight_decay=0.0)  # fmt: skip
+    groups = _groups(config)
+    optimizer = build_optimizer(groups, config)
+    before = [p.detach().clone() for g in groups for p in g["params"]]
+    for group in groups:
+        for p in group["params"]:
+            p.grad = torch.ones_like(p)
+    apply_schedules(optimizer, config, plan=Plan(1, 1), step=0)
+    optimizer.step()
+    after = [p for g in groups for p in g["params"]]
+    assert all(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(base_lr=0), "optim.base_lr=0"),
+        (dict(clip_norm=0.0), "null switches clipping off"),
+        (dict(betas=(0.9, 1.0)), "optim.betas"),
+        (dict(end_lr=1e-6, end_lr_fraction=0.1), "twice"),
+        (dict(layer_decay=0), "optim.layer_decay"),
+        (dict(lr_reference_batch=0), "lr_reference_batch"),
+        (dict(weight_decay=-1), "optim.weight_decay=-1"),
+    ],
+)
+def test_impossible_recipes_name_the_key(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        OptimConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [(dict(end_lr=0), "infinite.end_lr"), (dict(cooldown_end=0.9, anneal_start=0.8), "rise")],
+)
+def test_impossible_phases_name_the_key(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        InfiniteConfig(**settings)
+
+
+def test_nothing_to_train_is_a_config_error():
+    with pytest.raises(ConfigError, match="trainable"):
+        build_optimizer([], OptimConfig())

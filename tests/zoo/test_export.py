@@ -1,0 +1,171 @@
+"""An export is what stock timm makes of it: same outputs, the run's own preprocessing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.zoo.card import ModelCard
+from ssl_vision.zoo.export import export_backbone, judge, read_export
+from ssl_vision.zoo.safe_load import sha256_of
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+INPUT = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "size_px": 32, "crop_pct": 0.9}
+TINY = {
+    "vit_tiny_patch16_224": {"patch_size": 8, "depth": 2, "embed_dim": 64, "num_heads": 2},
+    "resnet18": {},
+    "swin_tiny_patch4_window7_224": {
+        "embed_dim": 24,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 2, 4, 8],
+        "window_size": 2,
+    },
+    "convnext_atto": {"depths": [1, 1, 1, 1]},
+}
+
+
+def tiny(name: str = "vit_tiny_patch16_224", in_chans: int = 3, **args: object) -> Backbone:
+    torch.manual_seed(0)
+    config = BackboneConfig(name=name, args={**TINY[name], **args}, in_chans=in_chans)
+    backbone = build_backbone(config, image_size_px=32)
+    for parameter in backbone.parameters():  # no zero-initialised branch may hide a lost weight
+        torch.nn.init.normal_(parameter, std=0.1)
+    return backbone
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_timm_gives_the_same_features_and_the_runs_own_preprocessing(
+    name: str, tmp_path: Path
+) -> None:
+    backbone = tiny(name)
+    backbone.train()
+    result = export_backbone(backbone, tmp_path / "export", **INPUT)
+    assert backbone.training  # exporting changes nothing
+    model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        expected = backbone.eval()(images).pooled
+        assert torch.equal(model(images), expected)
+    data = timm.data.resolve_model_data_config(model)
+    assert (tuple(data["mean"]), tuple(data["std"])) == (MEAN, STD)
+    assert (data["interpolation"], data["crop_pct"]) == ("bilinear", 0.9)
+    assert tuple(data["input_size"]) == (3, 32, 32)
+    assert result.sha256 == sha256_of(tmp_path / "export/model.safetensors")
+    assert "0.0e+00" in result.checks["reloaded"]
+
+
+def test_users_can_add_a_head_take_feature_maps_and_other_sizes(tmp_path: Path) -> None:
+    backbone = tiny().eval()
+    export_backbone(backbone, tmp_path / "export", **INPUT)
+    source = f"local-dir:{tmp_path / 'export'}"
+    images = torch.randn(2, 3, 48, 48)
+    with torch.inference_mode():
+        assert timm.create_model(source, pretrained=True, num_classes=5)(images).shape == (2, 5)
+        options = {"features_only": True, "out_indices": (0, 1)}
+        maps = timm.create_model(source, pretrained=True, **options)(images)
+        assert maps[-1].shape == (2, 64, 6, 6)
+        larger = timm.create_model(source, pretrained=True, img_size=48).eval()
+        assert larger(images).shape == (2, 64)
+
+
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_other_numbers_of_channels_keep_their_first_layer(in_chans: int, tmp_path: Path) -> None:
+    backbone = tiny(in_chans=in_chans).eval()
+    spec = {**INPUT, "mean": [0.5] * in_chans, "std": [0.5] * in_chans}
+    export_backbone(backbone, tmp_path / "export", **spec)
+    model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
+    images = torch.randn(2, in_chans, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(model(images), backbone(images).pooled)
+
+
+@pytest.mark.slow
+def test_reload_in_a_new_process_with_timm_alone(tmp_path: Path) -> None:
+    card = ModelCard(method="dino", license="cc0-1.0", metrics={"kNN": "0.9 ± 0.1"}, steps=1200)
+    heads = {"prototypes": torch.randn(4, 8)}
+    result = export_backbone(
+        tiny(), tmp_path / "export", **INPUT, card=card, heads=heads, in_fresh_process=True
+    )
+    assert set(result.checks) == {"reloaded", "timm alone, new process"}
+    names = sorted(path.name for path in (tmp_path / "export").iterdir())
+    assert names == ["README.md", "config.json", "heads.safetensors", "model.safetensors"]
+    readme = (tmp_path / "export/README.md").read_text()
+    for words in ("license: cc0-1.0", "0.9 ± 0.1", "1,200", "timm alone", "dino"):
+        assert words in readme
+
+
+def test_masks_and_tokens_of_training_stay_out(tmp_path: Path) -> None:
+    backbone = tiny()
+    backbone.add_mask_token()
+    export_backbone(backbone, tmp_path / "export", **INPUT)
+    reloaded, _ = read_export(tmp_path / "export")
+    assert reloaded.model.state_dict().keys() == backbone.model.state_dict().keys()
+    assert not any("mask" in name for name in reloaded.model.state_dict())
+
+
+def test_half_precision_is_judged_by_direction(tmp_path: Path) -> None:
+    backbone = tiny()
+    full = export_backbone(backbone, tmp_path / "full", **INPUT)
+    half = export_backbone(backbone, tmp_path / "half", **INPUT, dtype=torch.float16)
+    assert half.num_bytes < 0.55 * full.num_bytes
+    assert "cosine" in half.checks["reloaded"]
+
+
+def test_wrong_outputs_are_not_exported() -> None:
+    expected = torch.randn(2, 8)
+    with pytest.raises(CheckpointError, match="differs"):
+        judge(expected + 1e-3, expected, is_half=False, what="it")
+    with pytest.raises(CheckpointError, match="differs"):
+        judge(expected * torch.nan, expected, is_half=False, what="it")
+    with pytest.raises(CheckpointError, match="cosine"):
+        judge(torch.randn(2, 8), expected, is_half=True, what="it")
+
+
+def test_exports_replace_exports_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    first = export_backbone(tiny(), folder, **INPUT)
+    second = export_backbone(tiny(depth=1), folder, **INPUT)
+    assert first.sha256 != second.sha256
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]  # nothing left beside it
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").write_bytes(b"")
+    with pytest.raises(ConfigError, match="not an export"):
+        export_backbone(tiny(), tmp_path / "photos", **INPUT)
+
+
+def test_a_failed_export_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "export"
+    first = export_backbone(tiny(), folder, **INPUT)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(CheckpointError, match="No space left"):
+        export_backbone(tiny(depth=1), folder, **INPUT)
+    assert sha256_of(folder / "model.safetensors") == first.sha256
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_incomplete_or_mismatched_folders_are_explained(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    export_backbone(tiny(), folder, **INPUT)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_args"]["depth"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"12 missing \(blocks\.2"):
+        read_export(folder)
+    config["architecture"] = "vit_tinny_patch16_224"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="Did you mean vit_tiny_patch16_224"):
+        read_export(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_export(folder)

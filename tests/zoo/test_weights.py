@@ -1,0 +1,132 @@
+"""One string names weights everywhere; what it gives is what was stored."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.zoo.export import describe_backbone, export_backbone
+from ssl_vision.zoo.weights import load_backbone, resolve_weights, split_options
+
+INPUT: dict[str, Any] = {
+    "mean": (0.1, 0.2, 0.3),
+    "std": (0.4, 0.5, 0.6),
+    "interpolation": "bilinear",
+    "size_px": 32,
+}
+TINY = "vit_tiny_patch16_224?pretrained=false&img_size=32&patch_size=8&depth=1"
+
+
+def make_backbone(seed: int) -> Any:
+    torch.manual_seed(seed)
+    args = {"patch_size": 8, "depth": 1, "embed_dim": 64, "num_heads": 2}
+    config = BackboneConfig(name="vit_tiny_patch16_224", args=args)
+    return build_backbone(config, image_size_px=32)
+
+
+def write_checkpoint(run: Path, step: int, seed: int, *, is_complete: bool = True) -> Any:
+    """A training checkpoint that holds a student, a teacher and an optimizer."""
+    student, teacher = make_backbone(seed + 100), make_backbone(seed)
+    folder = run / f"checkpoints/step_{step:06d}"
+    folder.mkdir(parents=True)
+    prefix = "teacher.backbone.model."
+    state = {f"backbone.model.{n}": v for n, v in student.model.state_dict().items()}
+    state |= {f"{prefix}{n}": v for n, v in teacher.model.state_dict().items()}
+    torch.save({"state_dict": state, "optimizer": {"lr": 0.1}}, folder / "state.pt")
+    description = {**describe_backbone(teacher, **INPUT), "prefix": prefix}
+    (folder / "backbone.json").write_text(json.dumps(description))
+    if is_complete:
+        (folder / "manifest.json").write_text("{}")
+    return teacher
+
+
+def is_same(found: Any, expected: Any) -> bool:
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        return torch.equal(found(images).pooled, expected.eval()(images).pooled)
+
+
+def test_run_without_export_gives_the_newest_complete_checkpoints_teacher(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 5, seed=0)
+    newest = write_checkpoint(tmp_path, 1_000_000, seed=1)
+    write_checkpoint(tmp_path, 2_000_000, seed=2, is_complete=False)
+    loaded = resolve_weights(tmp_path)
+    assert is_same(loaded.backbone, newest)
+    assert "step_1000000" in loaded.source
+    assert (loaded.mean, loaded.std) == (INPUT["mean"], INPUT["std"])
+    assert (loaded.interpolation, loaded.size_px, loaded.crop_pct) == ("bilinear", 32, 0.875)
+
+
+def test_export_wins_over_checkpoints_and_hash_follows_the_tensors(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 5, seed=0)
+    backbone = make_backbone(seed=7)
+    export_backbone(backbone, tmp_path / "export", **INPUT)
+    from_run, from_export = resolve_weights(tmp_path), resolve_weights(tmp_path / "export")
+    assert is_same(from_run.backbone, backbone)
+    assert from_run.sha256 == from_export.sha256
+    assert not from_run.backbone.training
+    write_checkpoint(tmp_path / "other", 5, seed=7)
+    assert resolve_weights(tmp_path / "other").sha256 == from_run.sha256
+
+
+def test_a_malicious_checkpoint_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 5, seed=0)
+
+    class Malicious:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"state_dict": {}, "x": Malicious()}, tmp_path / "checkpoints/step_000005/state.pt")
+    with pytest.raises(CheckpointError, match=r"posix\.system"):
+        resolve_weights(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_random_timm_weights_are_seeded_and_sized() -> None:
+    torch.manual_seed(3)
+    first = resolve_weights(f"timm:{TINY}")
+    torch.manual_seed(4)
+    again, other = resolve_weights(f"timm:{TINY}"), resolve_weights(f"timm:{TINY}&seed=1")
+    assert first.sha256 == again.sha256 != other.sha256
+    assert first.size_px == 32
+    assert first.mean == (0.5, 0.5, 0.5)
+    assert load_backbone(f"timm:{TINY}")(torch.zeros(1, 3, 32, 32)).shape == (1, 192)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "words"),
+    [
+        ("no/such/folder", ConfigError, "neither a folder nor zoo:NAME"),
+        ("timm:vit_tinny_patch16_224", ConfigError, "Did you mean vit_tiny_patch16_224"),
+        ("timm:resnet18?pretrained=false&img_size=32", ConfigError, "img_size"),
+        ("timm:resnet18?pretrained=maybe", ConfigError, "true or false"),
+        ("timm:resnet18?pretrained", ConfigError, "key=value"),
+        ("timm:resnet18?pretrained=false&seed=a", ConfigError, "whole number"),
+    ],
+)
+def test_mistakes_are_explained(weights: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        resolve_weights(weights)
+
+
+def test_pretrained_without_network_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=r"\?pretrained=false"):
+        resolve_weights("timm:resnet18")
+
+
+def test_folder_without_weights_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        resolve_weights(tmp_path)
+
+
+def test_options_are_typed() -> None:
+    name, options = split_options("a.b?x=1&y=false&z=dino&w=[1,2]")
+    assert (name, options) == ("a.b", {"x": 1, "y": False, "z": "dino", "w": [1, 2]})
+    assert split_options("plain") == ("plain", {})

@@ -120,13 +120,16 @@ def migrate(state: Any, *, origin: Path) -> dict[str, Any]:
     return state
 
 
-def write_checkpoint(folder: Path, state: Mapping[str, Any], *, step: int) -> Checkpoint:
+def write_checkpoint(
+    folder: Path, state: Mapping[str, Any], *, step: int, texts: Mapping[str, str] | None = None
+) -> Checkpoint:
     """Write a checkpoint and return once it is complete and on disk.
 
     Args:
         folder: Where checkpoints are; created if needed.
         state: Tensors (CPU) and plain containers only.
         step: Optimizer updates done.
+        texts: Small files to put beside the state, by name.
 
     Raises:
         CheckpointError: No space, no permission, or content that could not be loaded safely.
@@ -140,9 +143,11 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], *, step: int) -> Ch
         _check_space(folder, need=state_bytes(state) + _SLACK_BYTES)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        entry = _write_state(temporary / _STATE, state)
-        manifest = {"schema": SCHEMA, "step": step, "files": {_STATE: entry}}
-        _write_synced(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        files = {_STATE: _write_state(temporary / _STATE, state)}
+        for name, text in (texts or {}).items():
+            files[name] = _write_synced(temporary / name, text)
+        manifest = {"schema": SCHEMA, "step": step, "files": files}
+        _write_synced(temporary / _MANIFEST, json.dumps(manifest, indent=1))
         fsync_folder(temporary)
         if target.path.exists():  # only ever one that was found defective, or the same step again
             shutil.rmtree(target.path)
@@ -192,11 +197,13 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def submit(self, state: Mapping[str, Any], *, step: int) -> None:
+    def submit(
+        self, state: Mapping[str, Any], *, step: int, texts: Mapping[str, str] | None = None
+    ) -> None:
         """Start writing; waits for the previous write first, and raises what it raised."""
         self.wait()
         self._thread = threading.Thread(
-            target=self._run, args=(state, step), name="checkpoint-writer", daemon=True
+            target=self._run, args=(state, step, texts), name="checkpoint-writer", daemon=True
         )
         self._thread.start()
 
@@ -213,9 +220,9 @@ class CheckpointWriter:
             error, self._error = self._error, None
             raise error
 
-    def _run(self, state: Mapping[str, Any], step: int) -> None:
+    def _run(self, state: Mapping[str, Any], step: int, texts: Mapping[str, str] | None) -> None:
         try:
-            written = write_checkpoint(self._folder, state, step=step)
+            written = write_checkpoint(self._folder, state, step=step, texts=texts)
             older = [c for c in list_checkpoints(self._folder) if c < written]
             for checkpoint in older[: max(0, len(older) - self._keep + 1)]:
                 shutil.rmtree(checkpoint.path, ignore_errors=True)
@@ -251,11 +258,13 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     return {"bytes": hashing.bytes, "sha256": hashing.sha256.hexdigest()}
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _write_synced(path: Path, text: str) -> dict[str, Any]:
+    data = text.encode()
     with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _sha256(path: Path) -> str:

@@ -100,7 +100,7 @@ class NonFiniteGuard:
             if run.is_main:
                 run.folder.append("nonfinite.jsonl", {"step": step, **finding})
         message = f"update {step}: not finite, skipped; " + "; ".join(_describe(findings))
-        run.say(f"warning: {message}", style="yellow")
+        run.warn(message)
         return message
 
     def _act(self, run: Run, method: Method, message: str) -> None:
@@ -112,17 +112,16 @@ class NonFiniteGuard:
                 self._consecutive = 0
                 self._recent.clear()
                 self._buffers.keep()
-                run.say(
+                run.warn(
                     f"rolled back from update {bad_step} to checkpoint {restored}; the data in "
-                    "between is left out",
-                    style="yellow",
+                    "between is left out"
                 )
                 return
         raise NonFiniteError(
             f"{message}. {self._consecutive} updates in a row, {self.num_skipped} in all "
             f"(trainer.on_nonfinite={self._policy}). Lower optim.base_lr or raise "
-            "optim.warmup_epochs; with trainer.precision=16 try bf16; look at the samples listed in "
-            f"{run.folder.path / 'nonfinite.jsonl'}."
+            "optim.warmup_epochs; with trainer.precision=16 try bf16; look at the samples listed "
+            f"in {run.folder.path / 'nonfinite.jsonl'}."
         )
 
 
@@ -138,8 +137,9 @@ def _find(method: Method, outputs: Sequence[Outputs]) -> dict[str, Any]:
     """What this process saw: non-finite terms, samples of the batches they were in."""
     terms, samples = [], []
     for output in outputs:
-        values = {"loss": output["loss"], **output["metrics"]}
-        bad = [f"{n}={v}" for n, v in values.items() if not math.isfinite(v := float(v))]
+        values = {"loss": float(output["loss"])}
+        values |= {name: float(value) for name, value in output["metrics"].items()}
+        bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         terms += [term for term in bad if term not in terms]
         if bad:
             samples += output["index"].tolist()

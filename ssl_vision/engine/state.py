@@ -35,7 +35,7 @@ def capture(method: Method, optimizer: Optimizer, *, scaler: Any = None) -> dict
         "schema": SCHEMA,
         "step": method.step,
         "method": counters,
-        "model": {name: _copy(value) for name, value in method.state_dict().items()},
+        "state_dict": {name: _copy(value) for name, value in method.state_dict().items()},
         "optimizer": _optimizer_state(method, optimizer),
         "scaler": None if scaler is None else dict(scaler.state_dict()),
     }
@@ -49,9 +49,9 @@ def restore(
     Raises:
         CheckpointError: The model has other tensors than the checkpoint; the message lists them.
     """
-    check_model(state["model"], method)
+    check_model(state["state_dict"], method)
     for name, tensor in method.state_dict().items():
-        _assign(tensor, state["model"][name])
+        _assign(tensor, state["state_dict"][name])
     _restore_optimizer(state["optimizer"], method, optimizer)
     method.on_load_checkpoint(dict(state["method"]))
     if scaler is not None and state["scaler"] is not None:

@@ -47,7 +47,11 @@ class Run:
     def say(self, message: str, *, style: str | None = None) -> None:
         """Print a line, on the main process only."""
         if self.is_main:
-            self.console.print(message, style=style, highlight=False, soft_wrap=True)
+            self.console.print(message, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """Print a warning, on the main process only."""
+        self.say(f"warning: {message}", style="yellow")
 
 
 class Watcher(Protocol):

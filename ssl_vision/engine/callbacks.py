@@ -1,6 +1,5 @@
 """Watchers that save and stop: checkpoints at their steps, and the end a signal asks for."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -162,15 +161,6 @@ class PreemptionWatcher:
         if is_distributed():
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return int(value)
-
-
-def describe_for_export(method: Method, description: dict[str, Any]) -> str | None:
-    """backbone.json: the exported network's config and where its tensors are in the checkpoint."""
-    exported = method.export_backbone().model
-    names = [name for name, module in method.named_modules() if module is exported]
-    if not names:
-        return None
-    return json.dumps({**description, "prefix": f"{names[0]}."}, indent=1)
 
 
 def _scaler(run: Run) -> Any:

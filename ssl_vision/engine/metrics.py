@@ -50,18 +50,17 @@ def average(outputs: Sequence[Outputs], run: Run) -> dict[str, float]:
 class SpeedMeter:
     """Writes `speed.jsonl` and shows the run: loss, images/s, waiting for data, time left."""
 
-    def __init__(self, *, every_steps: int, start_step: int) -> None:
+    def __init__(self, *, every_steps: int) -> None:
         self._every_steps = every_steps
         self._window_start: tuple[float, int, float] | None = None
         self._last_shown = 0.0
-        self._start_step = start_step
         self._progress: Progress | None = None
         self._task: Any = None
         self._text = ""
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Run, method: Method) -> None:
         """Begin timing; draw the bar if there is a terminal."""
-        self._window_start = (time.perf_counter(), self._start_step, run.stream.waited_s)
+        self._window_start = (time.perf_counter(), method.step, run.stream.waited_s)
         self._last_shown = time.perf_counter()
         if run.is_main and run.console.is_terminal:
             self._progress = Progress(
@@ -77,7 +76,7 @@ class SpeedMeter:
                 speed_estimate_period=120,
             )
             self._task = self._progress.add_task(
-                "training", total=run.stop_step, completed=self._start_step, text=""
+                "training", total=run.stop_step, completed=method.step, text=""
             )
             self._progress.start()
 

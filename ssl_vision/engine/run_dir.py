@@ -80,6 +80,17 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(self.path / name, error) from error
 
+    def read_json(self, name: str) -> Any:
+        """Content of a JSON file of the folder; None if it is not there or not whole."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Replace a JSON file of the folder atomically."""
+        self.write(name, json.dumps(content, indent=1) + "\n")
+
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add one JSON line, in one write; a reader never sees a line change.
 

@@ -106,13 +106,14 @@ def _restore_optimizer(
                 }
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor, put together where FSDP2 shards it; a collective then."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def _copy(value: Any) -> Any:
     """CPU copy of a tensor, whole; other values as they are."""
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    return value
+    return whole(value.detach()).to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
 def _assign(target: Tensor, source: Tensor) -> None:

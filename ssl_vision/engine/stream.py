@@ -23,15 +23,15 @@ class EpochLoader(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the epoch that remain."""
+        """The batches that remain of the epoch."""
         ...
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from its start."""
+    def state_dict(self) -> dict[str, Any]:
+        """Position: `epoch`, and `samples_consumed` of it over all processes; and constants."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Choose the epoch and how many samples, over all processes, of it are done."""
+        """Go to a position."""
         ...
 
 
@@ -42,6 +42,7 @@ class BatchStream:
         step: Updates whose batches have been consumed.
         data_offset: Updates' worth of data left out so far, by rollbacks.
         waited_s: Seconds spent waiting for the loader, in total.
+        first: The first batch handed out, for pictures of the views.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class BatchStream:
         self.step = 0
         self.data_offset = 0
         self.waited_s = 0.0
+        self.first: Batch | None = None
 
     def __len__(self) -> int:
         """An upper bound: a rollback makes the stream longer."""
@@ -80,7 +82,7 @@ class BatchStream:
         return {
             "seed": self._seed,
             "epoch": epoch,
-            "samples": step * self._global_batch_size,
+            "samples_consumed": step * self._global_batch_size,
             "data_offset": self.data_offset,
         }
 
@@ -88,9 +90,10 @@ class BatchStream:
         """Batches of this process, epoch after epoch."""
         while self.step < self._stop_step:
             state = self.state(step=self.step)
-            self._loader.set_epoch(state["epoch"])
-            self._loader.load_state_dict({k: state[k] for k in ("seed", "epoch", "samples")})
-            steps_left = self._steps_per_epoch - state["samples"] // self._global_batch_size
+            position = {k: state[k] for k in ("epoch", "samples_consumed")}
+            self._loader.load_state_dict(self._loader.state_dict() | position)
+            steps_done = state["samples_consumed"] // self._global_batch_size
+            steps_left = self._steps_per_epoch - steps_done
             yield from self._epoch(min(steps_left, self._stop_step - self.step))
 
     def _epoch(self, num_steps: int) -> Iterator[Batch]:
@@ -99,6 +102,7 @@ class BatchStream:
         batches = self._timed(islice(iter(self._loader), num_steps * self._accumulate))
         try:
             for number, batch in enumerate(batches, start=1):
+                self.first = self.first or batch
                 yield batch
                 # Here the batch has been trained on: the generator is asked for the next one.
                 if self._jumps != jumps:

@@ -5,7 +5,8 @@ batches into updates and asks the watchers, one after the other. Between the ste
 watchers touch no tensor, so that the device never waits for them.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import lightning as L
 from rich.console import Console
 
 from ssl_vision.config import TrainConfig
-from ssl_vision.engine.run_dir import RunFolder
+from ssl_vision.engine.run_dir import RunFolder, read_jsonl
 from ssl_vision.engine.stream import BatchStream
 from ssl_vision.methods.base import Method
 
@@ -33,7 +34,7 @@ class Run:
     is_main: bool = True  # the process that writes
     stop_step: int = 0  # updates after which the run ends
     metrics: dict[str, float] = field(default_factory=dict)  # latest value of each
-    notices: list[str] = field(default_factory=list)  # verdicts and warnings for the report
+    untrained: dict[str, float] | None = None  # signs of collapse before the first update
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl and remember the numbers."""
@@ -43,6 +44,22 @@ class Run:
             numbers = {k: v for k, v in values.items() if isinstance(v, float | int)}
             for logger in self.trainer.loggers:
                 logger.log_metrics(numbers, step)
+
+    def recall(self, step: int) -> None:
+        """Take over what the lines of an interrupted run say, up to `step`."""
+        path = self.folder.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        for line in read_jsonl(path):
+            if line.get("step", 0) > step:
+                continue
+            numbers = {k: math.nan if v is None else v for k, v in line.items()}
+            self.metrics |= {k: v for k, v in numbers.items() if isinstance(v, float | int)}
+            if line.get("step") == 0:
+                signs = {k: v for k, v in line.items() if k.startswith("eval/")}
+                self.untrained = {
+                    k.removeprefix("eval/"): v for k, v in signs.items() if isinstance(v, float)
+                }
 
     def say(self, message: str, *, style: str | None = None) -> None:
         """Print a line, on the main process only."""
@@ -69,17 +86,38 @@ class Watcher(Protocol):
 
 
 class StepEdge(L.Callback):
-    """Calls the watchers once per update, in order."""
+    """Calls the watchers once per update, in order.
 
-    def __init__(self, run: Run, watchers: Sequence[Watcher]) -> None:
+    Args:
+        run: The run.
+        watchers: In the order they are asked.
+        restore: Called once weights and optimizer are where they train.
+        begin: Called right before the first batch.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        watchers: Sequence[Watcher],
+        *,
+        restore: Callable[[], None],
+        begin: Callable[[], None],
+    ) -> None:
         self._run = run
         self._watchers = watchers
+        self._restore = restore
+        self._begin = begin
         self._outputs: list[Outputs] = []
         self._step = 0
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restore."""
+        self._restore()
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember where the run starts."""
+        """Begin, and remember where."""
         assert isinstance(pl_module, Method)
+        self._begin()
         self._step = pl_module.step
 
     def on_train_batch_end(

@@ -8,13 +8,15 @@ k are the first ones.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.evaluation.neighbours import Array, Neighbours, find_neighbours
+from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
+from ssl_vision.evaluation.arrays import Array
+from ssl_vision.evaluation.neighbours import Neighbours, find_neighbours
 
 _CHUNK_VALUES = 16 * 2**20  # float64 votes held at once: 128 MiB
 
@@ -43,13 +45,6 @@ KNN_PRESETS = {
     # Lightly's benchmarks follow InstDisc (their release of 2023 changed T from 0.1 for DINO).
     "lightly": KnnConfig(k=(200,), reported_k=200, temperature=0.1),
 }
-
-
-class KnnAccuracy(NamedTuple):
-    """Share of queries whose class is first, or among the first five, in [0, 1]."""
-
-    top1: float
-    top5: float
 
 
 @overload
@@ -119,8 +114,8 @@ def knn_accuracy(
     temperature: float,
     num_classes: int | None = None,
     **options: Any,
-) -> dict[int, KnnAccuracy]:
-    """Top-1 and top-5 accuracy of `knn_classify` for each k.
+) -> dict[int, Accuracy]:
+    """Accuracy of `knn_classify` for each k.
 
     Args:
         bank: (N, D).
@@ -139,13 +134,7 @@ def knn_accuracy(
     ranked = rank_classes(
         neighbours, bank_labels, k=k, temperature=temperature, num_classes=num_classes
     )
-    hits = {each: classes == truth[:, None] for each, classes in ranked.items()}
-    return {
-        each: KnnAccuracy(
-            top1=hit[:, 0].double().mean().item(), top5=hit.any(dim=1).double().mean().item()
-        )
-        for each, hit in hits.items()
-    }
+    return {each: score_ranking(classes, truth) for each, classes in ranked.items()}
 
 
 def rank_classes(

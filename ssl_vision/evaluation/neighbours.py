@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.evaluation.arrays import Array, as_tensor
 
 Search = Literal["auto", "faiss", "torch"]
-Array = Tensor | NDArray[np.generic]  # also a memory map
 
 BLOCK_BYTES = 2**30  # float32 bytes of the bank held at once
 _CHUNK_BYTES = 64 * 2**20  # float32 bytes of one score matrix
@@ -266,7 +266,7 @@ def _own_rows(bank_ids: Array | None, query_ids: Array | None) -> Tensor | None:
     """Bank rows with each query's id, (Q, most of any query), -1 where fewer; None: keep all."""
     if bank_ids is None or query_ids is None:
         return None
-    bank, queries = torch.as_tensor(bank_ids).long(), torch.as_tensor(query_ids).long()
+    bank, queries = as_tensor(bank_ids).long().cpu(), as_tensor(query_ids).long().cpu()
     ordered, rows = bank.sort(stable=True)
     first = torch.searchsorted(ordered, queries)
     count = torch.searchsorted(ordered, queries, right=True) - first
@@ -280,9 +280,7 @@ def _own_rows(bank_ids: Array | None, query_ids: Array | None) -> Tensor | None:
 
 def _unit_rows(features: Array, device: torch.device | str) -> Tensor:
     """Float32 rows of length 1 on the device; rows of zeros stay zero."""
-    if isinstance(features, np.ndarray):
-        features = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
-    rows = features.detach().to(device=device, dtype=torch.float32)
+    rows = as_tensor(features).to(device=device, dtype=torch.float32)
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
     if not bool(torch.isfinite(norms).all()):
         count = int((~torch.isfinite(norms)).sum())

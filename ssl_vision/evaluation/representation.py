@@ -7,12 +7,11 @@ a caveat that belongs beside its number; `caveats` says which apply.
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ssl_vision.errors import DataError
-from ssl_vision.evaluation.neighbours import Array
+from ssl_vision.evaluation.arrays import Array, as_tensor
 
 MAX_ROWS = 25_600  # the sample size of the RankMe paper; more rows change little
 _SVD_FLOPS = 2e10  # above this the Gram matrix is used: same values, less time
@@ -150,7 +149,7 @@ def lidar(features: Array, *, delta: float = 1e-4, epsilon: float = _EPSILON) ->
     Raises:
         DataError: Not three axes, or a single view.
     """
-    views = torch.as_tensor(features).detach().cpu().double()
+    views = as_tensor(features).cpu().double()
     if views.ndim != 3 or views.shape[1] < 2:
         raise DataError(f"LiDAR needs features (n, q, D) with q >= 2 views, got {views.shape}.")
     means = views.mean(dim=1)  # (n, D)
@@ -225,9 +224,7 @@ def as_matrix(features: Array) -> Tensor:
     Raises:
         DataError: Not two axes, no rows, or values that are not finite.
     """
-    if isinstance(features, np.ndarray):
-        features = torch.from_numpy(np.ascontiguousarray(features))
-    matrix = features.detach().cpu().double()
+    matrix = as_tensor(features).cpu().double()
     if matrix.ndim != 2 or matrix.numel() == 0:
         raise DataError(f"features must be a matrix (N, D), got shape {tuple(matrix.shape)}.")
     if not bool(torch.isfinite(matrix).all()):

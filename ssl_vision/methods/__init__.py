@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ssl_vision.methods.base import Method, MethodConfig
+from ssl_vision.methods.supervised import Supervised, SupervisedConfig
 
 
 @dataclass(frozen=True)
@@ -13,4 +14,6 @@ class MethodEntry:
     module: type[Method]
 
 
-METHODS: dict[str, MethodEntry] = {}
+METHODS: dict[str, MethodEntry] = {
+    "supervised": MethodEntry(SupervisedConfig, Supervised),
+}

@@ -140,7 +140,7 @@ def build_method(config: TrainConfig, plan: TrainPlan) -> Method:
     """
     with seeded(derive_key(config.seed, "initial weights")):
         backbone = build_backbone(config.backbone, image_size_px=plan.image_size_px)
-        return METHODS[config.method.name].method(
+        return METHODS[config.method.name].module(
             config.method, backbone, optim=config.optim, plan=plan
         )
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -32,7 +32,7 @@ def build_trainer(config: TrainConfig) -> L.Trainer:
     accelerator = choose_accelerator(settings)
     devices = settings.devices or (torch.cuda.device_count() if accelerator == "gpu" else 1)
     _quiet_lightning()
-    plugins = []
+    plugins: list[Any] = []
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # `preemption` does it
     return L.Trainer(

@@ -32,7 +32,7 @@ from ssl_vision.engine.resume import (
 from ssl_vision.engine.run_dir import RunFolder, describe_environment
 from ssl_vision.engine.strategy import build_trainer, parallelize
 from ssl_vision.engine.stream import BatchStream
-from ssl_vision.engine.watchers import Run, StepEdge
+from ssl_vision.engine.watchers import Run, StepEdge, Watcher
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.optim.recipe import peak_lr
@@ -166,7 +166,7 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
     )
     speed = SpeedMeter(every_steps=settings.log_every_steps)
     scores = OnlineEval(run, data, exporter)
-    watchers = [
+    watchers: list[Watcher] = [
         guard,
         MetricsLog(every_steps=settings.log_every_steps),
         speed,
@@ -181,7 +181,8 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
         speed.start(run, method)
 
     edge = StepEdge(run, watchers, restore=lambda: _restore(run, method, checkpointer), begin=begin)
-    run.trainer.callbacks.append(edge)
+    callbacks: list[L.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks.append(edge)
     method.parallelize = lambda network: parallelize(network, run.trainer.strategy)
     _disable_signal_broadcast(run.trainer)
     with ExitStack() as stack:

@@ -119,7 +119,7 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
     layers = _read_layers(paths, overrides)
     method = METHODS[_method_name(layers)]
     schema = OmegaConf.structured(TrainConfig)
-    OmegaConf.set_readonly(schema, False)  # frozen dataclasses make it read-only
+    OmegaConf.set_readonly(schema, False)  # frozen dataclasses make read-only schemas
     schema.method = OmegaConf.structured(method.config)
     schema.data = OmegaConf.structured(DataConfig)
     schema.optim = OmegaConf.structured(OptimConfig)

@@ -44,17 +44,15 @@ def diagnose(
     values: Mapping[str, float],
     *,
     untrained: Mapping[str, float] | None = None,
-    num_prototypes: int | None = None,
 ) -> Verdict:
     """Verdict on a network from what was measured on it.
 
     Args:
         values: `feature_std`, `rankme`, `dead_share` of the features (see
-            `evaluation.collapse_stats`); `loss`, `teacher_entropy` and `teacher_marginal_entropy`
-            (nats) where there are such.
+            `evaluation.collapse_stats`); of methods with K prototypes also `ln_k`, `loss`,
+            `teacher_entropy` and `teacher_marginal_entropy` (nats).
         untrained: The same of the network before training: features that were never diverse are
             no collapse.
-        num_prototypes: K of a method with prototypes.
     """
     if not all(math.isfinite(value) for value in values.values()):
         return Verdict(
@@ -66,7 +64,7 @@ def diagnose(
     before = untrained or {}
     return (
         _of_features(values, before)
-        or _of_prototypes(values, num_prototypes)
+        or _of_prototypes(values)
         or Verdict(
             "untrained" if not before else "healthy",
             f"feature spread {values['feature_std']:.2f} of 1, effective rank "
@@ -103,10 +101,10 @@ def _of_features(values: Mapping[str, float], before: Mapping[str, float]) -> Ve
     return None
 
 
-def _of_prototypes(values: Mapping[str, float], num_prototypes: int | None) -> Verdict | None:
-    if num_prototypes is None:
+def _of_prototypes(values: Mapping[str, float]) -> Verdict | None:
+    if "ln_k" not in values:
         return None
-    ln_k = math.log(num_prototypes)
+    ln_k, num_prototypes = values["ln_k"], round(math.exp(values["ln_k"]))
     entropy, marginal = values.get("teacher_entropy"), values.get("teacher_marginal_entropy")
     if marginal is not None and marginal < MARGINAL_FLOOR * ln_k:
         return Verdict(

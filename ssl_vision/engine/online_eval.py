@@ -95,7 +95,7 @@ class OnlineEval:
 
     def _judge(self, method: Method, signs: dict[str, float]) -> Verdict:
         latest = self._run.metrics
-        names = ("loss", "teacher_entropy", "teacher_marginal_entropy")
+        names = ("loss", "teacher_entropy", "teacher_marginal_entropy", "ln_k")
         of_training = {n: latest[f"train/{n}"] for n in names if f"train/{n}" in latest}
         untrained = self._run.untrained
         if method.step == 0:
@@ -103,7 +103,6 @@ class OnlineEval:
         return diagnose(
             {**signs, **(of_training if method.step else {})},
             untrained=untrained,
-            num_prototypes=getattr(method, "num_prototypes", None) if method.step else None,
         )
 
 

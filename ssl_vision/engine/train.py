@@ -83,7 +83,7 @@ def train(config: TrainConfig) -> RunResult:
             stream=build_stream(config, plan, data),
             trainer=trainer,
             console=Console(),
-            data_fingerprint=data.fingerprint(),
+            data_fingerprint=data.fingerprint,
             is_main=trainer.is_global_zero,
             stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
         )
@@ -111,7 +111,7 @@ def build_data(config: TrainConfig, trainer: L.Trainer) -> DataModule:
 def build_plan(config: TrainConfig, data: DataModule) -> TrainPlan:
     """Length of the run in updates."""
     return TrainPlan(
-        steps_per_epoch=len(data.train_dataloader()) // config.trainer.accumulate,
+        steps_per_epoch=len(data.train_loader()) // config.trainer.accumulate,
         epochs=config.trainer.epochs,
         global_batch_size=config.data.global_batch_size,
         image_size_px=config.data.size_px,
@@ -123,7 +123,7 @@ def build_plan(config: TrainConfig, data: DataModule) -> TrainPlan:
 def build_stream(config: TrainConfig, plan: TrainPlan, data: DataModule) -> BatchStream:
     """The run's batches, from the first update."""
     return BatchStream(
-        data.train_dataloader(),
+        data.train_loader(),
         seed=config.seed,
         steps_per_epoch=plan.steps_per_epoch,
         accumulate=config.trainer.accumulate,

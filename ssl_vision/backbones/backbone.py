@@ -1,10 +1,11 @@
 """What the rest of the package sees of a network: images in, `Features` out."""
 
-from typing import Any
+from typing import Any, Literal, cast
 
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from ssl_vision.errors import ConfigError
 from ssl_vision.types import Features
 
 
@@ -29,7 +30,8 @@ class Backbone(nn.Module):
         self.model: Any = model
         self.architecture = architecture
         self.model_args = model_args
-        self.width = int(getattr(model, "head_hidden_size", None) or self.model.num_features)
+        anything = cast(Any, model)  # timm's attributes are not part of nn.Module's types
+        self.width: int = getattr(model, "head_hidden_size", None) or anything.num_features
         self.mask_token: nn.Parameter | None = None
         self._layer_ids: dict[str, int] | None = None
 
@@ -61,6 +63,17 @@ class Backbone(nn.Module):
     def add_mask_token(self) -> None:
         """Give the network a mask token, drawn from N(0, 0.02)."""
         raise NotImplementedError
+
+    def set_position_rule(self, rule: Literal["timm", "dino"]) -> None:
+        """How learned positions are resampled for images of another size; see `TimmViT`.
+
+        Raises:
+            ConfigError: The network has no such positions.
+        """
+        raise ConfigError(
+            f"method.position_rule={rule}: backbone.name={self.architecture} has no learned "
+            "positions per patch; use position_rule=timm."
+        )
 
     @property
     def num_layers(self) -> int:

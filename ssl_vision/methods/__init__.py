@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import Method, MethodConfig
+from ssl_vision.methods.dino import Dino, DinoConfig
+from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.methods.supervised import Supervised, SupervisedConfig
 
 
@@ -15,5 +18,8 @@ class MethodEntry:
 
 
 METHODS: dict[str, MethodEntry] = {
+    "barlow_twins": MethodEntry(BarlowTwinsConfig, BarlowTwins),
+    "mae": MethodEntry(MaeConfig, Mae),
+    "dino": MethodEntry(DinoConfig, Dino),
     "supervised": MethodEntry(SupervisedConfig, Supervised),
 }

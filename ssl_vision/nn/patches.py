@@ -1,6 +1,7 @@
 """Images as patches and back, and fixed positions of patches."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -47,3 +48,27 @@ def sincos_2d(dim: int, *, grid: int, num_prefix: int = 0) -> Tensor:
     rows = line[:, None, :].expand(-1, grid, -1)
     table = torch.cat([columns, rows], dim=-1).reshape(grid * grid, dim)
     return torch.cat([table.new_zeros(num_prefix, dim), table]).float()
+
+
+def dino_positions(positions: Tensor, *, grid: tuple[int, int]) -> Tensor:
+    """Learned patch positions for another grid, as DINO's code resamples them.
+
+    Bicubic by the scale factor (n + 0.1) / sqrt(N), without antialiasing: the sampling points
+    differ slightly from a resize by size.
+
+    Args:
+        positions: Without prefix tokens, of a square grid, (1, N, D).
+        grid: Rows and columns wanted.
+
+    Returns:
+        (1, rows * columns, D).
+    """
+    side = round(positions.shape[1] ** 0.5)
+    square = positions.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    resampled = F.interpolate(
+        square,
+        scale_factor=((grid[0] + 0.1) / side, (grid[1] + 0.1) / side),
+        mode="bicubic",
+    )
+    assert resampled.shape[-2:] == grid
+    return resampled.flatten(2).transpose(1, 2)

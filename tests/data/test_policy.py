@@ -10,6 +10,8 @@ from timm.data import auto_augment as theirs
 
 from ssl_vision.data import policy
 from ssl_vision.data.kernels import view_key
+from ssl_vision.data.loader import MultiViewLoader
+from ssl_vision.data.sources import build_source
 from ssl_vision.errors import ConfigError
 from ssl_vision.views import EraseConfig, RandAugmentConfig, ViewConfig
 
@@ -186,3 +188,25 @@ def test_views_without_them_cost_nothing() -> None:
 def test_settings_out_of_range_are_named(make: Callable[[], object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make()
+
+
+def test_loader_augments_each_sample_alike_on_any_number_of_threads() -> None:
+    view = {"size_px": 16, "flip_prob": 0.0, "crop": "center", "center_fraction": 1.0}
+    plain = ViewConfig(**view)
+    drawn = ViewConfig(**view, rand_augment=RandAugmentConfig(), erase=EraseConfig())
+
+    def images(config: ViewConfig, num_threads: int) -> np.ndarray:
+        loader = MultiViewLoader(
+            build_source("digits", split="val"),
+            {"train": config},
+            batch_size=60,
+            seed=0,
+            num_threads=num_threads,
+            shuffle=False,
+        )
+        return np.concatenate([batch.views["train"].numpy().copy() for batch in loader])
+
+    one, three, untouched = images(drawn, 1), images(drawn, 3), images(plain, 1)
+    np.testing.assert_array_equal(one, three)
+    changed = (one != untouched).any(axis=(1, 2, 3)).mean()
+    assert 0.5 < changed < 0.9  # 1 - 0.75 * 0.25 of all, fewer where an operation changes nothing

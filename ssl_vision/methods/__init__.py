@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from ssl_vision.methods.base import Method, MethodConfig
+from ssl_vision.methods.point_cmae import PointCmae, PointCmaeConfig
+from ssl_vision.methods.point_mae import PointMae, PointMaeConfig
 
 
 @dataclass(frozen=True)
@@ -13,4 +15,7 @@ class MethodEntry:
     module: type[Method]
 
 
-METHODS: dict[str, MethodEntry] = {}
+METHODS: dict[str, MethodEntry] = {
+    "point_cmae": MethodEntry(PointCmaeConfig, PointCmae),
+    "point_mae": MethodEntry(PointMaeConfig, PointMae),
+}

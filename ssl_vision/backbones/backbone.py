@@ -1,10 +1,11 @@
 """What the rest of the package sees of a network: images in, `Features` out."""
 
-from typing import Any
+from typing import Any, Literal
 
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from ssl_vision.errors import ConfigError
 from ssl_vision.types import Features
 
 
@@ -61,6 +62,17 @@ class Backbone(nn.Module):
     def add_mask_token(self) -> None:
         """Give the network a mask token, drawn from N(0, 0.02)."""
         raise NotImplementedError
+
+    def set_position_rule(self, rule: Literal["timm", "dino"]) -> None:
+        """How learned positions are resampled for images of another size; see `TimmViT`.
+
+        Raises:
+            ConfigError: The network has no such positions.
+        """
+        raise ConfigError(
+            f"method.position_rule={rule}: backbone.name={self.architecture} has no learned "
+            "positions per patch; use position_rule=timm."
+        )
 
     @property
     def num_layers(self) -> int:

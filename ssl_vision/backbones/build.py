@@ -111,11 +111,12 @@ def _size_arguments(config: BackboneConfig, *, image_size_px: int) -> list[dict[
     return [{**size, "dynamic_img_size": True}, {**size, "strict_img_size": False}, size]
 
 
-def build_from_config(config: Mapping[str, Any]) -> Backbone:
+def build_from_config(config: Mapping[str, Any], *, num_classes: int = 0) -> Backbone:
     """Network of random weights as an export's `config.json` describes it.
 
     Args:
         config: `architecture` and `model_args` are read.
+        num_classes: Classes of a classifier on top; `Backbone` features are the same without.
 
     Raises:
         ConfigError: This timm does not know the architecture or refuses the arguments.
@@ -123,7 +124,7 @@ def build_from_config(config: Mapping[str, Any]) -> Backbone:
     name, args = str(config["architecture"]), dict(config.get("model_args") or {})
     _check_name(name, key="architecture")
     try:
-        model = timm.create_model(name, num_classes=0, **args)
+        model = timm.create_model(name, num_classes=num_classes, **args)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"model_args={args} do not fit {name}: {error}") from error
     return wrap_model(model, architecture=name, model_args=args)

@@ -1,11 +1,12 @@
 """timm's VisionTransformer family: class token, patch tokens, masked and shortened inputs."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.nn.patches import dino_positions
 from ssl_vision.types import Features
 
 
@@ -18,6 +19,7 @@ class TimmViT(Backbone):
         super().__init__(model, architecture=architecture, model_args=model_args)
         self.patch_px = int(self.model.patch_embed.patch_size[0])
         self.num_prefix: int = self.model.num_prefix_tokens
+        self._position_rule: Literal["timm", "dino"] = "timm"
 
     def num_patches(self, size_px: int) -> int:
         """(size / patch)^2."""
@@ -35,6 +37,15 @@ class TimmViT(Backbone):
         if parts[0] == "blocks":
             return int(parts[1]) + 1
         return self.num_layers if parts[0] in ("norm", "fc_norm") else 0
+
+    def set_position_rule(self, rule: Literal["timm", "dino"]) -> None:
+        """How learned positions become those of another image size.
+
+        `timm` resizes by size with antialiasing; `dino` scales as DINO's code does.
+        """
+        if rule == "dino" and not self._num_learned():
+            super().set_position_rule(rule)
+        self._position_rule = rule
 
     def add_mask_token(self) -> None:
         """Mask token after the patch embedding, before positions (iBOT, DINOv2)."""
@@ -61,7 +72,34 @@ class TimmViT(Backbone):
             is_masked = mask.reshape(*patches.shape[:-1], 1)
             # `where` keeps the token in the graph under an all-False mask, as DDP needs.
             patches = torch.where(is_masked, self.mask_token.to(patches.dtype).squeeze(), patches)
-        return self.model._pos_embed(patches)
+        return self._add_positions(patches)
+
+    def _add_positions(self, patches: Tensor) -> Tensor:
+        """Prefix tokens and positions; (B, H, W, D) or (B, N, D) -> (B, num_prefix + N, D)."""
+        model = self.model
+        num_learned = 0 if self._position_rule == "timm" else self._num_learned()
+        if patches.ndim == 3 or num_learned in (0, patches.shape[1] * patches.shape[2]):
+            return model._pos_embed(patches)
+        num, rows, columns = patches.shape[:3]
+        positions = model.pos_embed
+        num_prefix = positions.shape[1] - num_learned
+        learned = dino_positions(positions[:, num_prefix:], grid=(rows, columns))
+        tokens = patches.flatten(1, 2) + learned
+        prefix = [
+            t.expand(num, -1, -1) for t in (model.cls_token, model.reg_token) if t is not None
+        ]
+        if prefix:
+            front = torch.cat(prefix, dim=1)
+            front = front + positions[:, :num_prefix] if num_prefix else front
+            tokens = torch.cat([front, tokens], dim=1)
+        return model.pos_drop(tokens)
+
+    def _num_learned(self) -> int:
+        """Patches the learned positions are for, 0 without learned positions."""
+        if self.model.pos_embed is None:
+            return 0
+        num_prefix = 0 if self.model.no_embed_class else self.num_prefix
+        return self.model.pos_embed.shape[1] - num_prefix
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Embedded tokens -> tokens after the last norm, same shape."""

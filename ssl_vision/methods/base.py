@@ -5,18 +5,21 @@ done), chance as keys of (seed, step, sample). Logging, devices, checkpoints and
 the engine.
 """
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.distributed import any_rank_each, rank
+from ssl_vision.errors import ConfigError
 from ssl_vision.optim.clip import clip_gradients
 from ssl_vision.optim.groups import ParamGroup, split_parameters
 from ssl_vision.optim.recipe import OptimConfig, apply_schedules, build_optimizer
@@ -98,6 +101,15 @@ class Method(L.LightningModule):
         Args:
             step: Index of the update just done, from 0.
         """
+
+    def after_skip(self, step: int) -> None:
+        """Called instead of `after_update` when an update was left out (not finite).
+
+        A method that collects state over the batches of an update forgets it here.
+        """
+
+    def on_weights_loaded(self) -> None:
+        """Called after other weights were put into the backbone; teachers start from them."""
 
     def before_update(self, step: int) -> None:
         """Called once when the gradients of an update are complete and unscaled.
@@ -184,7 +196,9 @@ class Method(L.LightningModule):
         apply_schedules(optimizer, self.optim, plan=self.plan, step=self.step)
         self.update_was_skipped = False
         optimizer.step(closure=optimizer_closure)
-        if not self.update_was_skipped:
+        if self.update_was_skipped:
+            self.after_skip(self.step)
+        else:
             self.after_update(self.step)
         self.step += 1
 
@@ -228,6 +242,54 @@ class Method(L.LightningModule):
 def detached(**metrics: Tensor) -> dict[str, Tensor]:
     """Metrics as a dictionary without graphs."""
     return {name: value.detach() for name, value in metrics.items()}
+
+
+@torch.no_grad()
+def feature_std(features: Tensor) -> Tensor:
+    """Spread of unit-length features over the batch: 1 if they fill the sphere, 0 if collapsed.
+
+    Args:
+        features: (B, D).
+    """
+    unit = F.normalize(features.float(), dim=-1)
+    return unit.std(dim=0, correction=0).mean() * features.shape[-1] ** 0.5
+
+
+def check_view_names(
+    views: Mapping[str, ViewConfig],
+    *,
+    required: Sequence[str],
+    repeatable: Sequence[str] = (),
+    method: str,
+) -> None:
+    """Raise ConfigError unless the views are the ones a method consumes.
+
+    Args:
+        views: Views of the recipe.
+        required: Views that must be there, drawn once.
+        repeatable: Views that may be there, drawn `count` times.
+        method: Name of the method, for the message.
+    """
+    wanted = ", ".join(required) + "".join(f" and optionally {name}" for name in repeatable)
+    for name in required:
+        if name not in views:
+            raise ConfigError(
+                f"data.views.{name} is missing: method.name={method} takes the views {wanted}, "
+                f"got {', '.join(views) or 'none'}."
+            )
+        if views[name].count != 1:
+            raise ConfigError(
+                f"data.views.{name}.count={views[name].count} must be 1 for method.name={method}."
+            )
+    known = [*required, *repeatable]
+    for name in views:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"data.views.{name} is not used: method.name={method} takes the views "
+                f"{wanted}.{hint}"
+            )
 
 
 def _local(gradient: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def export_backbone(
     dtype: torch.dtype | None = None,
     in_fresh_process: bool = False,
 ) -> ExportResult:
-    """Write `backbone.model` (no classifier) as a folder that timm loads, verified by reloading.
+    """Write `backbone.model` as a folder that timm loads, verified by reloading.
 
     The folder appears under its name only when complete and verified; an export that was there
     before is replaced.
@@ -144,6 +144,7 @@ def describe_backbone(
         json.dumps(args)
     except TypeError as error:
         raise ConfigError(f"backbone.args={args} cannot be exported: {error}") from error
+    num_classes = int(getattr(model, "num_classes", 0) or 0)
     known: dict[str, Any] = dict(getattr(model, "pretrained_cfg", None) or {})
     pretrained_cfg = {
         "tag": card.tag,
@@ -155,7 +156,7 @@ def describe_backbone(
         "crop_mode": "center",
         "mean": [float(value) for value in mean],
         "std": [float(value) for value in std],
-        "num_classes": 0,
+        "num_classes": num_classes,
         "pool_size": known.get("pool_size"),
         "first_conv": known.get("first_conv"),
         "classifier": known.get("classifier"),
@@ -165,7 +166,7 @@ def describe_backbone(
     }
     return {
         "architecture": backbone.architecture,
-        "num_classes": 0,
+        "num_classes": num_classes,
         "num_features": backbone.width,
         "global_pool": pool
         if isinstance(pool := getattr(model, "global_pool", ""), str)
@@ -193,8 +194,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_export(folder: str | Path) -> tuple[Backbone, dict[str, Any]]:
+def read_export(
+    folder: str | Path, *, with_classifier: bool = False
+) -> tuple[Backbone, dict[str, Any]]:
     """Backbone of an export folder in evaluation mode, and its config.
+
+    Args:
+        folder: Written by `export_backbone`, or any local-dir folder of timm.
+        with_classifier: Whether `backbone.model` keeps the classifier a fine-tuned one has.
 
     Raises:
         CheckpointError: Incomplete folder, or weights that do not fit the architecture.
@@ -202,10 +209,17 @@ def read_export(folder: str | Path) -> tuple[Backbone, dict[str, Any]]:
     folder = Path(folder)
     config = read_config(folder)
     try:
-        backbone = build_from_config(config)
+        num_classes = int(config.get("num_classes") or 0) if with_classifier else 0
+        backbone = build_from_config(config, num_classes=num_classes)
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
-    load_weights(backbone.model, safe_load(folder / WEIGHTS_NAME), source=folder / WEIGHTS_NAME)
+    weights = safe_load(folder / WEIGHTS_NAME)
+    if not num_classes:
+        classifier = config["pretrained_cfg"].get("classifier") or ()
+        names = [classifier] if isinstance(classifier, str) else list(classifier)
+        dropped = tuple(f"{name}." for name in names)
+        weights = {n: value for n, value in weights.items() if not n.startswith(dropped)}
+    load_weights(backbone.model, weights, source=folder / WEIGHTS_NAME)
     return backbone.eval(), config
 
 
@@ -369,7 +383,7 @@ def _write_and_verify(
         safetensors.torch.save_file(_portable(heads, dtype), folder / HEADS_NAME, metadata=header)
     is_half, images = dtype is not None, probe_batch(config)
     expected = outputs_of(model, images)
-    reloaded, _ = read_export(folder)
+    reloaded, _ = read_export(folder, with_classifier=True)
     found = outputs_of(reloaded.model, images)
     checks = {"reloaded": judge(found, expected, is_half=is_half, what="the reloaded export")}
     if in_fresh_process:

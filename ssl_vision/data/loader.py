@@ -1,0 +1,390 @@
+"""The one loader: every source, every view from one decode, in an order that is a number.
+
+An epoch's order is a permutation keyed by (seed, epoch), cut into global batches; a process takes
+its slice of each. A view is keyed by (seed, view name, epoch, sample id, drawing). So nothing
+depends on threads, batch size or the number of processes, and the position in the data is the
+three numbers of `state_dict`.
+
+Python threads run serial kernels that release the GIL. They belong to one pass over the data and
+end with it, also when the loop over it is left early.
+"""
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from ssl_vision.data import kernels
+from ssl_vision.data.decode import Decoder
+from ssl_vision.data.sources import Source
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.randomness import derive_key
+from ssl_vision.types import Batch
+from ssl_vision.views import ViewConfig
+
+_BATCHES_AHEAD = 3
+_MAX_SUBSTITUTES = 100  # draws of a replacement before the data set is called unreadable
+
+
+def auto_threads() -> int:
+    """Cores this process may use, shared among the processes of this machine."""
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // local_processes)
+
+
+def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Permutation of an epoch, int64, (n,): ids sorted by a hash of (seed, epoch, id)."""
+    key = np.uint64(derive_key(seed, "order", epoch))
+    ids = np.arange(1, num_samples + 1, dtype=np.uint64)
+    value = key + ids * np.uint64(0x9E3779B97F4A7C15)  # splitmix64, wraps around as it must
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(value ^ (value >> np.uint64(31)), kind="stable")
+
+
+class _View(NamedTuple):
+    config: ViewConfig
+    table: np.ndarray
+    stream: np.uint64
+
+
+class _Tools:
+    """What a thread needs for itself."""
+
+    def __init__(self, size_px: int) -> None:
+        self.decoder = Decoder()
+        self.scratch = np.empty(kernels.scratch_size(size_px), np.float32)
+
+
+class _Buffers:
+    """Memory of earlier batches, used again once nobody holds a tensor of it.
+
+    A tensor made by `torch.from_numpy` keeps its array alive, so the array's reference count
+    tells whether any tensor still shares the memory.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[int, ...], list[np.ndarray]] = {}
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        kept = self._arrays.setdefault(shape, [])
+        for place in range(len(kept)):
+            if sys.getrefcount(kept[place]) == 2:  # the list's and the argument's
+                return kept[place]
+        array = np.empty(shape, np.uint8)
+        if len(kept) < 2 * _BATCHES_AHEAD:
+            kept.append(array)
+        return array
+
+
+@dataclass
+class _Job:
+    """One batch under construction."""
+
+    epoch: int
+    indices: np.ndarray
+    images: dict[str, np.ndarray]  # (k, B, 3, S, S)
+    tensors: dict[str, torch.Tensor]  # the same memory
+    rows_left: int
+    error: BaseException | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def finish(self, num_rows: int, error: BaseException | None) -> None:
+        with self.lock:
+            self.error = self.error or error
+            self.rows_left -= num_rows
+            if self.rows_left == 0:
+                self.done.set()
+
+
+class MultiViewLoader:
+    """Batches of uint8 views of a source, on the CPU.
+
+    Iterating begins an epoch: the one of a loaded state, at its position; after a whole pass, or
+    one left early, the next. `len` is always that of a whole epoch.
+
+    Args:
+        source: The images.
+        views: What to draw of each; one decode serves all.
+        batch_size: Samples per batch of this process.
+        seed: Key of order and views.
+        rank: Index of this process.
+        world_size: Number of processes; each must use the same `batch_size`.
+        accumulate: Batches per optimizer update; an epoch is a whole number of updates.
+        num_threads: Threads that decode and render; 0 uses the cores this process may use.
+        shuffle: Whether an epoch's order is drawn; else it is 0, 1, 2, ...
+        drop_last: Whether samples that fill no whole global batch are left out; else the last
+            batch is shorter, and padded with its first samples so that processes agree in length.
+        on_error: What an unreadable sample does: `raise` a DataError naming it, or `substitute`
+            another sample, drawn by (seed, epoch, id) and entered in `bad_samples`.
+        pin_memory: Whether batches lie in page-locked memory, for copies to a GPU.
+
+    Attributes:
+        epoch: Epoch of the last batch handed out, or of the next if that one ended its epoch.
+        bad_samples: Reason per unreadable sample met so far by this process.
+        num_substituted: Rows that were given to another sample so far by this process.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: Mapping[str, ViewConfig],
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+        num_threads: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        on_error: Literal["raise", "substitute"] = "raise",
+        pin_memory: bool = False,
+    ) -> None:
+        if batch_size < 1 or not views:
+            raise ConfigError(f"a loader needs views and batch_size >= 1, got {batch_size}.")
+        self.source, self.views = source, dict(views)
+        self.batch_size, self.seed = batch_size, seed
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+        self.num_threads = num_threads or auto_threads()
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.on_error, self.pin_memory = on_error, pin_memory
+        self.epoch = 0
+        self.bad_samples: dict[int, str] = {}
+        self.num_substituted = 0
+        self._consumed = 0  # samples of this epoch handed out, over all processes
+        self._is_restored = False
+        self._buffers = _Buffers()
+        if len(self) == 0:
+            raise DataError(
+                f"the data has {len(source)} images, fewer than one global batch of "
+                f"{self._global_batch * accumulate}; lower data.global_batch_size."
+            )
+
+    @property
+    def _global_batch(self) -> int:
+        return self.batch_size * self.world_size
+
+    @property
+    def _epoch_samples(self) -> int:
+        """Samples of an epoch, over all processes."""
+        if not self.drop_last:
+            return len(self.source)
+        update = self._global_batch * self.accumulate
+        return len(self.source) // update * update
+
+    def __len__(self) -> int:
+        return -(-self._epoch_samples // self._global_batch)
+
+    # Position ----------------------------------------------------------------------------
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch; stays where it is inside that epoch after a restore."""
+        if not (self._is_restored and epoch == self.epoch):
+            self.epoch, self._consumed, self._is_restored = epoch, 0, True
+
+    def state_dict(self) -> dict[str, int]:
+        """Position after the last batch handed out, whatever was prepared ahead."""
+        return {
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "samples_consumed": self._consumed,
+            "num_samples": len(self.source),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue at a position, possibly written by another number of processes.
+
+        Raises:
+            DataError: If the position is not one of this data set.
+        """
+        if state["num_samples"] != len(self.source):
+            raise DataError(
+                f"the run to resume had {state['num_samples']} images, the data now has "
+                f"{len(self.source)}; restore the data or start a new run."
+            )
+        if state["samples_consumed"] % self._global_batch:
+            raise DataError(
+                f"the run to resume stopped after {state['samples_consumed']} images of its "
+                f"epoch, which is no multiple of the global batch of {self._global_batch}; "
+                f"resume with the old data.global_batch_size."
+            )
+        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
+        self._consumed, self._is_restored = int(state["samples_consumed"]), True
+
+    def _begin(self) -> tuple[int, int]:
+        """Epoch and position a new pass starts from."""
+        if not self._is_restored and self._consumed > 0:  # the last pass was left early
+            self.epoch, self._consumed = self.epoch + 1, 0
+        self._is_restored = False
+        return self.epoch, self._consumed
+
+    def _rows(self, order: np.ndarray, start: int) -> np.ndarray:
+        """This process's samples of the global batch that starts at a position."""
+        whole = order[start : min(start + self._global_batch, self._epoch_samples)]
+        share = -(-len(whole) // self.world_size)
+        padded = np.resize(whole, share * self.world_size)  # repeats from the front
+        return padded[self.rank * share : (self.rank + 1) * share]
+
+    # One pass ----------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, consumed = self._begin()
+        size = len(self.source)
+        order = epoch_order(size, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(size)
+        starts = deque(range(consumed, self._epoch_samples, self._global_batch))
+        views = self._compile_views()
+        with _Workers(self, views) as workers:
+            jobs: deque[_Job] = deque()
+            while starts or jobs:
+                while starts and len(jobs) < _BATCHES_AHEAD:
+                    jobs.append(workers.submit(epoch, self._rows(order, starts.popleft())))
+                job = jobs.popleft()
+                job.done.wait()
+                if job.error is not None:
+                    raise job.error
+                self._consumed += self._global_batch
+                if not starts and not jobs:
+                    # Rolled over before the last batch leaves: a checkpoint taken after it
+                    # continues with the next epoch.
+                    self.epoch, self._consumed = epoch + 1, 0
+                yield self._to_batch(job)
+
+    def _compile_views(self) -> dict[str, _View]:
+        """Tables and keys of the views; also compiles the kernels, here and not in a thread."""
+        views = {}
+        for name, config in self.views.items():
+            stream = np.uint64(derive_key(self.seed, "view", name))
+            views[name] = _View(config, kernels.view_table(config), stream)
+        pixel = np.zeros(3, np.uint8)
+        one, out = np.ones(1, np.int64), np.empty((1, 1, 3, 1, 1), np.uint8)
+        view = next(iter(views.values()))
+        scratch = np.empty(kernels.scratch_size(1), np.float32)
+        address = one * pixel.ctypes.data
+        kernels.render_rows(address, one, one, one, out, 0, view.table, view.stream, 0, scratch)
+        return views
+
+    def _to_batch(self, job: _Job) -> Batch:
+        labels = self.source.labels
+        return Batch(
+            views={name: tensor.flatten(0, 1) for name, tensor in job.tensors.items()},
+            index=torch.from_numpy(job.indices),
+            label=None if labels is None else torch.from_numpy(labels[job.indices]),
+        )
+
+    def _new_job(self, epoch: int, indices: np.ndarray) -> _Job:
+        images, tensors = {}, {}
+        for name, view in self.views.items():
+            shape = (view.count, len(indices), 3, view.size_px, view.size_px)
+            if self.pin_memory:  # torch keeps a ring of page-locked blocks, safe across streams
+                tensors[name] = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+                images[name] = tensors[name].numpy()
+            else:
+                images[name] = self._buffers.take(shape)
+                tensors[name] = torch.from_numpy(images[name])
+        return _Job(epoch, indices.copy(), images, tensors, rows_left=len(indices))
+
+    # One sample --------------------------------------------------------------------------
+
+    def _render(
+        self, job: _Job, start: int, stop: int, views: dict[str, _View], tools: _Tools
+    ) -> None:
+        """Fill rows [start, stop) of a job."""
+        indices = job.indices[start:stop]
+        block = self.source.raw_block(indices)
+        if block is not None:
+            for name, view in views.items():
+                kernels.render_rows(
+                    *block, indices, job.images[name], start, view.table, view.stream,
+                    job.epoch, tools.scratch,
+                )  # fmt: skip
+            return
+        for row in range(start, stop):
+            original = job.indices[row : row + 1].copy()
+            pixels = self._pixels(job, row, tools.decoder)
+            height, width = pixels.shape[:2]
+            address = np.array([pixels.ctypes.data])
+            for name, view in views.items():
+                kernels.render_rows(
+                    address, np.array([height]), np.array([width]), original, job.images[name],
+                    row, view.table, view.stream, job.epoch, tools.scratch,
+                )  # fmt: skip
+
+    def _pixels(self, job: _Job, row: int, decoder: Decoder) -> np.ndarray:
+        """Pixels of a row's sample, or of its substitute, which takes over the row."""
+        original = int(job.indices[row])
+        index = original
+        for attempt in range(_MAX_SUBSTITUTES):
+            try:
+                return self.source.pixels(index, decoder)
+            except DataError as error:
+                reason = str(error)
+            if self.on_error == "raise":
+                raise DataError(
+                    f"sample {index} ({self.source.name(index)}) cannot be read: {reason}. "
+                    f"Remove the file, or set data.on_error=substitute."
+                )
+            self.bad_samples[index] = reason
+            key = derive_key(self.seed, "substitute", job.epoch, original, attempt)
+            index = key % len(self.source)
+            job.indices[row] = index
+            self.num_substituted += attempt == 0
+        raise DataError(
+            f"{_MAX_SUBSTITUTES} samples drawn to replace sample {original} cannot be read "
+            f"either, the last one for: {reason}."
+        )
+
+
+class _Workers:
+    """Threads of one pass; a context manager that ends them."""
+
+    def __init__(self, loader: MultiViewLoader, views: dict[str, _View]) -> None:
+        self._loader, self._views = loader, views
+        self._tasks: SimpleQueue[tuple[_Job, int, int] | None] = SimpleQueue()
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"ssl-vision-loader-{i}", daemon=True)
+            for i in range(loader.num_threads)
+        ]
+
+    def __enter__(self) -> "_Workers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_closed = True
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def submit(self, epoch: int, indices: np.ndarray) -> _Job:
+        """Queue a batch, in pieces small enough to keep all threads busy to its end."""
+        job = self._loader._new_job(epoch, indices)
+        self._loader.source.read_ahead(indices)
+        piece = -(-len(indices) // (4 * len(self._threads)))
+        for start in range(0, len(indices), piece):
+            self._tasks.put((job, start, min(start + piece, len(indices))))
+        return job
+
+    def _work(self) -> None:
+        loader = self._loader
+        tools = _Tools(max(view.config.size_px for view in self._views.values()))
+        while (task := self._tasks.get()) is not None:
+            job, start, stop = task
+            error: BaseException | None = None
+            if not self._is_closed and job.error is None:
+                try:
+                    loader._render(job, start, stop, self._views, tools)
+                except BaseException as caught:
+                    error = caught  # raised by the pass, in the thread that iterates
+            job.finish(stop - start, error)

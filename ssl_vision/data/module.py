@@ -1,0 +1,233 @@
+"""Settings of the data, and the Lightning module that makes loaders of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_vision.data.arrays import stratified_split
+from ssl_vision.data.loader import MultiViewLoader
+from ssl_vision.data.sources import Source, SubsetSource, build_source
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.randomness import derive_key
+from ssl_vision.types import Batch
+from ssl_vision.views import ViewConfig, evaluation_view
+
+_HELD_OUT_SHARE = 0.2  # of the training images, where labels but no val split exist
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on, and how it is shown."""
+
+    path: str  # folder, .beton file, or name of a data set
+    val_path: str | None = None  # default: the val split of `path`
+    download: bool = False  # whether a named data set may be fetched
+    global_batch_size: int = 256  # samples per optimizer update, over processes and accumulation
+    views: dict[str, ViewConfig]
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, values 0..1
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    augment_on: Literal["cpu", "device"] = "cpu"  # device: crops on CPU, colour on the device
+    on_error: Literal["raise", "substitute"] = "raise"  # unreadable samples
+    drop_last: bool = True  # leave out samples that fill no whole global batch
+    num_threads: int = 0  # per process; 0: the cores it may use
+    eval_size_px: int | None = None  # of frozen evaluation; default: size of the largest view
+    eval_center_fraction: float = 0.875  # size_px / resized shorter side
+    eval_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    eval_batch_size: int = 256  # over processes
+
+    def __post_init__(self) -> None:
+        if self.global_batch_size < 1 or self.eval_batch_size < 1:
+            raise ConfigError(
+                f"data.global_batch_size={self.global_batch_size} and data.eval_batch_size="
+                f"{self.eval_batch_size} must be 1 or more."
+            )
+        if self.num_threads < 0:
+            raise ConfigError(f"data.num_threads={self.num_threads} must be 0 (automatic) or more.")
+        if min(self.std) <= 0:
+            raise ConfigError(f"data.std={list(self.std)} must be positive.")
+
+    @property
+    def size_px(self) -> int:
+        """Side of the largest view."""
+        return max(view.size_px for view in self.views.values())
+
+    def evaluation_view(self) -> ViewConfig:
+        """The un-augmented view of kNN and feature extraction."""
+        return evaluation_view(
+            size_px=self.eval_size_px or self.size_px,
+            interpolation=self.eval_interpolation,
+            center_fraction=self.eval_center_fraction,
+        )
+
+
+def per_process_batch(global_batch_size: int, *, world_size: int, accumulate: int) -> int:
+    """Samples of one forward pass of one process.
+
+    Raises:
+        ConfigError: If the global batch does not divide.
+    """
+    parts = world_size * accumulate
+    if global_batch_size % parts:
+        below = global_batch_size // parts * parts
+        choices = f"{below} or {below + parts}" if below else f"{parts}"
+        raise ConfigError(
+            f"data.global_batch_size={global_batch_size} does not divide over {world_size} "
+            f"processes times {accumulate} accumulated batches; use {choices}."
+        )
+    return global_batch_size // parts
+
+
+def normalize(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 levels to normalised float32: (x / 255 - mean) / std, in one multiply-add.
+
+    Args:
+        images: uint8, (B, 3, S, S).
+        mean: Per channel, values 0..1, (3,).
+        std: Per channel, (3,).
+    """
+    scale = (1 / (255 * std)).view(-1, 1, 1)
+    return torch.addcmul((-mean / std).view(-1, 1, 1), images.float(), scale)
+
+
+class DataModule(L.LightningDataModule):
+    """Loaders of a run: augmented for training, plain ones for kNN and features.
+
+    Args:
+        config: Settings.
+        seed: Key of order and views.
+        rank: Index of this process.
+        world_size: Number of processes.
+        accumulate: Batches per optimizer update.
+
+    Attributes:
+        train_source: Training images.
+        bank_source: Images whose features labelled kNN searches.
+        val_source: Labelled images that are classified; None without labels. Without a val split
+            a fixed fifth of the labelled training images, which are then not in the bank.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__()
+        self.config, self.data_seed = config, seed
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+        self.batch_size = per_process_batch(
+            config.global_batch_size, world_size=world_size, accumulate=accumulate
+        )
+        self.train_source = build_source(config.path, download=config.download)
+        self.bank_source, self.val_source = self._evaluation_sources()
+        self._train_loader: MultiViewLoader | None = None
+        self._statistics: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None without labels."""
+        return len(self.train_source.class_names) if self.train_source.labels is not None else None
+
+    def fingerprint(self) -> str:
+        """Digest of the training data."""
+        return self.train_source.fingerprint()
+
+    def _evaluation_sources(self) -> tuple[Source, Source | None]:
+        config, train = self.config, self.train_source
+        bank = _labelled(train)
+        if config.val_path is not None:
+            return bank, build_source(config.val_path, split="val", download=config.download)
+        try:
+            return bank, build_source(config.path, split="val", download=config.download)
+        except DataError:
+            if bank.labels is None:
+                return bank, None
+        num_val = max(1, round(_HELD_OUT_SHARE * len(bank)))
+        rows = stratified_split(bank.labels, num_val, key=derive_key("held out"))
+        return SubsetSource(bank, rows[0]), SubsetSource(bank, rows[1])
+
+    # Loaders -----------------------------------------------------------------------------
+
+    def train_dataloader(self) -> MultiViewLoader:
+        """Augmented views, shuffled; the same object at every call, as it holds the position."""
+        if self._train_loader is None:
+            config = self.config
+            self._train_loader = MultiViewLoader(
+                self.train_source,
+                config.views,
+                batch_size=self.batch_size,
+                seed=self.data_seed,
+                rank=self.rank,
+                world_size=self.world_size,
+                accumulate=self.accumulate,
+                num_threads=config.num_threads,
+                drop_last=config.drop_last,
+                on_error=config.on_error,
+                pin_memory=torch.cuda.is_available(),
+            )
+        return self._train_loader
+
+    def train_bank_loader(self) -> MultiViewLoader:
+        """Labelled training images, un-augmented, view `image`, every sample once."""
+        return self._plain_loader(self.bank_source)
+
+    def val_loader(self) -> MultiViewLoader | None:
+        """Images to classify, un-augmented, view `image`; None without labels."""
+        return None if self.val_source is None else self._plain_loader(self.val_source)
+
+    def _plain_loader(self, source: Source) -> MultiViewLoader:
+        config = self.config
+        return MultiViewLoader(
+            source,
+            {"image": config.evaluation_view()},
+            batch_size=-(-config.eval_batch_size // self.world_size),
+            seed=self.data_seed,
+            rank=self.rank,
+            world_size=self.world_size,
+            num_threads=config.num_threads,
+            shuffle=False,
+            drop_last=False,
+            on_error=config.on_error,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    # On the device -----------------------------------------------------------------------
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise uint8 views; float views (point clouds) pass."""
+        return self.normalize(batch)
+
+    def normalize(self, batch: Batch) -> Batch:
+        """The batch with uint8 views turned into normalised floats, where they lie."""
+        device = batch.index.device
+        if device not in self._statistics:  # copied once: a copy per batch would be a sync
+            mean, std = torch.tensor(self.config.mean), torch.tensor(self.config.std)
+            self._statistics[device] = mean.to(device), std.to(device)
+        mean, std = self._statistics[device]
+        views = {
+            name: normalize(view, mean=mean, std=std) if view.dtype == torch.uint8 else view
+            for name, view in batch.views.items()
+        }
+        return Batch(views=views, index=batch.index, label=batch.label)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the training loader's own state is saved by the trainer."""
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def _labelled(source: Source) -> Source:
+    """The samples with a label of 0 or more (STL-10 marks unlabelled ones -1)."""
+    if source.labels is None or bool((source.labels >= 0).all()):
+        return source
+    return SubsetSource(source, np.flatnonzero(source.labels >= 0))

@@ -1,0 +1,89 @@
+"""Data sets that torchvision fetches by name."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_vision.data.arrays import ArraySource
+from ssl_vision.data.folder import FolderSource
+from ssl_vision.data.sources import Source, Split
+from ssl_vision.errors import DataError
+
+
+def data_root() -> Path:
+    """Where named data sets are kept: SSL_VISION_DATA, else ~/.cache/ssl_vision/data."""
+    root = os.environ.get("SSL_VISION_DATA")
+    return Path(root) if root else Path.home() / ".cache" / "ssl_vision" / "data"
+
+
+def _cifar(name: str) -> Callable[[Path, Split, bool], Source]:
+    def load(root: Path, split: Split, download: bool) -> Source:
+        from torchvision import datasets
+
+        kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+        data = kind(root, train=split == "train", download=download)
+        labels = np.array(data.targets)
+        return ArraySource(data.data, labels, class_names=data.classes, name=f"{name}/{split}")
+
+    return load
+
+
+def _stl10(root: Path, split: Split, download: bool) -> Source:
+    from torchvision import datasets
+
+    # Pretraining uses labelled and unlabelled training images: 105,000; the latter have label -1.
+    part = "train+unlabeled" if split == "train" else "test"
+    data = datasets.STL10(root, split=part, download=download)
+    images = np.ascontiguousarray(data.data.transpose(0, 2, 3, 1))
+    return ArraySource(images, data.labels, class_names=data.classes, name=f"stl10/{split}")
+
+
+def _imagenette(root: Path, split: Split, download: bool) -> Source:
+    from torchvision import datasets
+
+    folder = root / "imagenette2"
+    data = datasets.Imagenette(root, split=split, download=download and not folder.exists())
+    source = FolderSource(folder / split)
+    source.class_names = [names[0] for names in data.classes]
+    return source
+
+
+def _flowers(root: Path, split: Split, download: bool) -> Source:
+    from torchvision import datasets
+
+    data: Any = datasets.Flowers102(root, split=split, download=download)
+    source = FolderSource(root / "flowers-102" / "jpg")
+    number = {path: row for row, path in enumerate(source.paths)}
+    source.paths = [Path(path).name for path in data._image_files]
+    if not all(path in number for path in source.paths):
+        raise DataError(f"flowers102 in {root} is incomplete; use data.download=true.")
+    source.labels = np.array(data._labels, np.int64)
+    source.class_names = [str(label) for label in range(102)]
+    return source
+
+
+_LOADERS: dict[str, Callable[[Path, Split, bool], Source]] = {
+    "cifar10": _cifar("cifar10"),
+    "cifar100": _cifar("cifar100"),
+    "stl10": _stl10,
+    "imagenette": _imagenette,
+    "flowers102": _flowers,
+}
+NAMES = tuple(_LOADERS)
+
+
+def load_torchvision(name: str, *, split: Split, download: bool) -> Source:
+    """A named data set.
+
+    Raises:
+        DataError: If it is not there and may not, or cannot, be fetched.
+    """
+    root = data_root()
+    try:
+        return _LOADERS[name](root, split, download)
+    except (RuntimeError, OSError) as error:
+        advice = "the download failed" if download else "use data.download=true to fetch it"
+        raise DataError(f"data set {name} was not found in {root}: {advice} ({error}).") from error

@@ -1,0 +1,230 @@
+"""Frozen features: the one place where a backbone runs for the tasks of this folder."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.timm_vit import TimmViT
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.types import Batch
+
+POOLS = ("pooled", "cls", "mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """Which features one forward yields.
+
+    A feature is named `<pool>_<layer>` ("cls_-1", "mean_-4"), or "pooled" for the network's own
+    pooling, which exists for every network.
+    """
+
+    pools: tuple[str, ...] = ("pooled",)  # pooled | cls | mean (of the patches)
+    num_layers: int = 1  # last blocks read by cls and mean; each through the final norm
+
+    def __post_init__(self) -> None:
+        wrong = [pool for pool in self.pools if pool not in POOLS]
+        if wrong or not self.pools:
+            raise ConfigError(f"features.pools={list(self.pools)} must name some of {POOLS}.")
+        if self.num_layers < 1:
+            raise ConfigError(f"features.num_layers={self.num_layers} must be 1 or more.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features, the last block first."""
+        layers = range(-1, -self.num_layers - 1, -1)
+        named = [f"{pool}_{i}" for i in layers for pool in self.pools if pool != "pooled"]
+        return (*(["pooled"] if "pooled" in self.pools else []), *named)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet:
+    """Features of N images in the order of the data set.
+
+    Attributes:
+        features: Name of the feature -> float, (N, D).
+        labels: Classes, int64, (N,); None where the data has none.
+        index: Row of each image in its data set, int64, (N,), rising.
+    """
+
+    features: dict[str, Tensor]
+    labels: Tensor | None
+    index: Tensor
+
+
+def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:
+    """Function from uint8 images, or floats in 0..255, to normalised float32.
+
+    Args:
+        mean: Per channel, of images scaled to 0..1.
+        std: Per channel.
+    """
+
+    def normalize(images: Tensor) -> Tensor:
+        center = torch.tensor(mean, device=images.device).view(-1, 1, 1) * 255
+        scale = torch.tensor(std, device=images.device).view(-1, 1, 1) * 255
+        return (images.float() - center) / scale
+
+    return normalize
+
+
+def extract_features(
+    backbone: Backbone,
+    batches: Iterable[Batch],
+    *,
+    normalize: Callable[[Tensor], Tensor] | None,
+    spec: FeatureSpec | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+) -> FeatureSet:
+    """Features of every sample, in memory, each sample once, in order of `Batch.index`.
+
+    Training state does not leak: the network is in eval mode and without gradients inside, and is
+    put back afterwards.
+
+    Args:
+        backbone: Network to read.
+        batches: Batches of a single view (a `count` of 1).
+        normalize: From the view's values to what the network takes, e.g. `normalizer(mean, std)`;
+            None when the batches are normalised already, or clouds.
+        spec: Which features; the pooled ones by default.
+        device: Where the network runs; by default where it is.
+        dtype: Of the features kept.
+        autocast: Precision of the forward, e.g. torch.bfloat16; None for the weights' own.
+
+    Raises:
+        DataError: No batches.
+    """
+    spec = spec or FeatureSpec()
+    parts: dict[str, list[Tensor]] = {name: [] for name in spec.names}
+    indices, labels = [], []
+    for batch, features in forward_batches(
+        backbone, batches, normalize=normalize, spec=spec, device=device, autocast=autocast
+    ):
+        for name, value in features.items():
+            parts[name].append(value.to("cpu", dtype))
+        indices.append(batch.index.cpu())
+        labels.append(batch.label)
+    if not indices:
+        raise DataError("no images to extract features from.")
+    index, first = _first_of_each(torch.cat(indices))
+    known = None
+    if all(label is not None for label in labels):
+        known = torch.cat([label.cpu() for label in labels if label is not None])[first]
+    return FeatureSet(
+        features={name: torch.cat(part)[first] for name, part in parts.items()},
+        labels=known,
+        index=index,
+    )
+
+
+def forward_batches(
+    backbone: Backbone,
+    batches: Iterable[Batch],
+    *,
+    normalize: Callable[[Tensor], Tensor] | None,
+    spec: FeatureSpec,
+    device: torch.device | str | None = None,
+    autocast: torch.dtype | None = None,
+) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    """Each batch with its features by name, (B, D) on the device; see `extract_features`."""
+    place = torch.device(device) if device is not None else device_of(backbone)
+    with frozen(backbone):
+        backbone.to(place)
+        for batch in batches:
+            (view,) = batch.views.values()
+            images = view.to(place, non_blocking=True)
+            with (
+                torch.no_grad(),
+                torch.autocast(place.type, dtype=autocast, enabled=autocast is not None),
+            ):
+                images = images if normalize is None else normalize(images)
+                features = read_features(backbone, images, spec)
+            yield batch, features
+
+
+def read_features(backbone: Backbone, images: Tensor, spec: FeatureSpec) -> dict[str, Tensor]:
+    """The features of the spec by name, (B, D) each, from one forward.
+
+    Args:
+        backbone: Any; `cls` and more than one layer need a timm ViT.
+        images: Normalised, (B, C, S, S).
+        spec: What to read.
+
+    Raises:
+        ConfigError: The network has no class token, no patch tokens or too few blocks.
+    """
+    if isinstance(backbone, TimmViT):
+        return _read_vit(backbone, images, spec)
+    if "cls" in spec.pools or spec.num_layers > 1:
+        raise ConfigError(
+            f"{backbone.architecture} has no class token or blocks to read; use "
+            "features.pools=[pooled] and features.num_layers=1."
+        )
+    features = backbone(images)
+    found = {"pooled": features.pooled}
+    if "mean" in spec.pools:
+        if features.patches is None:
+            raise ConfigError(
+                f"{backbone.architecture} has no patches; use features.pools=[pooled]."
+            )
+        found["mean_-1"] = features.patches.mean(dim=1)
+    return {name: found[name] for name in spec.names}
+
+
+def _read_vit(backbone: TimmViT, images: Tensor, spec: FeatureSpec) -> dict[str, Tensor]:
+    model = backbone.model
+    if "cls" in spec.pools and getattr(model, "cls_token", None) is None:
+        raise ConfigError(
+            f"{backbone.architecture} has no class token; use features.pools=[pooled] or [mean]."
+        )
+    if spec.num_layers > len(model.blocks):
+        raise ConfigError(
+            f"features.num_layers={spec.num_layers} is above the {len(model.blocks)} blocks of "
+            f"{backbone.architecture}."
+        )
+    last, layers = model.forward_intermediates(
+        images, indices=spec.num_layers, norm=True, output_fmt="NLC", return_prefix_tokens=True
+    )
+    found: dict[str, Tensor] = {}
+    if "pooled" in spec.pools:
+        found["pooled"] = backbone.read_tokens(last).pooled
+    for depth, layer in enumerate(reversed(layers), start=1):
+        patches, prefix = layer if isinstance(layer, tuple) else (layer, None)
+        found[f"mean_{-depth}"] = patches.mean(dim=1)
+        if prefix is not None:
+            found[f"cls_{-depth}"] = prefix[:, 0]
+    return {name: found[name] for name in spec.names}
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every layer is in the mode and on the device it was in."""
+    modes = {module: module.training for module in network.modules()}
+    device = device_of(network)
+    network.eval()
+    try:
+        yield
+    finally:
+        network.to(device)
+        for module, was_training in modes.items():
+            module.training = was_training
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Device of the first parameter; the CPU for a network without parameters."""
+    parameter = next(network.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct rows in rising order, and where each is first found (samplers pad with repeats)."""
+    rows, positions = index.sort(stable=True)
+    is_first = torch.ones(len(rows), dtype=torch.bool)
+    is_first[1:] = rows[1:] != rows[:-1]
+    return rows[is_first], positions[is_first]

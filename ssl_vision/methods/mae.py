@@ -1,0 +1,192 @@
+"""MAE: reconstruct the pixels of hidden patches from the few that are seen.
+
+He, Chen, Xie, Li, Dollár, Girshick 2021, arXiv 2111.06377, sections 3 and A.1. Authors' code:
+facebookresearch/mae, models_mae.py and engine_pretrain.py.
+
+The encoder is a plain timm ViT whose positions are set to the fixed sine-cosine table, so what is
+exported needs nothing of this file.
+
+Where we differ: none known in the arithmetic. Noise comes from keys of (seed, step, sample), not
+from a device's generator.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.errors import ConfigError
+from ssl_vision.losses.reconstruction import (
+    denormalize_patches,
+    masked_patch_loss,
+    normalize_patches,
+)
+from ssl_vision.masking import MaskSplit, num_kept, random_mask
+from ssl_vision.methods.base import (
+    Method,
+    MethodConfig,
+    TrainPlan,
+    check_view_names,
+    detached,
+    feature_std,
+)
+from ssl_vision.nn.decoder import MaskedDecoder, init_as_mae
+from ssl_vision.nn.patches import patchify, sincos_2d, unpatchify
+from ssl_vision.optim.recipe import OptimConfig
+from ssl_vision.randomness import keyed_uniform
+from ssl_vision.types import Batch, LossOutput
+from ssl_vision.views import ViewConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaeConfig(MethodConfig):
+    """Defaults are the paper's, of its ImageNet runs."""
+
+    name: Literal["mae"] = "mae"
+    mask_ratio: float = 0.75  # fraction of the patches hidden from the encoder
+    is_target_normalized: bool = True  # per patch; the paper's best variant, the released weights'
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_num_heads: int = 16
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ConfigError(
+                f"method.mask_ratio={self.mask_ratio} must be between 0 and 1 (the paper: 0.75)."
+            )
+        if self.decoder_depth < 0:
+            raise ConfigError(f"method.decoder_depth={self.decoder_depth} must be 0 or more.")
+        if self.decoder_width % 4 or self.decoder_width % self.decoder_num_heads:
+            raise ConfigError(
+                f"method.decoder_width={self.decoder_width} must be divisible by 4 and by "
+                f"decoder_num_heads={self.decoder_num_heads}."
+            )
+
+    def check_views(self, views: Mapping[str, ViewConfig]) -> None:
+        """One view, `view`."""
+        check_view_names(views, required=("view",), method=self.name)
+
+
+class Reconstruction(NamedTuple):
+    """Pictures of what the network makes of hidden patches, each (B, C, S, S), as normalised input.
+
+    Attributes:
+        masked: The image, hidden patches at 0.
+        predicted: Every patch as predicted.
+        pasted: Seen patches of the image, hidden ones as predicted.
+    """
+
+    masked: Tensor
+    predicted: Tensor
+    pasted: Tensor
+
+
+class Mae(Method):
+    """ViT encoder on the visible patches, light decoder on all."""
+
+    config: MaeConfig
+
+    def __init__(
+        self, config: MaeConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
+    ) -> None:
+        super().__init__(config, backbone, optim=optim, plan=plan)
+        if not backbone.has_tokens or backbone.patch_px is None:
+            raise ConfigError(
+                f"method.name=mae hides patches from the network, and "
+                f"backbone.name={backbone.architecture} has no patch tokens to leave out; use a "
+                "ViT of timm, for example vit_base_patch16_224."
+            )
+        self.patch_px = backbone.patch_px
+        num_patches = backbone.num_patches(plan.image_size_px)
+        self.num_keep = num_kept(num_patches, mask_ratio=config.mask_ratio)
+        if not 0 < self.num_keep < num_patches:
+            raise ConfigError(
+                f"method.mask_ratio={config.mask_ratio} leaves {self.num_keep} of {num_patches} "
+                "patches; at least one must be seen and one hidden."
+            )
+        _init_encoder(backbone.model)
+        num_channels = backbone.model.patch_embed.proj.weight.shape[1]
+        self.decoder = MaskedDecoder(
+            backbone.width,
+            self.patch_px**2 * num_channels,
+            grid=isqrt(num_patches),
+            num_prefix=backbone.model.num_prefix_tokens,
+            width=config.decoder_width,
+            depth=config.decoder_depth,
+            num_heads=config.decoder_num_heads,
+        )
+
+    def compute_loss(self, batch: Batch) -> LossOutput:
+        """Error of the predicted hidden patches."""
+        images = batch.views["view"]
+        split = self.split(images, batch.index)
+        tokens = self.backbone.forward_visible(images, keep=split.keep)
+        predicted = self.decoder(tokens, restore=split.restore)
+        loss = masked_patch_loss(predicted, self.target(images), split.mask)
+        return LossOutput(
+            loss=loss,
+            metrics=detached(feature_std=feature_std(tokens.mean(dim=1))),
+        )
+
+    def split(self, images: Tensor, index: Tensor) -> MaskSplit:
+        """Patches to see and to hide, for samples of these ids."""
+        noise = keyed_uniform(self.key("mask"), index, self.backbone.num_patches(images.shape[-1]))
+        return random_mask(noise, num_keep=self.num_keep)
+
+    def target(self, images: Tensor) -> Tensor:
+        """Patches as the decoder should predict them, (B, N, P)."""
+        patches = patchify(images, patch_px=self.patch_px)
+        return normalize_patches(patches) if self.config.is_target_normalized else patches
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, *, index: Tensor | None = None) -> Reconstruction:
+        """Hide patches of normalised images and fill them in.
+
+        Args:
+            images: (B, C, S, S), of the training size.
+            index: Ids that choose the patches; 0, 1, ... by default.
+        """
+        if index is None:
+            index = torch.arange(len(images), device=images.device)
+        split = self.split(images, index)
+        tokens = self.backbone.forward_visible(images, keep=split.keep)
+        predicted = self.decoder(tokens, restore=split.restore).float()
+        patches = patchify(images, patch_px=self.patch_px)
+        if self.config.is_target_normalized:
+            predicted = denormalize_patches(predicted, patches)
+        is_hidden = split.mask[:, :, None]
+        return Reconstruction(
+            *(
+                unpatchify(picture, patch_px=self.patch_px)
+                for picture in (
+                    patches.masked_fill(is_hidden, 0),
+                    predicted,
+                    torch.where(is_hidden, predicted, patches),
+                )
+            )
+        )
+
+
+def _init_encoder(model: Any) -> None:
+    """The authors' initialisation and fixed positions, in a timm ViT."""
+    init_as_mae(model)
+    weight = model.patch_embed.proj.weight
+    nn.init.xavier_uniform_(weight.view(len(weight), -1))  # like a linear layer
+    for token in (model.cls_token, getattr(model, "reg_token", None)):
+        if token is not None:
+            nn.init.normal_(token, std=0.02)
+    if model.pos_embed is None:  # the family has other positions, and keeps them
+        return
+    num_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    width = model.pos_embed.shape[-1]
+    if width % 4:
+        raise ConfigError(
+            f"backbone: the width {width} must be divisible by 4 for MAE's sine-cosine positions."
+        )
+    grid = isqrt(model.pos_embed.shape[1] - num_prefix)
+    model.pos_embed.data.copy_(sincos_2d(width, grid=grid, num_prefix=num_prefix)[None])
+    model.pos_embed.requires_grad_(False)

@@ -1,0 +1,56 @@
+"""Teachers that follow a student as an exponential moving average of its weights."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, *, momentum: float) -> None:
+    """Set the teacher to momentum * teacher + (1 - momentum) * student, parameters only.
+
+    Buffers stay the teacher's own: its batch norms keep statistics of what it sees itself, as in
+    DINO's code.
+
+    Args:
+        teacher: Network of the student's shape.
+        student: Network to follow.
+        momentum: m; 1 freezes the teacher, 0 copies the student.
+    """
+    averages = [p.data for p in teacher.parameters()]
+    values = [p.data for p in student.parameters()]
+    if averages:
+        torch._foreach_mul_(averages, momentum)
+        torch._foreach_add_(averages, values, alpha=1 - momentum)
+
+
+class EmaTeacher(nn.Module):
+    """A frozen copy of a network that follows it.
+
+    It stays in training mode with its student: batch norms use the statistics of the batch, as
+    DINO's teacher does. Switch its stochastic depth off with `backbones.build.set_drop_path`.
+
+    Attributes:
+        network: The copy.
+    """
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.network: Any = copy.deepcopy(student)
+        self.network.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the copy makes of the arguments, without gradient."""
+        return self.network(*args, **kwargs)
+
+    def update(self, student: nn.Module, *, momentum: float) -> None:
+        """Follow the student by one step; see `ema_update`."""
+        ema_update(self.network, student, momentum=momentum)
+
+    @torch.no_grad()
+    def restart(self, student: nn.Module) -> None:
+        """Become a copy of the student again, buffers included."""
+        self.network.load_state_dict(student.state_dict())

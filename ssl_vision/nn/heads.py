@@ -1,0 +1,111 @@
+"""Heads on pooled features: the projector of joint embeddings, DINO's prototype head."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def projector(dims: Sequence[int]) -> nn.Sequential:
+    """Linear, batch norm, ReLU between all widths, and a bare linear layer last; no biases.
+
+    Args:
+        dims: Widths from the backbone's to the projection's, e.g. (2048, 8192, 8192, 8192).
+    """
+    layers: list[nn.Module] = []
+    for width, next_width in pairwise(dims[:-1]):
+        layers += [
+            nn.Linear(width, next_width, bias=False),
+            nn.BatchNorm1d(next_width),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.Linear(dims[-2], dims[-1], bias=False))
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head: an MLP, unit length, and a weight-normalised layer of K prototypes.
+
+    Names in the state dict are those of DINO's code: `mlp.0.weight`, ..., `last_layer.weight_g`,
+    `last_layer.weight_v`.
+
+    Args:
+        in_dim: Width of the features, D.
+        num_prototypes: K.
+        hidden_dim: Width of the hidden layers.
+        bottleneck_dim: Width before the prototypes.
+        num_layers: Linear layers of the MLP; 1 is a single layer without activation.
+        has_batch_norm: Batch norm before each activation; for convolutional networks.
+        is_gain_frozen: Keep every prototype at length 1 (`norm_last_layer` in DINO's code).
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        num_prototypes: int,
+        *,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        num_layers: int = 3,
+        has_batch_norm: bool = False,
+        is_gain_frozen: bool = True,
+    ) -> None:
+        super().__init__()
+        dims = [in_dim, *[hidden_dim] * (num_layers - 1), bottleneck_dim]
+        self.mlp = _mlp(dims, has_batch_norm=has_batch_norm)
+        # Before the last layer exists: its directions keep nn.Linear's initialisation.
+        self.mlp.apply(_init_linear)
+        self.last_layer = WeightNormLinear(
+            bottleneck_dim, num_prototypes, is_gain_frozen=is_gain_frozen
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features -> logits, (B, D) -> (B, K)."""
+        return self.last_layer(self.bottleneck(features))
+
+    def bottleneck(self, features: Tensor) -> Tensor:
+        """Features -> unit vectors before the prototypes, (B, D) -> (B, bottleneck_dim)."""
+        return F.normalize(self.mlp(features), dim=-1)
+
+
+class WeightNormLinear(nn.Module):
+    """Linear layer without bias whose rows are gain * direction / ||direction||.
+
+    Attributes:
+        weight_g: Gains, (K, 1), 1 at the start.
+        weight_v: Directions, (K, D), nn.Linear's initialisation.
+    """
+
+    def __init__(self, in_dim: int, num_rows: int, *, is_gain_frozen: bool) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(num_rows, 1), requires_grad=not is_gain_frozen)
+        self.weight_v = nn.Parameter(nn.Linear(in_dim, num_rows, bias=False).weight.detach())
+
+    @property
+    def weight(self) -> Tensor:
+        """Rows as they act, (K, D)."""
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., D) -> (..., K)."""
+        return F.linear(features, self.weight)
+
+
+def _mlp(dims: Sequence[int], *, has_batch_norm: bool) -> nn.Module:
+    """Linear layers with GELU between them, laid out as in DINO's code."""
+    if len(dims) == 2:
+        return nn.Linear(dims[0], dims[1])
+    layers: list[nn.Module] = []
+    for width, next_width in pairwise(dims[:-1]):
+        layers.append(nn.Linear(width, next_width))
+        if has_batch_norm:
+            layers.append(nn.BatchNorm1d(next_width))
+        layers.append(nn.GELU())
+    return nn.Sequential(*layers, nn.Linear(dims[-2], dims[-1]))
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

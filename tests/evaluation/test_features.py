@@ -1,0 +1,118 @@
+"""One forward gives every layer; each sample once; the network is left as it was."""
+
+import pytest
+import torch
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.evaluation.features import (
+    FeatureSpec,
+    extract_features,
+    normalizer,
+    read_features,
+)
+from ssl_vision.types import Batch
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+
+
+def network(name: str = "vit_tiny_patch16_224", **args: object) -> Backbone:
+    torch.manual_seed(0)
+    if name.startswith("vit"):
+        args = {"embed_dim": 24, "depth": 3, "num_heads": 3, "patch_size": 8, **args}
+    return build_backbone(BackboneConfig(name=name, args=args), image_size_px=32)
+
+
+def batches(rows: list[list[int]], *, with_labels: bool = True) -> list[Batch]:
+    """Batches of images that depend on their row alone."""
+    made = []
+    for index in rows:
+        images = torch.stack(
+            [
+                torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(row))
+                for row in index
+            ]
+        ).to(torch.uint8)
+        label = torch.tensor(index) % 3 if with_labels else None
+        made.append(Batch(views={"eval": images}, index=torch.tensor(index), label=label))
+    return made
+
+
+def test_rows_come_in_order_and_repeats_of_a_sampler_count_once() -> None:
+    net = network()
+    found = extract_features(net, batches([[4, 0], [2, 4]]), normalize=normalizer(MEAN, STD))
+    assert found.index.tolist() == [0, 2, 4]
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 2, 1]
+    images = batches([[2]])[0].views["eval"].float() / 255
+    normed = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    net.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(found.features["pooled"][1:2], net(normed).pooled)
+
+
+def test_unlabelled_images_have_features_too() -> None:
+    rows = batches([[0, 1]], with_labels=False)
+    found = extract_features(network(), rows, normalize=normalizer(MEAN, STD))
+    assert found.labels is None
+    assert found.features["pooled"].shape == (2, 24)
+
+
+def test_no_images_is_an_error() -> None:
+    with pytest.raises(DataError, match="no images"):
+        extract_features(network(), [], normalize=None)
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    net = network("resnet10t")
+    net.train()
+    first_norm = next(m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    first_norm.eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    extract_features(net, batches([[0, 1, 2]]), normalize=normalizer(MEAN, STD))
+    assert net.training
+    assert not first_norm.training
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_layers_of_one_forward_equal_forwards_of_cut_networks(registers: int) -> None:
+    net = network(reg_tokens=registers).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    spec = FeatureSpec(pools=("pooled", "cls", "mean"), num_layers=3)
+    assert spec.names[:3] == ("pooled", "cls_-1", "mean_-1")
+    with torch.no_grad():
+        found = read_features(net, images, spec)
+        model = net.model
+        for depth in (1, 2, 3):
+            tokens = model.norm_pre(model._pos_embed(model.patch_embed(images)))
+            for block in model.blocks[: 3 - depth + 1]:
+                tokens = block(tokens)
+            tokens = model.norm(tokens)
+            torch.testing.assert_close(found[f"cls_-{depth}"], tokens[:, 0])
+            patches = tokens[:, 1 + registers :]
+            torch.testing.assert_close(found[f"mean_-{depth}"], patches.mean(dim=1))
+        torch.testing.assert_close(found["pooled"], net(images).pooled)
+
+
+def test_pyramids_give_pooled_features_and_refuse_blocks() -> None:
+    net = network("resnet10t").eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = read_features(net, images, FeatureSpec(pools=("pooled", "mean")))
+    torch.testing.assert_close(found["pooled"], found["mean_-1"])
+    with pytest.raises(ConfigError, match="no class token or blocks"):
+        read_features(net, images, FeatureSpec(pools=("cls",)))
+
+
+def test_what_a_vit_lacks_is_said() -> None:
+    images = torch.randn(1, 3, 32, 32)
+    with pytest.raises(ConfigError, match="above the 3 blocks"):
+        read_features(network(), images, FeatureSpec(pools=("mean",), num_layers=4))
+    without = network(class_token=False, global_pool="avg")
+    with pytest.raises(ConfigError, match="no class token"):
+        read_features(without, images, FeatureSpec(pools=("cls",)))
+    with pytest.raises(ConfigError, match="must name some of"):
+        FeatureSpec(pools=("max",))

@@ -1,0 +1,70 @@
+"""Equal to scikit-learn's logistic regression at the optimum."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.evaluation.logreg import LogregConfig, fit_logistic, fit_path, logistic_probe
+
+TIGHT = LogregConfig(tolerance=1e-9, max_iterations=5000)
+
+
+def digits(num_classes: int, num: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = load_digits(return_X_y=True)
+    kept = labels < num_classes
+    return images[kept][:num] / 16, labels[kept][:num]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+@pytest.mark.parametrize("c", [1e-3, 1.0])
+def test_equals_scikit_learn(num_classes: int, c: float) -> None:
+    x, y = digits(num_classes)
+    theirs = LogisticRegression(C=c, tol=1e-9, max_iter=5000).fit(x, y)
+    ours = fit_logistic(x, y, c=c, config=TIGHT)
+    expected = theirs.predict_proba(x)
+    np.testing.assert_allclose(ours.logits(x).softmax(dim=1).numpy(), expected, atol=1e-6)
+    if num_classes > 2:
+        np.testing.assert_allclose(ours.weight.numpy(), theirs.coef_, atol=1e-5)
+
+
+def test_warm_starts_along_the_path_end_where_cold_starts_do() -> None:
+    x, y = digits(4, 200)
+    config = replace(TIGHT, cs=(1.0, 1e-4, 1e-2))
+    rows, labels = torch.from_numpy(x), torch.from_numpy(y)
+    for c, warm in fit_path(rows, labels, config=config, num_classes=4).items():
+        cold = fit_logistic(x, y, c=c, config=TIGHT)
+        torch.testing.assert_close(warm.weight, cold.weight, rtol=0, atol=1e-5)
+
+
+def test_classes_without_images_are_never_predicted() -> None:
+    x, y = digits(3, 100)
+    found = fit_logistic(x, y * 3, c=1.0, num_classes=12)
+    assert set(found.logits(x).argmax(dim=1).tolist()) <= {0, 3, 6}
+    same = fit_logistic(x, y, c=1.0)
+    torch.testing.assert_close(found.logits(x)[:, [0, 3, 6]], same.logits(x))
+
+
+def test_the_protocol_chooses_c_without_the_test_images() -> None:
+    x, y = digits(10)
+    config = LogregConfig(cs=(1e-6, 1e-1))
+    found = logistic_probe(x[:400], y[:400], x[400:], y[400:], config=config)
+    assert found.c == 1e-1
+    assert set(found.selection) == {1e-6, 1e-1}
+    expected = LogisticRegression(C=0.1, tol=1e-8, max_iter=2000).fit(x[:400], y[:400])
+    assert found.accuracy.top1 == pytest.approx(expected.score(x[400:], y[400:]))
+    shuffled = logistic_probe(x[:400], y[:400], x[400:], 9 - y[400:], config=config)
+    assert shuffled.c == found.c
+    assert len(LogregConfig().cs) == 45
+    np.testing.assert_allclose(LogregConfig().cs, np.logspace(-6, 5, 45))
+
+
+def test_wrong_settings_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"logreg\.cs"):
+        LogregConfig(cs=(0.0,))
+    with pytest.raises(DataError, match="do not go together"):
+        fit_logistic(torch.zeros(3, 2), torch.zeros(4), c=1.0)

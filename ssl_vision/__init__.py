@@ -12,10 +12,13 @@ _PUBLIC = {
     "evaluate": "ssl_vision.engine.evaluate",
     "load_backbone": "ssl_vision.zoo.weights",
 }
+_ROOMS = ("backbones", "evaluation", "losses", "methods", "mixing", "optim", "points", "zoo")
 __all__ = ["__version__", "evaluate", "load_backbone", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module 'ssl_vision' has no attribute {name!r}")

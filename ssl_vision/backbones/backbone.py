@@ -1,6 +1,6 @@
 """What the rest of the package sees of a network: images in, `Features` out."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from timm.models import group_parameters
 from torch import Tensor, nn
@@ -30,7 +30,8 @@ class Backbone(nn.Module):
         self.model: Any = model
         self.architecture = architecture
         self.model_args = model_args
-        self.width = int(getattr(model, "head_hidden_size", None) or self.model.num_features)
+        anything = cast(Any, model)  # timm's attributes are not part of nn.Module's types
+        self.width: int = getattr(model, "head_hidden_size", None) or anything.num_features
         self.mask_token: nn.Parameter | None = None
         self._layer_ids: dict[str, int] | None = None
 

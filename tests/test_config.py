@@ -1,0 +1,103 @@
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from ssl_vision.config import load_train_config, split_arguments, to_yaml
+from ssl_vision.errors import ConfigError
+from ssl_vision.methods import METHODS
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+RECIPES = sorted(CONFIGS.glob("*/*.yaml"))
+TINY = CONFIGS / "barlow_twins" / "tiny_cpu.yaml"
+
+
+def test_there_are_recipes_for_every_method() -> None:
+    assert len(RECIPES) >= 10
+    assert {path.parent.name for path in RECIPES} >= set(METHODS)
+    for method in METHODS:
+        assert list((CONFIGS / method).glob("tiny_cpu*.yaml")), f"{method} has no tiny recipe"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_recipe_loads_tells_its_story_and_round_trips(path: Path, tmp_path: Path) -> None:
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("Run:" in line for line in header), "a recipe says how it is run"
+    assert any("Expect:" in line for line in header), "a recipe says what to expect, or 'not run'"
+    config = load_train_config([path], ["data.path=somewhere"])
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(config))
+    assert load_train_config([saved]) == config
+
+
+MISTAKES = [
+    ("optim.base_lrr=1", ["base_lrr", "Did you mean: 'base_lr'"]),
+    ("trainr.epochs=1", ["trainr", "Did you mean: 'trainer'"]),
+    ("method.redundancy_weigth=1", ["redundancy_weigth", "redundancy_weight"]),
+    ("method.mask_ratio=0.5", ["mask_ratio", "BarlowTwins"]),
+    ("data.views.a.blurr.prob=1", ["blurr", "blur"]),
+    ("data.views.a.flip_prob=2", ["flip_prob=2"]),
+    ("trainer.epochs=many", ["trainer.epochs", "many"]),
+    ("trainer.epochs=1e2", ["trainer.epochs", "100"]),
+    ("trainer.epochs=0", ["trainer.epochs=0"]),
+    ("trainer.precision=8", ["trainer.precision", "bf16"]),
+    ("resume=maybe", ["resume", "must"]),
+    ("method.name=barlow", ["'barlow'", "barlow_twins"]),
+    ("seed", ["'seed'", "key=value"]),
+    ("--seed=1", ["'--seed=1'", "key=value"]),
+    ("data.views.a.crop_area=[0.1,0.2,0.3]", ["crop_area"]),
+    ("data.mean=${data.mean}", ["data.mean"]),
+    ("data.views.c.size_px=32", ["c"]),
+]
+
+
+@pytest.mark.parametrize(("override", "words"), MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_a_mistake_gives_one_line_with_the_key_and_the_way_out(
+    override: str, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_train_config([TINY], [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_mistakes_in_files_name_the_file(tmp_path: Path) -> None:
+    typo = tmp_path / "cluster.yaml"
+    typo.write_text("trainer:\n  epoch: 3\n")
+    with pytest.raises(ConfigError, match=r"cluster\.yaml.*epoch"):
+        load_train_config([TINY, typo])
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml"):
+        load_train_config([TINY, twice])
+    with pytest.raises(ConfigError, match=r"absent\.yaml.*no such"):
+        load_train_config([tmp_path / "absent.yaml"])
+    listing = tmp_path / "list.yaml"
+    listing.write_text("- 1\n")
+    with pytest.raises(ConfigError, match="mapping"):
+        load_train_config([listing])
+
+
+def test_missing_values_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"method\.name is missing"):
+        load_train_config([])
+    with pytest.raises(ConfigError, match=r"data\.path.*add .*=VALUE"):
+        load_train_config([], ["method.name=mae"])
+
+
+def test_later_layers_win_and_the_result_is_frozen(tmp_path: Path) -> None:
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("trainer: {epochs: 7, accumulate: 2}\n")
+    config = load_train_config([TINY, cluster], ["trainer.epochs=9"])
+    assert (config.trainer.epochs, config.trainer.accumulate) == (9, 2)
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 1  # type: ignore[misc]
+
+
+def test_the_command_line_splits_into_files_and_overrides() -> None:
+    assert split_arguments(["a.yaml", "x=1", "b.yml"]) == (["a.yaml", "b.yml"], ["x=1"])
+    with pytest.raises(ConfigError, match="without dashes"):
+        split_arguments(["--epochs=3"])
+    with pytest.raises(ConfigError, match="neither"):
+        split_arguments(["epochs"])

@@ -74,22 +74,26 @@ def _entry(rank: int, world_size: int, port: int, function: Any, args: Any, resu
 
 
 @pytest.fixture
-def run_distributed() -> Callable[..., list[Any]]:
+def run_distributed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """`run_distributed(function, *args, world_size=2)` -> what each gloo process returned.
 
-    Processes are forked, so `function` may be any function of a test file; it must return
-    something picklable (tensors as NumPy arrays or lists).
+    `function` may be any top-level function of a test file; it must return something picklable
+    (tensors as NumPy arrays or lists). Processes are forked from a server that has imported torch
+    and nothing else happened in: a fork of this process could not run autograd once a test before
+    has exported or compiled a network.
     """
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1]))  # finds `tests.*`
 
     def run(function: Callable[..., Any], *args: Any, world_size: int = 2) -> list[Any]:
-        context = mp.get_context("fork")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "numpy", "pytest"])
         with context.Manager() as manager:
             results = manager.dict()
             mp.start_processes(
                 _entry,
                 args=(world_size, _free_port(), function, args, results),
                 nprocs=world_size,
-                start_method="fork",
+                start_method="forkserver",
             )
             return [results[rank] for rank in range(world_size)]
 

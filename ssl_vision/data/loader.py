@@ -23,7 +23,7 @@ import torch
 
 from ssl_vision.data import kernels
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.sources import Source
+from ssl_vision.data.sources import RawBlock, Source
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
@@ -301,22 +301,30 @@ class MultiViewLoader:
         indices = job.indices[start:stop]
         block = self.source.raw_block(indices)
         if block is not None:
-            for name, view in views.items():
-                kernels.render_rows(
-                    *block, indices, job.images[name], start, view.table, view.stream,
-                    job.epoch, tools.scratch,
-                )  # fmt: skip
+            self._draw_views(job, start, block, indices, views, tools)
             return
         for row in range(start, stop):
-            original = job.indices[row : row + 1].copy()
+            original = job.indices[row : row + 1].copy()  # keys the views, also of a substitute
             pixels = self._pixels(job, row, tools.decoder)
-            height, width = pixels.shape[:2]
-            address = np.array([pixels.ctypes.data])
-            for name, view in views.items():
-                kernels.render_rows(
-                    address, np.array([height]), np.array([width]), original, job.images[name],
-                    row, view.table, view.stream, job.epoch, tools.scratch,
-                )  # fmt: skip
+            address, (height, width, _) = np.array([pixels.ctypes.data]), pixels.shape
+            block = RawBlock(address, np.array([height]), np.array([width]))
+            self._draw_views(job, row, block, original, views, tools)
+
+    def _draw_views(
+        self,
+        job: _Job,
+        row: int,
+        block: RawBlock,
+        samples: np.ndarray,
+        views: dict[str, _View],
+        tools: _Tools,
+    ) -> None:
+        """Every view of some decoded images, into the rows from `row` on."""
+        for name, view in views.items():
+            images = job.images[name]  # (k, B, 3, S, S)
+            kernels.render_rows(
+                *block, samples, images, row, view.table, view.stream, job.epoch, tools.scratch
+            )
 
     def _pixels(self, job: _Job, row: int, decoder: Decoder) -> np.ndarray:
         """Pixels of a row's sample, or of its substitute, which takes over the row."""

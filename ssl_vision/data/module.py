@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import lightning as L
@@ -136,6 +137,12 @@ class DataModule(L.LightningDataModule):
         """Number of classes; None without labels."""
         return len(self.train_source.class_names) if self.train_source.labels is not None else None
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labelled images to classify."""
+        return self.val_source is not None
+
+    @cached_property
     def fingerprint(self) -> str:
         """Digest of the training data."""
         return self.train_source.fingerprint()
@@ -174,6 +181,10 @@ class DataModule(L.LightningDataModule):
                 pin_memory=torch.cuda.is_available(),
             )
         return self._train_loader
+
+    def train_loader(self) -> MultiViewLoader:
+        """`train_dataloader` under the name that goes with the other two."""
+        return self.train_dataloader()
 
     def train_bank_loader(self) -> MultiViewLoader:
         """Labelled training images, un-augmented, view `image`, every sample once."""

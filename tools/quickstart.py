@@ -1,23 +1,12 @@
-"""Pretrain a tiny network on built-in data and compare it with what costs nothing.
+#!/usr/bin/env python3
+"""Pretrain a tiny network and compare it with what costs nothing: RECIPE.yaml [key=value ...].
 
-tools/quickstart.py RUN_FOLDER [METHOD] [key=value ...]; METHOD is a folder of configs/ (dino).
+For example: tools/quickstart.py configs/mae/tiny_cpu.yaml run_dir=runs/mae
 """
 
 import sys
-from pathlib import Path
 
-from ssl_vision.engine.cli import guarded
-from ssl_vision.engine.quickstart import quickstart
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
-
-def main(argv: list[str]) -> None:
-    """Split the arguments and run."""
-    overrides = [argument for argument in argv if "=" in argument]
-    run_dir, method, *_ = [a for a in argv if "=" not in a] + ["dino"]
-    quickstart(CONFIGS / method / "tiny_cpu.yaml", Path(run_dir), overrides)
-
+from ssl_vision.engine.cli import main
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, sys.argv[1:]))
+    sys.exit(main(["quickstart", *sys.argv[1:]]))

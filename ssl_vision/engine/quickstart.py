@@ -1,6 +1,6 @@
 """The first run of a newcomer: a tiny recipe, scored against what costs nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -8,7 +8,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.config import TrainConfig, load_train_config, split_arguments
 from ssl_vision.data.module import DataModule
 from ssl_vision.engine.train import build_method, build_plan, train
 from ssl_vision.errors import ConfigError
@@ -31,28 +31,28 @@ class RawPixels(Backbone):
         return Features(pooled=images.flatten(1))
 
 
-def quickstart(recipe: Path, run_dir: Path, overrides: list[str]) -> None:
-    """Train by a recipe; print kNN of raw pixels, the untrained and the trained backbone.
+def run_quickstart(arguments: Sequence[str]) -> int:
+    """`quickstart RECIPE.yaml [key=value ...]`: train, then print kNN beside two baselines.
 
     Raises:
         SslVisionError: As `train` does.
     """
-    config = load_train_config([recipe], [f"run_dir={run_dir}", *overrides])
+    config = load_train_config(*split_arguments(arguments))
     result = train(config)
-    scores = compare(config, trained=run_dir)
     table = Table(title=f"kNN top-1 on {config.data.path}, k={config.online_eval.k}")
     table.add_column("features")
     table.add_column("top-1 %", justify="right")
-    for name, score in scores.items():
+    for name, score in compare(config, trained=result.run_dir).items():
         table.add_row(name, f"{100 * score:.1f}")
     console = Console()
     console.print(table)
     console.print(f"report  {result.run_dir / 'report.html'}")
     console.print(f"model   {result.export}")
+    return 0
 
 
 def compare(config: TrainConfig, *, trained: Path) -> dict[str, float]:
-    """kNN top-1 of raw pixels, of the recipe's backbone untrained, and of a finished run.
+    """Score raw pixels, the recipe's backbone untrained, and a finished run by kNN top-1.
 
     The same images, view, k and temperature for all three.
     """
@@ -97,4 +97,3 @@ def knn_score(backbone: Backbone, data: DataModule, config: TrainConfig) -> floa
         temperature=config.online_eval.temperature,
     )
     return accuracy[k].top1
-

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ssl_vision import schedules
 from ssl_vision.backbones import elastic
@@ -192,6 +193,18 @@ class Poa(Method):
         self.teacher = EmaTeacher(backbone)
         self.teacher_heads = EmaTeacher(self.heads)
         set_drop_path(self.teacher, 0.0)
+
+    def configure_model(self) -> None:
+        """Spread the parameters over processes; not by sharding them.
+
+        Raises:
+            ConfigError: A sub-network is slices of whole parameters.
+        """
+        super().configure_model()
+        if any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+            raise ConfigError(
+                "trainer.strategy=fsdp2 shards the parameters POA takes its slices of; use ddp."
+            )
 
     # The algorithm -----------------------------------------------------------------------
 

@@ -107,6 +107,7 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
     layers = _read_layers(paths, overrides)
     method = METHODS[_method_name(layers)]
     schema = OmegaConf.structured(TrainConfig)
+    OmegaConf.set_readonly(schema, False)  # frozen dataclasses make read-only schemas
     schema.method = OmegaConf.structured(method.config)
     schema.data = OmegaConf.structured(DataConfig)
     schema.optim = OmegaConf.structured(OptimConfig)
@@ -118,6 +119,7 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
 def load_eval_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> EvalConfig:
     """As `load_train_config`, for an evaluation."""
     schema = OmegaConf.structured(EvalConfig)
+    OmegaConf.set_readonly(schema, False)
     schema.data = OmegaConf.structured(DataConfig)
     return _finish(schema, _read_layers(paths, overrides), EvalConfig)
 

@@ -3,17 +3,27 @@
 The reader needs no ffcv. `multi_view_decoder` does, and is the only place that imports it.
 """
 
+import dataclasses
 import json
+import math
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from numba.np.numpy_support import carray
+from torch import Tensor
 
+from ssl_vision.data import kernels
 from ssl_vision.data.beton_format import JPG, RAW, read_index
-from ssl_vision.data.decode import Decoder
+from ssl_vision.data.decode import ACCURATE_DCT, RGB, Decoder, turbojpeg
+from ssl_vision.data.kernels import view_stream
 from ssl_vision.data.sources import RawBlock, Source, digest
 from ssl_vision.errors import DataError
+from ssl_vision.views import ViewConfig
 
 _READ_AHEAD_BYTES = 16 << 10  # mean sample size from which hints pay
 
@@ -139,3 +149,161 @@ class BetonSource(Source):
         if self._hints and hasattr(os, "posix_fadvise"):
             for start, size in zip(self._pointers[indices], self._sizes[indices], strict=True):
                 os.posix_fadvise(self._descriptor, int(start), int(size), os.POSIX_FADV_WILLNEED)
+
+
+# For people's own ffcv pipelines -----------------------------------------------------------
+
+
+def flat_size(views: Mapping[str, ViewConfig]) -> int:
+    """Bytes of all drawings of all views of one sample."""
+    return sum(view.count * 3 * view.size_px**2 for view in views.values())
+
+
+def split_views(flat: Tensor, views: Mapping[str, ViewConfig]) -> dict[str, Tensor]:
+    """What the ffcv decoder yields -> name -> images, (k*B, 3, S, S), as in `Batch.views`.
+
+    Args:
+        flat: uint8, (B, flat_size(views)).
+        views: Those the decoder was made with.
+    """
+    found, start = {}, 0
+    for name, view in views.items():
+        shape = (len(flat), view.count, 3, view.size_px, view.size_px)
+        size = math.prod(shape[1:])
+        part = flat[:, start : start + size].reshape(shape)
+        found[name] = part.transpose(0, 1).flatten(0, 1)
+        start += size
+    return found
+
+
+def multi_view_decoder(views: Mapping[str, ViewConfig], *, seed: int) -> Any:
+    """An ffcv Operation for image fields: one decode, all views, flat uint8 (B, flat_size).
+
+    Use it as `pipelines={"image": [multi_view_decoder(views, seed=0), ToTensor()]}` and cut the
+    result with `split_views`. The views are those `MultiViewLoader` draws, bit for bit.
+
+    ffcv's loader brings limits this package's loader does not have:
+        - It does not tell operations the epoch: call `decoder.set_epoch(e)` before each.
+        - It cannot carry an error out of compiled code (it would hang): an unreadable sample is
+          delivered as zeros. Call `decoder.check()` after an epoch; it raises DataError with the
+          number and the id of the last one.
+        - It compiles pipelines anew in every process, reuses batches as buffers, keeps a thread
+          after `break`, has no position to resume from, and changes the thread counts of torch
+          and numba; this function restores torch's after the import.
+
+    Args:
+        views: What to draw.
+        seed: Key of the views.
+
+    Raises:
+        ImportError: Without ffcv.
+        DataError: Without libturbojpeg.
+    """
+    library = turbojpeg()
+    if library is None:
+        raise DataError("the ffcv decoder needs libturbojpeg: apt-get install libturbojpeg0.")
+    num_threads = torch.get_num_threads()
+    try:
+        from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+        from ffcv.pipeline.allocation_query import AllocationQuery
+        from ffcv.pipeline.compiler import Compiler
+    except ImportError as error:
+        raise ImportError(
+            "ffcv is not installed; apt-get install pkg-config libturbojpeg0-dev libopencv-dev, "
+            "then pip install 'ssl-vision[ffcv]'. MultiViewLoader reads .beton without it."
+        ) from error
+    finally:
+        torch.set_num_threads(num_threads)  # importing ffcv sets it to 1
+
+    class MultiViewDecoder(SimpleRGBImageDecoder):
+        """See `multi_view_decoder`; ffcv tells decoders by their base class."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            # Compiled code holds the addresses of these, so they live as long as the operation.
+            self._epoch = np.zeros(1, np.int64)
+            self._failures = np.zeros(2, np.int64)  # number, last sample
+
+        def set_epoch(self, epoch: int) -> None:
+            """Epoch the next batches are drawn for."""
+            self._epoch[0] = epoch
+
+        def check(self) -> None:
+            """Raise DataError if samples could not be decoded since the last check."""
+            number, last = self._failures.tolist()
+            self._failures[:] = 0
+            if number:
+                raise DataError(f"{number} samples could not be decoded, the last was {last}.")
+
+        def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
+            """Room for the flat views."""
+            shape, kind = (flat_size(views),), np.dtype("<u1")
+            state = dataclasses.replace(previous_state, jit_mode=True, shape=shape, dtype=kind)
+            return state, AllocationQuery(shape, kind)
+
+        def generate_code(self) -> Any:
+            """The function ffcv compiles."""
+            cells = self._epoch.ctypes.data, self._failures.ctypes.data
+            return _ffcv_code(
+                views, seed, cells, self.memory_read, Compiler.get_iterator(), library
+            )
+
+    return MultiViewDecoder()
+
+
+def _ffcv_code(
+    views: Mapping[str, ViewConfig],
+    seed: int,
+    cells: tuple[int, int],
+    read: Any,
+    iterate: Any,
+    library: Any,
+) -> Any:
+    """Compiled by ffcv: decode each image into its own scratch, then draw every view."""
+    tables = np.stack([kernels.view_table(view) for view in views.values()])
+    streams = np.array([view_stream(seed, name) for name in views], np.uint64)
+    sizes = np.array([view.size_px for view in views.values()])
+    counts = np.array([view.count for view in views.values()])
+    scratch_size = kernels.scratch_size(int(sizes.max()))
+    epoch_cell, failure_cell = cells
+    open_decoder, close_decoder = library.tjInitDecompress, library.tjDestroy
+    decompress = library.tjDecompress2
+    pointer, render_image = kernels.pointer64, kernels.render_image
+
+    def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]
+        epoch = carray(pointer(epoch_cell), (1,))[0]
+        for row in iterate(len(batch_indices)):
+            sample = batch_indices[row]
+            field = metadata[sample]
+            data = read(field["data_ptr"], storage_state)
+            height, width = np.int64(field["height"]), np.int64(field["width"])
+            pixels = data
+            if field["mode"] == JPG:
+                pixels = np.empty(height * width * 3, np.uint8)
+                handle = open_decoder()
+                status = decompress(
+                    handle, data.ctypes.data, data.size, pixels.ctypes.data,
+                    width, width * 3, height, RGB, ACCURATE_DCT,
+                )  # fmt: skip
+                close_decoder(handle)
+                if status != 0:
+                    failures = carray(pointer(failure_cell), (2,))
+                    failures[0] += 1
+                    failures[1] = sample
+                    pixels[:] = 0
+            scratch = np.empty(scratch_size, np.float32)
+            start = 0
+            for view in range(len(sizes)):
+                size, count = sizes[view], counts[view]
+                stop = start + count * 3 * size * size
+                out = destination[row, start:stop].reshape((count, 1, 3, size, size))
+                # The array itself is passed: an address would not keep the scratch alive.
+                render_image(
+                    pixels, height, width, np.int64(sample), out, 0,
+                    tables[view], streams[view], epoch, scratch,
+                )  # fmt: skip
+                start = stop
+        return destination[: len(batch_indices)]
+
+    decode.is_parallel = True  # type: ignore[attr-defined]
+    return decode

@@ -19,8 +19,8 @@ from ssl_vision.errors import DataError
 MAX_PIXELS = 1 << 28  # 268 megapixels, 805 MB of RGB: beyond it a file is refused
 _KEEP_BYTES = 64 << 20  # scratch larger than this is given back after the image
 
-_RGB = 0  # TJPF_RGB
-_ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT
+RGB = 0  # TJPFRGB
+ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT
 _FATAL = 1  # TJERR_FATAL; 0 is a warning
 _CMYK_SPACES = (3, 4)  # TJCS_CMYK, TJCS_YCCK: left to Pillow
 _HARMLESS = "extraneous bytes before marker"  # libjpeg skipped filler; every pixel is there
@@ -218,7 +218,7 @@ class Decoder:
         pixels = self._reserve(w * h * 3)
         address = pixels.ctypes.data
         status = library.tjDecompress2(
-            handle, data, len(data), address, w, w * 3, h, _RGB, _ACCURATE_DCT
+            handle, data, len(data), address, w, w * 3, h, RGB, ACCURATE_DCT
         )
         if status != 0:
             message = library.tjGetErrorStr2(handle).decode(errors="replace")

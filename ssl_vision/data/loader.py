@@ -262,7 +262,7 @@ class MultiViewLoader:
         """Tables and keys of the views; also compiles the kernels, here and not in a thread."""
         views = {}
         for name, config in self.views.items():
-            stream = np.uint64(derive_key(self.seed, "view", name))
+            stream = kernels.view_stream(self.seed, name)
             views[name] = _View(config, kernels.view_table(config), stream)
         pixel = np.zeros(3, np.uint8)
         one, out = np.ones(1, np.int64), np.empty((1, 1, 3, 1, 1), np.uint8)

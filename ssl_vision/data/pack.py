@@ -81,6 +81,14 @@ class PackConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(PackConfig):
+    """Settings of the command: which part of a data set, and how to pack it."""
+
+    split: Literal["train", "val"] = "train"
+    download: bool = False  # whether a named data set may be fetched
+
+
 class BadSample(NamedTuple):
     """A sample that was left out."""
 

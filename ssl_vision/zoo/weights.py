@@ -21,6 +21,7 @@ from ssl_vision.backbones.build import build_from_config, load_timm
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.zoo.export import CONFIG_NAME, WEIGHTS_NAME, load_weights, read_export
+from ssl_vision.zoo.fetch import fetch_export
 from ssl_vision.zoo.safe_load import safe_load, sha256_of_tensors
 
 CHECKPOINT_BACKBONE_NAME = "backbone.json"
@@ -150,7 +151,9 @@ def _from_timm(name: str, *, source: str) -> LoadedBackbone:
 
 
 def _from_zoo(name: str, *, source: str) -> LoadedBackbone:
-    raise ConfigError(f"weights={source!r}: the zoo has no {name!r}.")
+    name, options = split_options(name)
+    backbone, config = read_export(fetch_export(name, options))
+    return _describe(backbone, config, source=source)
 
 
 def _describe(backbone: Backbone, config: dict[str, Any], *, source: str) -> LoadedBackbone:

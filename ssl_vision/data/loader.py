@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
@@ -333,13 +333,21 @@ class MultiViewLoader:
             if view.policy is not None:
                 policy.policy_rows(images, row, samples, view.policy, view.stream, job.epoch)
 
+    def _make_tools(self, views: dict[str, _View]) -> _Tools:
+        """What one thread needs for itself."""
+        return _Tools(max(view.config.size_px for view in views.values()))
+
     def _pixels(self, job: _Job, row: int, decoder: Decoder) -> np.ndarray:
-        """Pixels of a row's sample, or of its substitute, which takes over the row."""
+        """Pixels of a row's sample, or of its substitute."""
+        return self._read_row(job, row, lambda index: self.source.pixels(index, decoder))
+
+    def _read_row(self, job: _Job, row: int, read: Callable[[int], np.ndarray]) -> np.ndarray:
+        """A row's sample, or its substitute, which takes over the row."""
         original = int(job.indices[row])
         index = original
         for attempt in range(_MAX_SUBSTITUTES):
             try:
-                return self.source.pixels(index, decoder)
+                return read(index)
             except DataError as error:
                 reason = str(error)
             if self.on_error == "raise":
@@ -393,7 +401,7 @@ class _Workers:
 
     def _work(self) -> None:
         loader = self._loader
-        tools = _Tools(max(view.config.size_px for view in self._views.values()))
+        tools = loader._make_tools(self._views)
         while (task := self._tasks.get()) is not None:
             job, start, stop = task
             error: BaseException | None = None

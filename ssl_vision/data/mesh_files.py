@@ -39,7 +39,7 @@ def read_geometry(path: Path) -> Geometry:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     except (ValueError, IndexError, StopIteration) as error:
-        raise DataError(f"{path} is malformed: {error or 'it ends too early'}") from error
+        raise DataError(f"{path} is malformed: {str(error) or 'it ends too early'}") from error
     _check(path, geometry)
     return geometry
 

@@ -6,7 +6,7 @@
 | ShapeNet55 | train.txt (or ShapeNet-55/train.txt) and shapenet_pc/ |
 | ScanObjectNN | training_objectdataset*.h5 and test_objectdataset*.h5 (needs h5py) |
 | ShapeNetPart | synsetoffset2category.txt and train_test_split/; points know their parts |
-| class folders | CLASS/*.off ..., with or without train/ and test/ above or below (ModelNet's meshes) |
+| class folders | CLASS/*.off ..., train/ and test/ above, below (ModelNet's meshes) or absent |
 | one folder | files of `mesh_files.READERS`, without labels |
 
 Meshes become clouds of `SURFACE_POINTS` points of their surface, the same ones every time.
@@ -348,8 +348,8 @@ def _shapenetpart(folder: Path, split: Split) -> PartSource | None:
     classes = sorted(folder_of)
     class_of_folder = {folder_of[name]: i for i, name in enumerate(classes)}
     parts = ("train", "val") if split == "train" else ("test",)
-    ids = [i for part in parts
-           for i in json.loads((lists / f"shuffled_{part}_file_list.json").read_text())]  # fmt: skip
+    files_of = [lists / f"shuffled_{part}_file_list.json" for part in parts]
+    ids = [name for file in files_of for name in json.loads(file.read_text())]
     pairs = [tuple(i.split("/")[-2:]) for i in ids]
     files = [folder / kind / f"{name}.txt" for kind, name in pairs]
     missing = [file for file in files if not file.is_file()]

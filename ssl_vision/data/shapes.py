@@ -166,7 +166,11 @@ def _pyramid(random: Generator) -> Mesh:
 
 
 def _prism(random: Generator) -> Mesh:
-    length, width, height = random.uniform(0.8, 1.6), random.uniform(0.5, 1), random.uniform(0.6, 1.6)
+    length, width, height = (
+        random.uniform(0.8, 1.6),
+        random.uniform(0.5, 1),
+        random.uniform(0.6, 1.6),
+    )
     ridge = random.uniform(-width, width)
     ends = [[(-width, 0), (width, 0), (ridge, height)]] * 2
     vertices = [[s * length, y, z] for s, end in zip((-1, 1), ends, strict=True) for z, y in end]

@@ -16,7 +16,7 @@ def sample_surface(vertices: Tensor, faces: Tensor, uniform: Tensor) -> Tensor:
     """Points spread evenly over a surface.
 
     A triangle is drawn with probability proportional to its area, a point in it uniformly. Nothing
-    is asked of the mesh: it may be open, non-manifold, inconsistently oriented, intersecting itself;
+    is asked of the mesh: it may be open, non-manifold, inconsistently oriented or intersect itself;
     triangles without area are never drawn.
 
     Args:

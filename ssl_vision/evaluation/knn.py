@@ -23,8 +23,10 @@ _CHUNK_VALUES = 16 * 2**20  # float64 votes held at once: 128 MiB
 
 @dataclass(frozen=True, kw_only=True)
 class KnnConfig:
-    """Defaults are DINO's `eval_knn.py`; `preset` of EvalConfig offers lightly's."""
+    """Defaults are DINO's `eval_knn.py`."""
 
+    preset: str = "dino"  # where the other values come from; see KNN_PRESETS
+    features: str = "pooled"  # see parse_feature_set
     k: tuple[int, ...] = (10, 20, 100, 200)
     reported_k: int = 20  # fixed before looking; the best k of the test set is no result
     temperature: float = 0.07
@@ -34,6 +36,8 @@ class KnnConfig:
     def __post_init__(self) -> None:
         if not self.k or min(self.k) < 1:
             raise ConfigError(f"knn.k={list(self.k)} must hold numbers of 1 or more.")
+        if self.reported_k not in self.k:
+            raise ConfigError(f"knn.reported_k={self.reported_k} is not in knn.k={list(self.k)}.")
         if self.temperature <= 0:
             raise ConfigError(f"knn.temperature={self.temperature} must be above 0.")
         if self.search not in ("auto", "faiss", "torch"):
@@ -43,7 +47,7 @@ class KnnConfig:
 KNN_PRESETS = {
     "dino": KnnConfig(),
     # Lightly's benchmarks follow InstDisc (their release of 2023 changed T from 0.1 for DINO).
-    "lightly": KnnConfig(k=(200,), reported_k=200, temperature=0.1),
+    "lightly": KnnConfig(preset="lightly", k=(200,), reported_k=200, temperature=0.1),
 }
 
 

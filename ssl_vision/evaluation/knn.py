@@ -16,6 +16,7 @@ from torch import Tensor
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
 from ssl_vision.evaluation.arrays import Array
+from ssl_vision.evaluation.features import parse_feature_set
 from ssl_vision.evaluation.neighbours import Neighbours, find_neighbours
 
 _CHUNK_VALUES = 16 * 2**20  # float64 votes held at once: 128 MiB
@@ -36,6 +37,7 @@ class KnnConfig:
     def __post_init__(self) -> None:
         if not self.k or min(self.k) < 1:
             raise ConfigError(f"knn.k={list(self.k)} must hold numbers of 1 or more.")
+        parse_feature_set(self.features, depth=12)
         if self.reported_k not in self.k:
             raise ConfigError(f"knn.reported_k={self.reported_k} is not in knn.k={list(self.k)}.")
         if self.temperature <= 0:

@@ -22,7 +22,7 @@ from ssl_vision.distributed import all_reduce_sum, rank, world_size
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
 from ssl_vision.evaluation.arrays import Array, FeatureRows, as_tensor
-from ssl_vision.evaluation.features import FeatureSpec, forward_batches
+from ssl_vision.evaluation.features import FeatureSpec, forward_batches, parse_feature_set
 from ssl_vision.randomness import keyed_generator
 from ssl_vision.types import Batch
 
@@ -66,6 +66,8 @@ class LinearConfig:
         for name in ("batch_size", "epochs", "cached_views"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"linear.{name}={getattr(self, name)} must be 1 or more.")
+        for name in self.feature_sets:
+            parse_feature_set(name, depth=12)
         if not 0 < self.holdout < 1:
             raise ConfigError(f"linear.holdout={self.holdout} must be between 0 and 1.")
 

@@ -77,8 +77,8 @@ class FeatureStore:
             self._check_meta(full)
         except OSError as error:
             raise CheckpointError(
-                f"features cannot be kept in {root} ({error.strerror}); set cache.folder= to a folder "
-                "that can be written, or cache.mode=off."
+                f"features cannot be kept in {root} ({error.strerror}); set cache.folder= to a "
+                "folder that can be written, or cache.mode=off."
             ) from error
 
     def _check_meta(self, full: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.data.module import DataConfig
+from ssl_vision.data.pack import PrepareConfig
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.clustering import ClusteringConfig
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
@@ -166,6 +167,11 @@ def load_eval_config(paths: Sequence[str | Path], overrides: Sequence[str] = ())
         if name is not None:
             schema[section] = OmegaConf.structured(_look_up(name, presets, f"{section}.preset"))
     return _finish(schema, layers, EvalConfig)
+
+
+def load_prepare_config(overrides: Sequence[str] = ()) -> PrepareConfig:
+    """As `load_train_config`, for packing a data set."""
+    return _finish(OmegaConf.structured(PrepareConfig), _read_layers([], overrides), PrepareConfig)
 
 
 def to_yaml(config: TrainConfig | EvalConfig) -> str:

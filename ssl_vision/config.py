@@ -37,6 +37,7 @@ from ssl_vision.optim.recipe import OptimConfig
 
 _Schema = TypeVar("_Schema")
 _Entry = TypeVar("_Entry")
+_Layer = tuple[str, Any]  # where it comes from, and its content as a DictConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,15 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
 
 def load_eval_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> EvalConfig:
     """As `load_train_config`, for an evaluation; presets lie under what is given explicitly."""
-    layers = _read_layers(paths, overrides)
+    return _finish_eval(_read_layers(paths, overrides))
+
+
+def make_eval_config(values: Mapping[str, Any]) -> EvalConfig:
+    """As `load_eval_config`, from nested values: `{"weights": ..., "data": {"path": ...}}`."""
+    return _finish_eval([("evaluate", OmegaConf.create(dict(values)))])
+
+
+def _finish_eval(layers: Sequence[_Layer]) -> EvalConfig:
     schema = OmegaConf.structured(EvalConfig)
     OmegaConf.set_readonly(schema, False)
     schema.data = OmegaConf.structured(EvalDataConfig)
@@ -201,9 +210,6 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
                 f"{argument!r} is neither a .yaml file nor key=value; write {argument}=VALUE."
             )
     return files, overrides
-
-
-_Layer = tuple[str, Any]  # where it comes from, and its content as a DictConfig
 
 
 def _read_layers(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[_Layer]:

@@ -185,6 +185,36 @@ def forward_batches(
             yield batch, features
 
 
+def extract_views(
+    backbone: Backbone,
+    batches: Iterable[Batch],
+    *,
+    num_views: int,
+    normalize: Callable[[Tensor], Tensor] | None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Pooled features of several views of each image, (n, num_views, D), grouped by image.
+
+    Args:
+        backbone: Network to read.
+        batches: Batches of one view with `count` num_views.
+        num_views: q.
+        normalize: As in `extract_features`.
+        device: Where the network runs.
+    """
+    parts, indices = [], []
+    for batch, features in forward_batches(
+        backbone, batches, normalize=normalize, spec=FeatureSpec(), device=device
+    ):
+        pooled = features["pooled"].cpu()
+        parts.append(pooled.view(num_views, batch.num_samples, -1).transpose(0, 1))
+        indices.append(batch.index.cpu())
+    if not parts:
+        raise DataError("no images to extract features from.")
+    _, first = _first_of_each(torch.cat(indices))
+    return torch.cat(parts)[first]
+
+
 def read_features(backbone: Backbone, images: Tensor, spec: FeatureSpec) -> dict[str, Tensor]:
     """The features of the spec by name, (B, D) each, from one forward.
 

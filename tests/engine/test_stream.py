@@ -44,20 +44,23 @@ def stream(accumulate: int = 1, stop_step: int = 9):
 
 
 def test_epochs_follow_each_other_and_the_run_ends_at_its_step():
-    assert list(stream()) == [(0, s) for s in range(7)] + [(1, 0), (1, 1)]
+    assert list(iter(stream())) == [(0, s) for s in range(7)] + [(1, 0), (1, 1)]
 
 
 def test_an_incomplete_update_at_the_end_of_an_epoch_is_left_out():
-    assert list(stream(accumulate=2, stop_step=4)) == [(0, s) for s in range(6)] + [(1, 0), (1, 1)]
+    assert list(iter(stream(accumulate=2, stop_step=4))) == [(0, s) for s in range(6)] + [
+        (1, 0),
+        (1, 1),
+    ]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("step", range(7))
 def test_going_on_from_any_update_gives_the_rest(accumulate, step):
-    whole = list(stream(accumulate, stop_step=7))
+    whole = list(iter(stream(accumulate, stop_step=7)))
     resumed = stream(accumulate, stop_step=7)
     resumed.seek(step=step, data_offset=0)
-    assert list(resumed) == whole[step * accumulate :]
+    assert list(iter(resumed)) == whole[step * accumulate :]
 
 
 def test_a_jump_takes_effect_at_the_next_batch_and_closes_the_loader():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ssl_vision import __version__
@@ -71,6 +72,7 @@ _PACKAGES: dict[str, tuple[str, str, str]] = {
 }
 # Compiled packages can be installed and still not load; a new process finds out without harm.
 _COMPILED = ("ffcv", "xformers")
+_GPU_ONLY = ("xformers",)
 # What ffcv's wheel needs to be built and to run.
 _LIBRARIES = {"turbojpeg": "libturbojpeg0-dev", "opencv_core": "libopencv-dev"}
 _PROGRAMS = {"g++": "g++", "pkg-config": "pkg-config"}
@@ -108,27 +110,56 @@ def remedies(findings: Iterable[Finding]) -> list[str]:
     """Lines to type, none if nothing is missing."""
     wrong = [f for f in findings if f.state in ("missing", "broken")]
     apt = sorted({f.apt for f in wrong if f.apt})
-    pip = sorted({f.pip for f in wrong if f.pip})
+    pip = _pip_words(f.pip for f in wrong if f.pip)
     lines = []
     if apt:
         root = "" if _is_root() else "sudo "
         lines.append(f"system packages: {root}apt-get install {' '.join(apt)}")
     if pip:
-        names = " ".join(f"'{name}'" for name in pip)
-        lines.append(f"Python packages: {Path(sys.executable).name} -m pip install {names}")
+        lines.append(f"Python packages: {Path(sys.executable).name} -m pip install {pip}")
     return lines or ["nothing is missing."]
 
 
 def _package(distribution: str) -> Finding:
     module, purpose, extra = _PACKAGES[distribution]
-    common = {"name": distribution, "purpose": purpose, "pip": extra or distribution}
-    is_required = not extra
+    state: State = "ok"
     if importlib.util.find_spec(module) is None:
-        return Finding(state="missing", detail="", is_required=is_required, **common)
-    detail = _version(distribution)
-    if distribution in _COMPILED and (problem := _import_problem(module)):
-        return Finding(state="broken", detail=f"{detail}: {problem}", **common)
-    return Finding(state="ok", detail=detail, is_required=is_required, **common)
+        state, detail = "missing", ""
+        if distribution in _GPU_ONLY and not _has_gpu():
+            state, detail = "note", "not installed, and of no use without a GPU"
+    else:
+        detail = _version(distribution)
+        if distribution in _COMPILED and (problem := _import_problem(module)):
+            state, detail = "broken", f"{detail}: {problem}"
+    return Finding(
+        name=distribution,
+        state=state,
+        detail=detail,
+        purpose=purpose,
+        is_required=not extra,
+        pip=extra or distribution,
+    )
+
+
+def _pip_words(names: Iterable[str]) -> str:
+    """What follows `pip install`: our extras in one word, from the checkout if there is one."""
+    wanted = set(names)
+    extras = sorted(n.partition("[")[2].rstrip("]") for n in wanted if n.startswith("ssl-vision"))
+    words = sorted(name for name in wanted if not name.startswith("ssl-vision"))
+    if extras:
+        checkout = Path(__file__).resolve().parents[2]
+        is_checkout = (checkout / "pyproject.toml").exists()
+        source = f"-e '{checkout}" if is_checkout else "'ssl-vision"
+        words.append(f"{source}[{','.join(extras)}]'")
+    return " ".join(words)
+
+
+def _has_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _version(distribution: str) -> str:
@@ -181,7 +212,7 @@ def _devices() -> list[Finding]:
         return []
     import torch
 
-    if torch.cuda.is_available():
+    if _has_gpu():
         return [
             Finding(
                 name=f"GPU {i}",
@@ -250,5 +281,5 @@ def _table(findings: Iterable[Finding]) -> Table:
         mark = marks[finding.state]
         if finding.is_required and finding.state == "missing":
             mark = "[red]missing[/]"
-        table.add_row(mark, finding.name, finding.detail, finding.purpose)
+        table.add_row(mark, finding.name, escape(finding.detail), escape(finding.purpose))
     return table

@@ -263,7 +263,7 @@ class MultiViewLoader:
         """Tables and keys of the views; also compiles the kernels, here and not in a thread."""
         views = {}
         for name, config in self.views.items():
-            stream = np.uint64(derive_key(self.seed, "view", name))
+            stream = kernels.view_stream(self.seed, name)
             table, drawn = kernels.view_table(config), policy.policy_table(config)
             views[name] = _View(config, table, stream, drawn)
         pixel = np.zeros(3, np.uint8)

@@ -1,7 +1,7 @@
 """Settings of the data, and the Lightning module that makes loaders of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ class DataConfig:
     train_fraction: float = 1.0  # of each class's (or of all) training images; 0.01 is in 0.1
     download: bool = False  # whether a named data set may be fetched
     global_batch_size: int = 256  # samples per optimizer update, over processes and accumulation
-    views: dict[str, ViewConfig]
+    views: dict[str, ViewConfig] = field(default_factory=dict)  # the method says which
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, values 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     augment_on: Literal["cpu", "device"] = "cpu"  # device: crops on CPU, colour on the device
@@ -67,8 +67,11 @@ class DataConfig:
 
     @property
     def size_px(self) -> int:
-        """Side of the largest view."""
-        return max(view.size_px for view in self.views.values())
+        """Side of the largest view; of evaluation where there are no views."""
+        sizes = [view.size_px for view in self.views.values()]
+        if not sizes and self.eval_size_px is None:
+            raise ConfigError("data.views is empty; give data.views or data.eval_size_px.")
+        return max(sizes, default=self.eval_size_px or 0)
 
     def evaluation_view(self) -> ViewConfig:
         """The un-augmented view of kNN and feature extraction."""

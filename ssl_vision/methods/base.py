@@ -24,7 +24,7 @@ from ssl_vision.optim.clip import clip_gradients
 from ssl_vision.optim.groups import ParamGroup, split_parameters
 from ssl_vision.optim.recipe import OptimConfig, apply_schedules, build_optimizer
 from ssl_vision.randomness import derive_key, seeded
-from ssl_vision.types import Batch, LossOutput
+from ssl_vision.types import Batch, LossOutput, at_least_float32
 from ssl_vision.views import ViewConfig
 
 
@@ -251,7 +251,7 @@ def feature_std(features: Tensor) -> Tensor:
     Args:
         features: (B, D).
     """
-    unit = F.normalize(features.float(), dim=-1)
+    unit = F.normalize(at_least_float32(features), dim=-1)
     return unit.std(dim=0, correction=0).mean() * features.shape[-1] ** 0.5
 
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.data.module import DataConfig
+from ssl_vision.data.pack import PrepareConfig
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
@@ -44,11 +45,23 @@ class TrainerConfig:
     compile: bool = False  # pays on GPUs, not on CPUs
     channels_last: bool = False  # pays for convolutional networks at 224 px
     on_nonfinite: Literal["skip", "stop", "rollback"] = "skip"
+    on_data_change: Literal["refuse", "allow"] = "refuse"  # resuming on other data than before
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "num_nodes", "accumulate", "log_every_steps", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"trainer.{name}={getattr(self, name)} must be 1 or more.")
+        for name in (
+            "epochs",
+            "max_steps",
+            "devices",
+            "num_nodes",
+            "accumulate",
+            "log_every_steps",
+            "checkpoint_every_epochs",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"trainer.{name}={value} must be 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +135,11 @@ def load_eval_config(paths: Sequence[str | Path], overrides: Sequence[str] = ())
     OmegaConf.set_readonly(schema, False)
     schema.data = OmegaConf.structured(DataConfig)
     return _finish(schema, _read_layers(paths, overrides), EvalConfig)
+
+
+def load_prepare_config(overrides: Sequence[str] = ()) -> PrepareConfig:
+    """As `load_train_config`, for packing a data set."""
+    return _finish(OmegaConf.structured(PrepareConfig), _read_layers([], overrides), PrepareConfig)
 
 
 def to_yaml(config: TrainConfig | EvalConfig) -> str:

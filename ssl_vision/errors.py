@@ -44,6 +44,10 @@ class NonFiniteError(SslVisionError):
     exit_code = 75
 
 
+class PeerError(SslVisionError):
+    """Another process of the run died."""
+
+
 class Preempted(SslVisionError):
     """A signal stopped the run after a resumable checkpoint was written."""
 

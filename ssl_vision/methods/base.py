@@ -6,7 +6,7 @@ the engine.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -72,6 +72,7 @@ class Method(L.LightningModule):
     """
 
     modality: ClassVar[Literal["image", "points"]] = "image"
+    reads_labels: ClassVar[bool] = False  # training then leaves out unlabelled and held-out images
 
     def __init__(
         self, config: MethodConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
@@ -87,6 +88,7 @@ class Method(L.LightningModule):
         self.nonfinite_gradients: list[str] = []
         self.stop_requested = False
         self.stop_agreed = False
+        self.parallelize: Callable[[Method], None] | None = None  # set by the engine (FSDP2)
         self._losses: list[Tensor] = []  # of the batches of the update under way, detached
 
     # What a method defines ---------------------------------------------------------------
@@ -151,13 +153,23 @@ class Method(L.LightningModule):
         """
         return derive_key(self.plan.seed, purpose, self.step)
 
+    def forward(self, batch: Batch) -> LossOutput:
+        """`compute_loss`, as a call of the module: what FSDP2 hangs its gathering on."""
+        return self.compute_loss(batch)
+
+    def configure_model(self) -> None:
+        """Spread the parameters over processes, once, if the engine says how."""
+        if self.parallelize is not None:
+            parallelize, self.parallelize = self.parallelize, None
+            parallelize(self)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One forward pass; the engine logs what it returns."""
         devices = [batch.index.device] if batch.index.device.type == "cuda" else None
         with seeded(
             derive_key(self.plan.seed, "forward", self.micro_step, rank()), devices=devices
         ):
-            output = self.compute_loss(batch)
+            output = self(batch)
         self.micro_step += 1
         self._losses.append(output.loss.detach())
         return {"loss": output.loss, "metrics": output.metrics, "index": batch.index}

@@ -1,0 +1,167 @@
+"""Watchers that save and stop: checkpoints at their steps, and the end a signal asks for."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ssl_vision.config import to_yaml
+from ssl_vision.distributed import any_rank, barrier, broadcast_object, is_distributed
+from ssl_vision.engine.checkpoint import CheckpointWriter, load_state, newest_complete
+from ssl_vision.engine.preemption import StopSignals, requeue
+from ssl_vision.engine.state import capture, restore
+from ssl_vision.engine.watchers import Outputs, Run
+from ssl_vision.errors import CheckpointError, Preempted
+from ssl_vision.methods.base import Method
+
+
+class Checkpointer:
+    """Saves every n steps, every n epochs and at the end; restores; rolls back.
+
+    Args:
+        run: The run.
+        writer: Writes in the background; used on the main process only.
+        describe: Text of backbone.json, from which the weights can be read without this method.
+    """
+
+    def __init__(
+        self, run: Run, writer: CheckpointWriter, *, describe: Callable[[Method], str | None]
+    ) -> None:
+        self._run = run
+        self._writer = writer
+        self._describe = describe
+        self._last_saved: int | None = None
+
+    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+        """Save if it is time."""
+        settings, step = run.config.trainer, method.step
+        every_steps = settings.checkpoint_every_steps
+        epoch_steps = settings.checkpoint_every_epochs * method.plan.steps_per_epoch
+        is_due = step % epoch_steps == 0 or step == run.stop_step
+        if is_due or (every_steps is not None and step % every_steps == 0):
+            self.save(method)
+
+    def save(self, method: Method, *, and_wait: bool = False) -> None:
+        """Copy the state and have it written; a collective.
+
+        Args:
+            method: The method.
+            and_wait: Return only when the checkpoint is complete, on every process.
+
+        Raises:
+            CheckpointError: This write (with `and_wait`), or the previous one, failed.
+        """
+        if self._last_saved != method.step:
+            state = self._state(method)
+            self._guarded(lambda: self._submit(state, method))
+            self._last_saved = method.step
+        if and_wait:
+            self._guarded(self._writer.wait)
+            barrier()
+
+    def finish(self) -> None:
+        """Wait for the last write.
+
+        Raises:
+            CheckpointError: It failed.
+        """
+        self._writer.wait()
+
+    def restore_newest(self, method: Method) -> dict[str, Any] | None:
+        """Put the newest complete checkpoint back; its state, or None without one."""
+        found = None
+        if self._run.is_main:
+            found = newest_complete(self._run.folder.checkpoints, warn=self._run.warn)
+        found = broadcast_object(found)
+        if found is None:
+            return None
+        state = load_state(found)
+        self.restore(state, method)
+        return state
+
+    def restore(self, state: dict[str, Any], method: Method) -> None:
+        """Put a state back, and the data stream with it."""
+        run = self._run
+        restore(state, method, run.trainer.optimizers[0], scaler=_scaler(run))
+        run.stream.seek(step=state["step"], data_offset=state["loader"]["data_offset"])
+        self._last_saved = state["step"]
+
+    def roll_back(self, method: Method) -> int | None:
+        """Return to the newest checkpoint and leave out the data since; its step, None without."""
+        bad_step, offset = method.step, self._run.stream.data_offset
+        self._guarded(self._writer.wait)
+        barrier()  # the write is complete before any process looks for it
+        state = self.restore_newest(method)
+        if state is None:
+            return None
+        step = int(state["step"])
+        self._run.stream.seek(step=step, data_offset=offset + bad_step - step)
+        if self._run.is_main:
+            self._run.folder.truncate("metrics.jsonl", step=step)
+        self._last_saved = None  # the same step, but another data offset: save it anew
+        return step
+
+    def _state(self, method: Method) -> dict[str, Any]:
+        run = self._run
+        state = capture(method, run.trainer.optimizers[0], scaler=_scaler(run))
+        state["loader"] = run.stream.state(step=method.step)
+        state["samples_seen"] = method.step * method.plan.global_batch_size
+        state["epoch"] = method.step // method.plan.steps_per_epoch
+        state["config"] = to_yaml(run.config)
+        state["data_fingerprint"] = run.data_fingerprint
+        return state
+
+    def _submit(self, state: dict[str, Any], method: Method) -> None:
+        described = self._describe(method)
+        texts = {} if described is None else {"backbone.json": described}
+        self._run.folder.sync("metrics.jsonl")
+        self._writer.submit(state, step=method.step, texts=texts)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Do something on the main process; fail on all processes if it fails there."""
+        error: CheckpointError | None = None
+        if self._run.is_main:
+            try:
+                action()
+            except CheckpointError as caught:
+                error = caught
+        if any_rank(error is not None, device=self._run.trainer.strategy.root_device):
+            raise error or CheckpointError("rank 0 could not write a checkpoint; see its message.")
+
+
+class PreemptionWatcher:
+    """Saves and leaves when the processes have agreed that one of them got a signal."""
+
+    def __init__(self, signals: StopSignals, checkpointer: Checkpointer) -> None:
+        self._signals = signals
+        self._checkpointer = checkpointer
+
+    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+        """Save and raise if a stop was agreed on.
+
+        Raises:
+            Preempted: After the checkpoint is complete.
+        """
+        if not method.stop_agreed or method.step == run.stop_step:
+            return
+        self._checkpointer.save(method, and_wait=True)
+        number = self._agree_on_signal(method.device)
+        done = requeue() if run.is_main else None
+        name = {2: "SIGINT", 10: "SIGUSR1", 15: "SIGTERM"}.get(number, f"signal {number}")
+        raise Preempted(
+            f"stopped by {name} after update {method.step}; the checkpoint is complete, the same "
+            f"command resumes from it.{f' {done}' if done else ''}",
+            signal_number=number,
+        )
+
+    def _agree_on_signal(self, device: torch.device) -> int:
+        """One process may have got the signal; all exit with its number."""
+        value = torch.tensor(self._signals.received or 0, device=device)
+        if is_distributed():
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return int(value)
+
+
+def _scaler(run: Run) -> Any:
+    return getattr(run.trainer.precision_plugin, "scaler", None)

@@ -1,0 +1,140 @@
+"""Is it working? A named verdict on a run, its likely cause, and what to try.
+
+Numbers alone do not help the person who sees a flat loss: 11.0903 is ln 65536, the loss of a
+student that answers "any prototype" to every image, and nothing in a curve says so.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LN_TOLERANCE = 0.005  # relative; a loss or entropy this close to ln K is pinned there
+MARGINAL_FLOOR = 0.02  # of ln K: nearly all images on one prototype
+STD_FLOOR = 0.02  # of isotropic: all images have the same feature
+STD_DROP = 0.1  # of the untrained network's
+RANK_FLOOR = 1.5  # RankMe of one direction and a trace of others
+RANK_DROP = 0.25  # of the untrained network's RankMe
+DEAD_SHARE = 0.5  # of the dimensions
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the numbers say.
+
+    Attributes:
+        name: Short name; "healthy" or the kind of trouble.
+        sentence: What was measured, in words.
+        advice: Likely cause and what to try; empty when healthy.
+    """
+
+    name: str
+    sentence: str
+    advice: str = ""
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether somebody should look."""
+        return self.name not in ("healthy", "untrained")
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.sentence}{f' {self.advice}' if self.advice else ''}"
+
+
+def diagnose(
+    values: Mapping[str, float],
+    *,
+    untrained: Mapping[str, float] | None = None,
+) -> Verdict:
+    """Verdict on a network from what was measured on it.
+
+    Args:
+        values: `feature_std`, `rankme`, `dead_share` of the features (see
+            `evaluation.collapse_stats`); of methods with K prototypes also `ln_k`, `loss`,
+            `teacher_entropy` and `teacher_marginal_entropy` (nats).
+        untrained: The same of the network before training: features that were never diverse are
+            no collapse.
+    """
+    if not all(math.isfinite(value) for value in values.values()):
+        return Verdict(
+            "diverged",
+            "features or losses are not finite.",
+            "The learning rate is too high or the precision too low: lower optim.base_lr, lengthen "
+            "optim.warmup_epochs, use trainer.precision=bf16 or 32.",
+        )
+    before = untrained or {}
+    return (
+        _of_features(values, before)
+        or _of_prototypes(values)
+        or Verdict(
+            "untrained" if not before else "healthy",
+            f"feature spread {values['feature_std']:.2f} of 1, effective rank "
+            f"{values['rankme']:.0f}{_was(before, 'rankme')}.",
+        )
+    )
+
+
+def _of_features(values: Mapping[str, float], before: Mapping[str, float]) -> Verdict | None:
+    spread, rank = values["feature_std"], values["rankme"]
+    floor = max(STD_FLOOR, STD_DROP * before["feature_std"]) if before else 0.0
+    if spread < floor:
+        return Verdict(
+            "complete collapse",
+            f"all images have nearly the same feature (spread {spread:.3f} of 1"
+            f"{_was(before, 'feature_std', digits=3)}).",
+            "The method's guard against the constant solution is off or too weak: for DINO raise "
+            "the teacher momentum and check centring and the teacher temperature; for Barlow Twins "
+            "raise the redundancy weight; for any method lower optim.base_lr.",
+        )
+    if before and rank < max(RANK_FLOOR, RANK_DROP * before["rankme"]):
+        return Verdict(
+            "dimensional collapse",
+            f"the features use {rank:.1f} effective dimensions{_was(before, 'rankme')}.",
+            "Dimensions have become copies of each other: raise the redundancy weight (Barlow "
+            "Twins), strengthen the augmentations, raise the batch size, or lower optim.base_lr.",
+        )
+    if values.get("dead_share", 0.0) > max(DEAD_SHARE, 2 * before.get("dead_share", 0.0)):
+        return Verdict(
+            "dead dimensions",
+            f"{values['dead_share']:.0%} of the dimensions do not vary between images.",
+            "Units have died: lower optim.base_lr or lengthen optim.warmup_epochs.",
+        )
+    return None
+
+
+def _of_prototypes(values: Mapping[str, float]) -> Verdict | None:
+    if "ln_k" not in values:
+        return None
+    ln_k, num_prototypes = values["ln_k"], round(math.exp(values["ln_k"]))
+    entropy, marginal = values.get("teacher_entropy"), values.get("teacher_marginal_entropy")
+    if marginal is not None and marginal < MARGINAL_FLOOR * ln_k:
+        return Verdict(
+            "one prototype",
+            f"the teacher puts all images on the same prototype (entropy of the mean "
+            f"{marginal:.3f}, possible {ln_k:.2f}).",
+            "Centring does not keep up: lower the centre momentum or raise the teacher "
+            "temperature, or use Sinkhorn centring.",
+        )
+    if entropy is not None and _is_pinned(entropy, ln_k):
+        return Verdict(
+            "uniform teacher",
+            f"the teacher's answers are uniform: entropy {entropy:.4f} = ln {num_prototypes}.",
+            "Sharpening is too weak: lower the teacher temperature, shorten its warm-up, or lower "
+            "optim.base_lr.",
+        )
+    if "loss" in values and _is_pinned(values["loss"], ln_k):
+        return Verdict(
+            "loss at ln K",
+            f"the loss {values['loss']:.4f} is ln {num_prototypes}: the student answers every "
+            "image with the uniform distribution.",
+            "Nothing is learnt yet, or the teacher is uniform: after the first epochs, lower the "
+            "teacher temperature and check that the last layer is not frozen throughout.",
+        )
+    return None
+
+
+def _is_pinned(value: float, ln_k: float) -> bool:
+    return abs(value - ln_k) < LN_TOLERANCE * ln_k
+
+
+def _was(before: Mapping[str, float], name: str, *, digits: int = 0) -> str:
+    return f", {before[name]:.{digits}f} before training" if name in before else ""

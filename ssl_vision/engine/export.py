@@ -1,0 +1,89 @@
+"""The network users take home: a plain copy beside the training, scored and exported."""
+
+import copy
+import json
+from typing import Any
+
+import torch
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.engine.state import whole
+from ssl_vision.engine.watchers import Run
+from ssl_vision.methods.base import Method
+from ssl_vision.zoo.card import ModelCard
+from ssl_vision.zoo.export import describe_backbone, export_backbone
+
+
+class Exporter:
+    """Keeps a copy of `method.export_backbone()` that training never touches.
+
+    A copy, so that scoring cannot change modes, statistics or random numbers of the training, and
+    so that it works where the trained one is sharded over processes.
+    """
+
+    def __init__(self, run: Run, method: Method) -> None:
+        self._run = run
+        self.backbone: Backbone = copy.deepcopy(method.export_backbone()).eval()
+        self.backbone.requires_grad_(False)
+
+    def refresh(self, method: Method) -> Backbone:
+        """Bring the copy up to date; a collective under FSDP2."""
+        source = method.export_backbone().state_dict()
+        self.backbone.to(method.device)
+        with torch.no_grad():
+            for name, value in self.backbone.state_dict().items():
+                value.copy_(whole(source[name]))
+        return self.backbone
+
+    def describe(self, method: Method) -> str | None:
+        """backbone.json of a checkpoint: the network, and where its tensors are in the state."""
+        exported = method.export_backbone().model
+        names = [name for name, module in method.named_modules() if module is exported]
+        if not names:
+            return None
+        description = describe_backbone(self.backbone, **self._input(), card=self._card(method))
+        return json.dumps({**description, "prefix": f"{names[0]}."}, indent=1)
+
+    def write(self, method: Method) -> None:
+        """Write export/; `refresh` first."""
+        export_backbone(
+            self.backbone, self._run.folder.export, **self._input(), card=self._card(method)
+        )
+
+    def snippet(self) -> str:
+        """Lines that load and use the export."""
+        folder = self._run.folder.export
+        return (
+            f"done: {self._run.folder.path / 'report.html'}\n"
+            "use the backbone anywhere timm is installed:\n\n"
+            "    import timm\n"
+            f'    model = timm.create_model("local-dir:{folder.resolve()}", pretrained=True)\n\n'
+            "or score and embed:\n\n"
+            f"    ssl-vision evaluate {self._run.folder.path} data.path=DIR tasks=knn,linear\n"
+            f"    ssl-vision embed {self._run.folder.path} data.path=DIR OUT"
+        )
+
+    def _input(self) -> dict[str, Any]:
+        view = self._run.config.data.evaluation_view()
+        data = self._run.config.data
+        return {
+            "mean": data.mean,
+            "std": data.std,
+            "interpolation": view.interpolation,
+            "size_px": view.size_px,
+            "crop_pct": view.center_fraction,
+        }
+
+    def _card(self, method: Method) -> ModelCard:
+        config, metrics = self._run.config, self._run.metrics
+        names: tuple[str, ...] = ("eval/knn_top1", "eval/rankme")
+        shown = {n: f"{metrics[n]:.4g}" for n in names if n in metrics}
+        return ModelCard(
+            title=f"{config.backbone.name} by {config.method.name}",
+            method=config.method.name,
+            data=str(config.data.path),
+            tag=config.method.name,
+            source=str(self._run.folder.path),
+            steps=method.step,
+            metrics=shown,
+        )

@@ -1,0 +1,71 @@
+"""Failures of the machine in words: memory that is too small, processes that died."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from ssl_vision.distributed import is_distributed
+from ssl_vision.engine.watchers import Run
+from ssl_vision.errors import DeviceMemoryError, PeerError, SslVisionError
+from ssl_vision.methods.base import Method
+
+# What gloo, NCCL and the store say when the other end is gone.
+_PEER_WORDS = (
+    "connection closed by peer",
+    "connection reset",
+    "broken pipe",
+    "nccl",
+    "gloo",
+    "timed out waiting",
+    "socket",
+)
+
+
+@contextmanager
+def explained(run: Run, method: Method) -> Iterator[None]:
+    """Turn what PyTorch raises inside into errors a user can act on.
+
+    Raises:
+        DeviceMemoryError: Instead of `torch.OutOfMemoryError`.
+        PeerError: Instead of a collective's RuntimeError.
+    """
+    try:
+        yield
+    except SslVisionError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(describe_memory(run, method)) from error
+    except (RuntimeError, dist.DistError) as error:
+        words = str(error).lower()
+        if is_distributed() and any(word in words for word in _PEER_WORDS):
+            raise PeerError(
+                f"another process of this run died or stopped answering at update {method.step} "
+                f"(seen on rank {dist.get_rank()}: {str(error).splitlines()[0][:200]}); its own "
+                "message says why. The same command resumes from the last checkpoint."
+            ) from error
+        raise
+
+
+def describe_memory(run: Run, method: Method) -> str:
+    """What was asked of the device, and what to lower, in order of what it costs."""
+    config = run.config
+    views = ", ".join(f"{v.count} x {v.size_px} px" for v in config.data.views.values())
+    batch = config.data.global_batch_size // run.trainer.world_size // config.trainer.accumulate
+    peak = ""
+    if method.device.type == "cuda":
+        used = torch.cuda.max_memory_allocated(method.device) / 2**30
+        total = torch.cuda.get_device_properties(method.device).total_memory / 2**30
+        peak = f" (peak {used:.1f} of {total:.1f} GiB)"
+    ways = [f"trainer.accumulate={2 * config.trainer.accumulate}"]
+    if config.trainer.precision == "32":
+        ways.append("trainer.precision=bf16")
+    if not config.backbone.is_checkpointed:
+        ways.append("backbone.is_checkpointed=true")
+    ways += ["fewer or smaller views (data.views.*.count, size_px)", "data.global_batch_size"]
+    return (
+        f"the device is out of memory at update {method.step}{peak}: {batch} samples per process, "
+        f"views {views}, precision {config.trainer.precision}. In this order, try "
+        f"{', then '.join(ways)}. Checkpoints are intact; the same command resumes."
+    )

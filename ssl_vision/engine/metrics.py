@@ -1,0 +1,141 @@
+"""Losses and speeds of a run: every n steps into files, often enough onto the terminal."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ssl_vision.distributed import all_reduce_mean
+from ssl_vision.engine.watchers import Outputs, Run
+from ssl_vision.methods.base import Method
+
+_REFRESH_S = 0.5  # between two updates of the terminal's line
+_PLAIN_EVERY_S = 30.0  # between two lines where the output is not a terminal
+
+
+class MetricsLog:
+    """Writes `metrics.jsonl` every n steps, at the first and at the last."""
+
+    def __init__(self, *, every_steps: int) -> None:
+        self._every_steps = every_steps
+
+    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+        """Average over the batches of the update and over processes; write."""
+        step = method.step
+        if step % self._every_steps and step not in (1, run.stop_step):
+            return
+        optimizer = run.trainer.optimizers[0]
+        group = max(optimizer.param_groups, key=lambda g: g["lr"])
+        values = {f"train/{name}": value for name, value in average(outputs, run).items()}
+        values["optim/lr"] = float(group["lr"])
+        values["optim/weight_decay"] = max(
+            float(g.get("weight_decay", 0.0)) for g in optimizer.param_groups
+        )
+        run.record(step, {"epoch": round(step / method.plan.steps_per_epoch, 6), **values})
+
+
+def average(outputs: Sequence[Outputs], run: Run) -> dict[str, float]:
+    """Loss and metrics of an update, the mean over batches and processes; syncs the device."""
+    # Lightning has divided the loss by the number of batches of the update.
+    factor = run.config.trainer.accumulate
+    rows = [{"loss": o["loss"] * factor, **o["metrics"]} for o in outputs]
+    names = sorted(rows[0])
+    table = torch.stack([torch.stack([row[n].float() for n in names]) for row in rows])
+    return dict(zip(names, all_reduce_mean(table.mean(dim=0)).tolist(), strict=True))
+
+
+class SpeedMeter:
+    """Writes `speed.jsonl` and shows the run: loss, images/s, waiting for data, time left."""
+
+    def __init__(self, *, every_steps: int) -> None:
+        self._every_steps = every_steps
+        self._window_start: tuple[float, int, float] | None = None
+        self._last_shown = 0.0
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._text = ""
+
+    def start(self, run: Run, method: Method) -> None:
+        """Begin timing; draw the bar if there is a terminal."""
+        self._window_start = (time.perf_counter(), method.step, run.stream.waited_s)
+        self._last_shown = time.perf_counter()
+        if run.is_main and run.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+                TextColumn("<"),
+                TimeRemainingColumn(),
+                console=run.console,
+                refresh_per_second=1 / _REFRESH_S,
+                speed_estimate_period=120,
+            )
+            self._task = self._progress.add_task(
+                "training", total=run.stop_step, completed=method.step, text=""
+            )
+            self._progress.start()
+
+    def stop(self) -> None:
+        """Take the bar off the terminal."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+        """Refresh the terminal twice a second at most, the file every n steps."""
+        step = method.step
+        now = time.perf_counter()
+        if step % self._every_steps == 0 or step == run.stop_step:
+            self._write(run, method, now)
+        if not run.is_main:
+            return
+        if self._progress is not None:
+            if now - self._last_shown >= _REFRESH_S or step == run.stop_step:
+                self._progress.update(self._task, completed=step, text=self._describe(run))
+                self._last_shown = now
+        elif now - self._last_shown >= _PLAIN_EVERY_S or step == run.stop_step:
+            run.say(f"step {step}/{run.stop_step} {self._describe(run)}")
+            self._last_shown = now
+
+    def _write(self, run: Run, method: Method, now: float) -> None:
+        assert self._window_start is not None
+        start, first_step, waited = self._window_start
+        seconds = max(now - start, 1e-9)
+        steps = method.step - first_step
+        if steps <= 0:
+            return
+        images_per_s = steps * method.plan.global_batch_size / seconds
+        wait_share = min(1.0, (run.stream.waited_s - waited) / seconds)
+        record: dict[str, Any] = {
+            "step": method.step,
+            "images_per_s": round(images_per_s, 2),
+            "seconds_per_step": round(seconds / steps, 6),
+            "data_wait_share": round(wait_share, 4),
+        }
+        if torch.cuda.is_available() and method.device.type == "cuda":
+            record["peak_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+        if run.is_main:
+            run.folder.append("speed.jsonl", record)
+        left_s = (run.stop_step - method.step) * seconds / steps
+        self._text = (
+            f"{images_per_s:,.0f} images/s, waiting for data {wait_share:.0%}, "
+            f"{_duration(left_s)} left"
+        )
+        self._window_start = (now, method.step, run.stream.waited_s)
+
+    def _describe(self, run: Run) -> str:
+        loss = run.metrics.get("train/loss", math.nan)
+        epoch = run.metrics.get("epoch", 0.0)
+        return f"epoch {epoch:.2f} loss {loss:.4f} {self._text}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"

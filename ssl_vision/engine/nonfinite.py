@@ -1,0 +1,173 @@
+"""What to do about updates that were skipped because a loss or gradient was not finite.
+
+`Method` skips such an update on all processes before optimizer, teacher and centre see it. Here
+the forward pass's own traces are undone (batch-norm statistics), the culprit is written down, and
+the policy decides whether the run goes on.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ssl_vision.distributed import is_distributed, rank, world_size
+from ssl_vision.engine.watchers import Outputs, Run
+from ssl_vision.errors import NonFiniteError
+from ssl_vision.methods.base import Method
+
+MAX_CONSECUTIVE = 3  # skipped updates in a row before policy `stop` or `rollback` acts
+MAX_SHARE = 0.01  # of the last _WINDOW updates
+_WINDOW = 1000  # updates
+_MAX_ROLLBACKS = 10  # of one process's life; a run that needs more has another problem
+_SHOWN_IDS, _SHOWN_NAMES = 8, 3
+
+
+class BufferGuard:
+    """Keeps batch-norm statistics as they were before the update, to undo a skipped one."""
+
+    def __init__(self, method: Method) -> None:
+        layers = [m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        buffers = [b for layer in layers for b in layer.buffers()]
+        self._buffers: list[Tensor] = buffers
+        self._kept = [buffer.clone() for buffer in buffers]
+
+    def keep(self) -> None:
+        """Copy the present values."""
+        if self._buffers:
+            torch._foreach_copy_(self._kept, self._buffers)
+
+    def undo(self) -> None:
+        """Put the kept values back."""
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._kept)
+
+
+class NonFiniteGuard:
+    """Applies `trainer.on_nonfinite`; runs before every other watcher.
+
+    Args:
+        method: The method.
+        policy: skip goes on whatever happens; stop ends the run after `MAX_CONSECUTIVE` skipped
+            updates in a row or `MAX_SHARE` of the last thousand; rollback returns to the last
+            checkpoint instead and leaves out the data in between.
+        roll_back: Restores the newest checkpoint and returns its step; None if there is none.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        policy: Literal["skip", "stop", "rollback"],
+        roll_back: Callable[[], int | None],
+    ) -> None:
+        self._buffers = BufferGuard(method)
+        self._policy = policy
+        self._roll_back = roll_back
+        self._recent: deque[bool] = deque(maxlen=_WINDOW)
+        self._consecutive = 0
+        self._num_rollbacks = 0
+        self.num_skipped = 0
+
+    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+        """Undo, report and decide if the update was skipped; otherwise keep the statistics."""
+        self._recent.append(method.update_was_skipped)
+        if not method.update_was_skipped:
+            self._consecutive = 0
+            self._buffers.keep()
+            return
+        self._buffers.undo()
+        if _is_overflow_of_scaling(run, outputs):
+            return  # fp16's loss scale was too high; the scaler has lowered it
+        self._consecutive += 1
+        self.num_skipped += 1
+        message = self._report(run, method, outputs)
+        if self._policy != "skip" and self._is_too_much():
+            self._act(run, method, message)
+
+    def _is_too_much(self) -> bool:
+        is_frequent = len(self._recent) == _WINDOW and sum(self._recent) > MAX_SHARE * _WINDOW
+        return self._consecutive >= MAX_CONSECUTIVE or is_frequent
+
+    def _report(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> str:
+        """Name terms, ranks and samples; on the terminal and in nonfinite.jsonl."""
+        findings = [f for f in _gather(_find(method, outputs)) if f["terms"]]
+        step = method.step
+        for finding in findings:
+            if run.is_main:
+                run.folder.append("nonfinite.jsonl", {"step": step, **finding})
+        message = f"update {step}: not finite, skipped; " + "; ".join(_describe(findings))
+        run.warn(message)
+        return message
+
+    def _act(self, run: Run, method: Method, message: str) -> None:
+        if self._policy == "rollback" and self._num_rollbacks < _MAX_ROLLBACKS:
+            bad_step = method.step
+            restored = self._roll_back()
+            if restored is not None:
+                self._num_rollbacks += 1
+                self._consecutive = 0
+                self._recent.clear()
+                self._buffers.keep()
+                run.warn(
+                    f"rolled back from update {bad_step} to checkpoint {restored}; the data in "
+                    "between is left out"
+                )
+                return
+        raise NonFiniteError(
+            f"{message}. {self._consecutive} updates in a row, {self.num_skipped} in all "
+            f"(trainer.on_nonfinite={self._policy}). Lower optim.base_lr or raise "
+            "optim.warmup_epochs; with trainer.precision=16 try bf16; look at the samples listed "
+            f"in {run.folder.path / 'nonfinite.jsonl'}."
+        )
+
+
+def _is_overflow_of_scaling(run: Run, outputs: Sequence[Outputs]) -> bool:
+    """Whether only fp16's scaled gradients overflowed: every loss is finite, on all processes."""
+    if getattr(run.trainer.precision_plugin, "scaler", None) is None:
+        return False
+    is_finite = all(bool(output["loss"].isfinite()) for output in outputs)
+    return all(_gather({"is_finite": is_finite}, key="is_finite"))
+
+
+def _find(method: Method, outputs: Sequence[Outputs]) -> dict[str, Any]:
+    """What this process saw: non-finite terms, samples of the batches they were in."""
+    terms, samples = [], []
+    for output in outputs:
+        values = {"loss": float(output["loss"])}
+        values |= {name: float(value) for name, value in output["metrics"].items()}
+        bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
+        terms += [term for term in bad if term not in terms]
+        if bad:
+            samples += output["index"].tolist()
+    if not terms and method.nonfinite_gradients:
+        names = method.nonfinite_gradients
+        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+        terms = [f"gradient of {', '.join(names[:_SHOWN_NAMES])}{more}"]
+        samples = [i for output in outputs for i in output["index"].tolist()]
+    return {"rank": rank(), "terms": terms, "samples": samples}
+
+
+def _gather(value: dict[str, Any], *, key: str | None = None) -> list[Any]:
+    """One process's finding from each process; rare enough for pickles."""
+    if not is_distributed():
+        found: list[Any] = [value]
+    else:
+        found = [None] * world_size()
+        dist.all_gather_object(found, value)
+    return [item[key] for item in found] if key else found
+
+
+def _describe(findings: Sequence[dict[str, Any]]) -> list[str]:
+    described = []
+    for finding in findings:
+        ids = finding["samples"]
+        more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+        shown = ", ".join(str(i) for i in ids[:_SHOWN_IDS])
+        described.append(
+            f"{', '.join(finding['terms'])} on rank {finding['rank']}, samples {shown}{more}"
+        )
+    return described or ["no term could be named"]

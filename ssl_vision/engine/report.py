@@ -1,0 +1,220 @@
+"""report.html of a run: one file with curves, views, scores, the verdict, and how to read it."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from ssl_vision.engine.curves import curve
+from ssl_vision.engine.files import write_atomically
+from ssl_vision.engine.run_dir import read_jsonl
+from ssl_vision.errors import CheckpointError
+from ssl_vision.types import Batch
+
+_NUM_IMAGES = 6  # of the preview
+_MAX_DRAWINGS = 4  # of one view of one image
+_TILE_PX = 96
+
+READING = {
+    "barlow_twins": (
+        "The loss is the squared distance of the correlation matrix of two views from the "
+        "identity. At the start it is near the projector's width (nothing on the diagonal agrees); "
+        "it falls quickly, then slowly for the whole run, and its level depends on the projector's "
+        "width and the redundancy weight: compare it only between runs of the same recipe. "
+        "<code>invariance</code> is the diagonal's part, <code>redundancy</code> the rest. A loss "
+        "that falls while the effective rank falls too means copies of few dimensions."
+    ),
+    "mae": (
+        "The loss is the squared error of the hidden patches, each normalised to variance 1: 1.0 "
+        "is the answer 'always the mean'. It falls below 1 within the first epochs and then "
+        "slowly; 0.4 to 0.6 is usual on photographs. It says little about the features: MAE's kNN "
+        "accuracy is low by nature and rises late; fine-tune or use a linear probe to judge."
+    ),
+    "dino": (
+        "The loss is a cross-entropy over K prototypes and starts near ln K. It may fall, rise and "
+        "fall again, since the teacher moves: the curve alone proves nothing. Stuck at exactly "
+        "ln K, the student answers every image alike. <code>teacher_entropy</code> should settle "
+        "between 0 and ln K: at ln K the teacher is uniform, at 0 with "
+        "<code>teacher_marginal_entropy</code> near 0 all images share one prototype. Watch kNN "
+        "and the effective rank."
+    ),
+    "poa": (
+        "As for DINO, with one curve per student: the intact one and the elastic one drawn anew at "
+        "every step, whose loss is noisier because its size changes. The two should fall together."
+    ),
+    "point_mae": (
+        "The loss is the Chamfer distance of hidden groups of points, in squared units of the "
+        "group's own scale. It falls steeply in the first epochs and flattens; judge by a linear "
+        "SVM or fine-tuning."
+    ),
+    "point_cmae": (
+        "The Chamfer distance as for Point-MAE, plus the agreement of tokens seen under two masks. "
+        "The second term alone going to its minimum means constant tokens: watch effective rank."
+    ),
+    "supervised": (
+        "The loss is the cross-entropy with the labels; with mixed images and smoothed labels it "
+        "stays well above 0 however good the network is. Judge by the validation accuracy."
+    ),
+}
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}
+h1{font-size:1.5em} h2{font-size:1.15em;margin-top:2em}
+table{border-collapse:collapse} td,th{padding:.15em .8em .15em 0;text-align:left}
+.verdict{padding:.7em 1em;border-left:5px solid #3a7;background:#eef7f1}
+.verdict.problem{border-color:#c33;background:#fbeeee}
+.curve{margin:.4em .6em .4em 0;font:11px system-ui,sans-serif}
+.curve .title{font-size:13px;font-weight:600}
+.curve polyline{fill:none;stroke:#26c;stroke-width:1.4} .curve circle{fill:#26c}
+.curve .axis{fill:none;stroke:#999}
+pre{background:#f5f5f5;padding:.8em;overflow:auto;font-size:12px} img{image-rendering:pixelated}
+"""
+
+
+def write_report(folder: Path, *, views: Batch | None = None) -> Path:
+    """Write report.html from the files of a run folder.
+
+    Args:
+        folder: The run folder.
+        views: A training batch, to show what the network is shown; uint8 images.
+
+    Raises:
+        CheckpointError: The folder lacks the run's files or cannot be written.
+    """
+    path = folder / "report.html"
+    try:
+        config_text = (folder / "config.yaml").read_text()
+        metrics = read_jsonl(folder / "metrics.jsonl")
+        speeds = read_jsonl(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
+        environment = json.loads((folder / "environment.json").read_text())
+        write_atomically(path, render(config_text, metrics, speeds, environment, views))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+    return path
+
+
+def render(
+    config_text: str,
+    metrics: Sequence[Mapping[str, Any]],
+    speeds: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, Any],
+    views: Batch | None,
+) -> str:
+    """The page as text."""
+    config = yaml.safe_load(config_text)
+    method, backbone = config["method"]["name"], config["backbone"]["name"]
+    title = f"{method}, {backbone}, {config['data']['path']}"
+    names = sorted({name for record in metrics for name in record} - {"step", "epoch"})
+    by_room = {
+        room: [name for name in names if name.startswith(f"{room}/")]
+        for room in ("eval", "train", "optim")
+    }
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        _verdict(metrics),
+        "<h2>Scores during training</h2>",
+        _scores(metrics, by_room["eval"]),
+        *(_curves(metrics, by_room["eval"])),
+        "<h2>Loss</h2>",
+        f"<p>{READING.get(method, '')}</p>",
+        *(_curves(metrics, by_room["train"])),
+        "<h2>Schedules and speed</h2>",
+        *(_curves(metrics, by_room["optim"])),
+        *(_curves(speeds, ["images_per_s", "data_wait_share"])),
+        _preview(views),
+        "<h2>Settings</h2>",
+        f"<pre>{html.escape(config_text)}</pre>",
+        "<h2>Machine</h2>",
+        f"<pre>{html.escape(json.dumps(environment, indent=1))}</pre>",
+    ]
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><body>"
+        f"{''.join(parts)}</body></html>\n"
+    )
+
+
+def picture(views: Mapping[str, Tensor], *, num_samples: int) -> Image.Image | None:
+    """One row of thumbnails per image, all its views side by side.
+
+    Args:
+        views: Name -> uint8 images, (k*B, 3, S, S).
+        num_samples: B.
+    """
+    images = {n: v for n, v in views.items() if v.ndim == 4 and v.shape[1] == 3}
+    rows = min(_NUM_IMAGES, num_samples)
+    columns = [
+        (view, j * num_samples)
+        for view in images.values()
+        for j in range(min(_MAX_DRAWINGS, len(view) // num_samples))
+    ]
+    if not columns:
+        return None
+    sheet = Image.new("RGB", (len(columns) * _TILE_PX, rows * _TILE_PX), "white")
+    for x, (view, first) in enumerate(columns):
+        for y in range(rows):
+            pixels = view[first + y].permute(1, 2, 0).cpu().numpy()
+            tile = Image.fromarray(pixels).resize(
+                (_TILE_PX - 4, _TILE_PX - 4), Image.Resampling.BOX
+            )
+            sheet.paste(tile, (x * _TILE_PX + 2, y * _TILE_PX + 2))
+    return sheet
+
+
+def _verdict(metrics: Sequence[Mapping[str, Any]]) -> str:
+    verdicts = [record["eval/verdict"] for record in metrics if "eval/verdict" in record]
+    if not verdicts:
+        return "<p>No verdict: online_eval.every_epochs is 0.</p>"
+    is_fine = verdicts[-1].startswith(("healthy", "untrained"))
+    kind = "verdict" if is_fine else "verdict problem"
+    return f'<p class="{kind}">{html.escape(verdicts[-1])}</p>'
+
+
+def _scores(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    rows = [record for record in metrics if any(name in record for name in names)]
+    numeric = [name for name in names if name != "eval/verdict"]
+    if not rows:
+        return ""
+    shown = rows if len(rows) <= 8 else [rows[0], *rows[-7:]]
+    head = "".join(f"<th>{html.escape(n.removeprefix('eval/'))}</th>" for n in numeric)
+    body = "".join(
+        f"<tr><td>{record['step']:,}</td>"
+        + "".join(f"<td>{_cell(record.get(name))}</td>" for name in numeric)
+        + "</tr>"
+        for record in shown
+    )
+    return f"<table><tr><th>update</th>{head}</tr>{body}</table>"
+
+
+def _curves(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    curves = []
+    for name in names:
+        points = [(r["step"], r[name]) for r in records if name in r]
+        if points and not any(isinstance(y, str) for _, y in points):
+            curves.append(curve(name.partition("/")[2] or name, points))
+    return curves
+
+
+def _preview(views: Batch | None) -> str:
+    sheet = None if views is None else picture(views.views, num_samples=views.num_samples)
+    if sheet is None or views is None:
+        return ""
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f"<h2>Views</h2><p>What the network is shown, image by image: "
+        f"{html.escape(', '.join(views.views))}.</p>"
+        f'<img alt="training views" src="data:image/png;base64,{data}">'
+    )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float | int) else ""

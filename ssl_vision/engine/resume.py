@@ -1,0 +1,114 @@
+"""Whether a run may go on from what its folder holds, and what changed since."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ssl_vision.config import TrainConfig, to_yaml
+from ssl_vision.engine.checkpoint import list_checkpoints, remove_temporaries
+from ssl_vision.engine.run_dir import RunFolder
+from ssl_vision.errors import CheckpointError, ConfigError
+
+# Another value of these makes another model, or another order of the data: refused.
+_FIXED = ("method.name", "backbone.name", "backbone.args", "backbone.in_chans", "seed",
+          "data.global_batch_size")  # fmt: skip
+# Where and how a run runs does not matter to what it computes: not worth a line.
+_MACHINE = ("run_dir", "resume", "init_from", "loggers", "data.num_threads", "data.download",
+            "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+            "trainer.log_every_steps", "trainer.keep_checkpoints",
+            "trainer.checkpoint_every_epochs", "trainer.checkpoint_every_steps")  # fmt: skip
+_ABSENT = "(absent)"
+
+
+def prepare_folder(folder: RunFolder, config: TrainConfig) -> bool:
+    """Decide between resuming and starting; make the folder ready for either.
+
+    Returns:
+        Whether checkpoints are there to resume from (complete or not).
+
+    Raises:
+        CheckpointError: `resume=must` without a checkpoint.
+        ConfigError: The checkpoints are of a run that this configuration cannot continue.
+    """
+    remove_temporaries(folder.checkpoints)
+    has_checkpoints = bool(list_checkpoints(folder.checkpoints))
+    if config.resume == "must" and not has_checkpoints:
+        raise CheckpointError(
+            f"resume=must, but {folder.checkpoints} holds no checkpoint; check run_dir, or start "
+            "with resume=auto."
+        )
+    if config.resume == "never" or not has_checkpoints:
+        set_aside(folder.path)
+        return False
+    return True
+
+
+def set_aside(folder: Path) -> None:
+    """Move the files of an earlier run into `previous/N/`; nothing is lost or mixed up."""
+    names = ("checkpoints", "metrics.jsonl", "speed.jsonl", "nonfinite.jsonl", "config.yaml",
+             "environment.json", "report.html", "export")  # fmt: skip
+    earlier = [folder / name for name in names if (folder / name).exists()]
+    if not earlier:
+        return
+    number = 1 + len(list((folder / "previous").glob("*")))
+    target = folder / "previous" / str(number)
+    target.mkdir(parents=True)
+    for path in earlier:
+        shutil.move(path, target / path.name)
+
+
+def config_changes(saved: str, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Full key -> (value in the checkpoint, value now), without what only concerns the machine."""
+    old, new = _flat(yaml.safe_load(saved)), _flat(yaml.safe_load(to_yaml(config)))
+    return {
+        key: (old.get(key, _ABSENT), new.get(key, _ABSENT))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _is_under(key, _MACHINE)
+    }
+
+
+def check_changes(changes: Mapping[str, tuple[Any, Any]], *, run_dir: Path) -> None:
+    """Raise ConfigError if a change makes it another run; the message shows all such changes."""
+    refused = {key: values for key, values in changes.items() if _is_under(key, _FIXED)}
+    if refused:
+        raise ConfigError(
+            f"run_dir={run_dir} holds a run with {describe_changes(refused, was=True)}; set it "
+            "back, choose another run_dir, or start anew with resume=never."
+        )
+
+
+def check_data(saved: str, now: str, *, policy: Literal["refuse", "allow"], path: str) -> None:
+    """Raise ConfigError if the data set is not the one the run began with."""
+    if saved and now and saved != now and policy == "refuse":
+        raise ConfigError(
+            f"data.path={path} holds other data than the run began with (fingerprint {now}, was "
+            f"{saved}); restore it, choose another run_dir, or set trainer.on_data_change=allow."
+        )
+
+
+def describe_changes(changes: Mapping[str, tuple[Any, Any]], *, was: bool = False) -> str:
+    """`key=old (now new)` for each change."""
+    if was:
+        return ", ".join(f"{k}={_show(o)} (now {_show(n)})" for k, (o, n) in changes.items())
+    return ", ".join(f"{k}: {_show(o)} -> {_show(n)}" for k, (o, n) in changes.items())
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    items: dict[str, Any] = {}
+    for key, value in tree.items():
+        items |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return items
+
+
+def _is_under(key: str, roots: tuple[str, ...]) -> bool:
+    return any(key == root or key.startswith(f"{root}.") for root in roots)
+
+
+def _show(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,198 @@
+"""The folder of a run: what was asked for, on what it ran, and what came out, step by step."""
+
+import fcntl
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from ssl_vision.engine.files import write_atomically
+from ssl_vision.errors import CheckpointError
+
+_PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "omegaconf", "numba", "ffcv")
+
+
+class RunFolder:
+    """One run's files; only rank 0 writes.
+
+    `metrics.jsonl` holds what the training computes and is, like the weights, the same bit for bit
+    whether or not a run was interrupted; clocks and memory go to `speed.jsonl`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """Folder of the backbone as a plain timm model."""
+        return self.path / "export"
+
+    def open(self) -> None:
+        """Create the folder and claim it for this process.
+
+        Raises:
+            CheckpointError: Not writable, or another process trains in it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise CheckpointError(
+                f"run_dir={self.path} cannot be written ({error.strerror}); set run_dir to a "
+                "folder you may write to."
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"run_dir={self.path} is in use by another run; wait for it, or choose another "
+                "run_dir."
+            ) from None
+        except OSError:
+            pass  # a file system without locks; the claim is a courtesy, not a need
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def write(self, name: str, content: str) -> None:
+        """Replace a text file of the folder atomically.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        try:
+            write_atomically(self.path / name, content)
+        except OSError as error:
+            raise _unwritable(self.path / name, error) from error
+
+    def read_json(self, name: str) -> Any:
+        """Content of a JSON file of the folder; None if it is not there or not whole."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Replace a JSON file of the folder atomically."""
+        self.write(name, json.dumps(content, indent=1) + "\n")
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """Add one JSON line, in one write; a reader never sees a line change.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        path = self.path / name
+        # JSON has no NaN or infinity; null is what readers of curves expect there.
+        finite = {k: None if _is_nonfinite(v) else v for k, v in record.items()}
+        line = json.dumps(finite, allow_nan=False) + "\n"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(descriptor, line.encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+    def truncate(self, name: str, *, step: int) -> None:
+        """Drop lines of later steps than `step`, and a torn last line; for resuming."""
+        path = self.path / name
+        if path.exists():
+            kept = [record for record in read_jsonl(path) if record.get("step", 0) <= step]
+            self.write(name, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def sync(self, name: str) -> None:
+        """Make the lines written so far survive a power cut."""
+        path = self.path / name
+        if path.exists():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Records of a JSON-lines file; a torn last line is left out.
+
+    Raises:
+        CheckpointError: A line before the last is not JSON.
+    """
+    records = []
+    lines = path.read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise CheckpointError(f"{path}: line {number} is not JSON.") from None
+        else:
+            if not line.endswith("\n") and number == len(lines):
+                records.pop()  # complete by chance, but its writer did not get to say so
+    return records
+
+
+def describe_environment(*, world_size: int, device: str) -> dict[str, Any]:
+    """Versions, machine and git state, for `environment.json`."""
+    versions: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "versions": versions,
+        "git": git_state(Path(__file__).parent),
+        "world_size": world_size,
+        "device": device,
+        "cpus": os.cpu_count(),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether files differ from it; None outside a checkout or without git."""
+    try:
+        commit, status = (
+            subprocess.run(
+                ["git", "-C", str(folder), *command],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "is_dirty": bool(status)}
+
+
+def _is_nonfinite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: cannot be written ({error.strerror}); earlier checkpoints are intact. Make room "
+        "or set run_dir to another disk, then start again with resume=auto."
+    )

@@ -1,0 +1,299 @@
+"""A run from its configuration to its export: build data, method and trainer; fit; report."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+
+from ssl_vision.backbones.build import build_backbone
+from ssl_vision.config import TrainConfig, to_yaml
+from ssl_vision.data.module import DataModule, per_process_batch
+from ssl_vision.distributed import world_size
+from ssl_vision.engine.callbacks import Checkpointer, PreemptionWatcher
+from ssl_vision.engine.checkpoint import CheckpointWriter
+from ssl_vision.engine.export import Exporter
+from ssl_vision.engine.failures import explained
+from ssl_vision.engine.metrics import MetricsLog, SpeedMeter
+from ssl_vision.engine.nonfinite import NonFiniteGuard
+from ssl_vision.engine.online_eval import OnlineEval
+from ssl_vision.engine.preemption import StopSignals
+from ssl_vision.engine.report import write_report
+from ssl_vision.engine.resume import (
+    check_changes,
+    check_data,
+    config_changes,
+    describe_changes,
+    prepare_folder,
+)
+from ssl_vision.engine.run_dir import RunFolder, describe_environment
+from ssl_vision.engine.strategy import build_trainer, parallelize
+from ssl_vision.engine.stream import BatchStream
+from ssl_vision.engine.watchers import Run, StepEdge, Watcher
+from ssl_vision.methods import METHODS
+from ssl_vision.methods.base import Method, TrainPlan
+from ssl_vision.optim.recipe import peak_lr
+from ssl_vision.randomness import derive_key, seeded
+from ssl_vision.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run leaves behind.
+
+    Attributes:
+        run_dir: Folder of the run.
+        steps: Optimizer updates done.
+        metrics: Latest value of everything that was measured.
+        export: Folder of the backbone as a plain timm model.
+    """
+
+    run_dir: Path
+    steps: int
+    metrics: dict[str, float]
+    export: Path
+
+
+def train(config: TrainConfig) -> RunResult:
+    """Train as configured; resume, save, score, export and report on the way.
+
+    Raises:
+        SslVisionError: With the exit code its class states; one line that says what to do.
+    """
+    trainer = build_trainer(config)
+    per_process_batch(
+        config.data.global_batch_size,
+        world_size=trainer.world_size,
+        accumulate=config.trainer.accumulate,
+    )
+    folder = RunFolder(config.run_path)
+    with ExitStack() as stack:
+        if trainer.is_global_zero:
+            folder.open()
+            stack.callback(folder.close)
+            _claim(folder, config)
+        data = build_data(config, trainer)
+        plan = build_plan(config, data)
+        run = Run(
+            config=config,
+            folder=folder,
+            stream=build_stream(config, plan, data),
+            trainer=trainer,
+            console=Console(),
+            data_fingerprint=data.fingerprint,
+            is_main=trainer.is_global_zero,
+            stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
+        )
+        method = build_method(config, plan)
+        exporter = Exporter(run, method)
+        fit(run, method, data, exporter)
+        return _finish(run, method, exporter)
+
+
+def build_data(config: TrainConfig, trainer: L.Trainer) -> DataModule:
+    """The data set and its loaders, for this process.
+
+    Raises:
+        DataError: Nothing there, or not enough for one update.
+    """
+    return DataModule(
+        config.data,
+        seed=config.seed,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        accumulate=config.trainer.accumulate,
+    )
+
+
+def build_plan(config: TrainConfig, data: DataModule) -> TrainPlan:
+    """Length of the run in updates."""
+    return TrainPlan(
+        steps_per_epoch=len(data.train_loader()) // config.trainer.accumulate,
+        epochs=config.trainer.epochs,
+        global_batch_size=config.data.global_batch_size,
+        image_size_px=config.data.size_px,
+        num_classes=data.num_classes,
+        seed=config.seed,
+    )
+
+
+def build_stream(config: TrainConfig, plan: TrainPlan, data: DataModule) -> BatchStream:
+    """The run's batches, from the first update."""
+    return BatchStream(
+        data.train_loader(),
+        seed=config.seed,
+        steps_per_epoch=plan.steps_per_epoch,
+        accumulate=config.trainer.accumulate,
+        global_batch_size=plan.global_batch_size,
+        stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
+    )
+
+
+def build_method(config: TrainConfig, plan: TrainPlan) -> Method:
+    """The method with its networks, drawn from the run's seed.
+
+    Raises:
+        ConfigError: Backbone and method do not go together, or settings contradict each other.
+    """
+    with seeded(derive_key(config.seed, "initial weights")):
+        backbone = build_backbone(config.backbone, image_size_px=plan.image_size_px)
+        return METHODS[config.method.name].module(
+            config.method, backbone, optim=config.optim, plan=plan
+        )
+
+
+def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
+    """Train from the newest checkpoint, or the start, to the end of the run.
+
+    Raises:
+        Preempted: A signal asked to stop; the checkpoint is complete.
+        NonFiniteError: By `trainer.on_nonfinite`.
+        DeviceMemoryError: The device is too small for the batch.
+        CheckpointError: A checkpoint could not be written.
+        PeerError: Another process died.
+    """
+    settings = run.config.trainer
+    signals = StopSignals(on_first=lambda: setattr(method, "stop_requested", True))
+    writer = CheckpointWriter(run.folder.checkpoints, keep=settings.keep_checkpoints)
+    checkpointer = Checkpointer(run, writer, describe=exporter.describe)
+    guard = NonFiniteGuard(
+        method,
+        policy=settings.on_nonfinite,
+        roll_back=lambda: checkpointer.roll_back(method),
+    )
+    speed = SpeedMeter(every_steps=settings.log_every_steps)
+    scores = OnlineEval(run, data, exporter)
+    watchers: list[Watcher] = [
+        guard,
+        MetricsLog(every_steps=settings.log_every_steps),
+        speed,
+        scores,
+        checkpointer,
+        PreemptionWatcher(signals, checkpointer),
+    ]
+
+    def begin() -> None:
+        signals.install()  # Lightning has just set its own
+        scores.start(method)
+        speed.start(run, method)
+
+    edge = StepEdge(run, watchers, restore=lambda: _restore(run, method, checkpointer), begin=begin)
+    callbacks: list[L.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks.append(edge)
+    method.parallelize = lambda network: parallelize(network, run.trainer.strategy)
+    _disable_signal_broadcast(run.trainer)
+    with ExitStack() as stack:
+        stack.enter_context(explained(run, method))
+        stack.enter_context(signals.installed())
+        stack.callback(speed.stop)
+        run.trainer.fit(method, datamodule=_RunData(data, run.stream))
+        if run.is_main:
+            checkpointer.finish()
+
+
+class _RunData(L.LightningDataModule):
+    """Hands Lightning the stream, and the data module's normalisation on the device."""
+
+    def __init__(self, data: DataModule, stream: BatchStream) -> None:
+        super().__init__()
+        self._data = data
+        self._stream = stream
+
+    def train_dataloader(self) -> BatchStream:
+        """The rest of the run."""
+        return self._stream
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise."""
+        return self._data.on_after_batch_transfer(batch, dataloader_idx)
+
+
+def _claim(folder: RunFolder, config: TrainConfig) -> None:
+    """Refuse what cannot go on, before data or a model is touched."""
+    saved = folder.path / "config.yaml"
+    if prepare_folder(folder, config) and saved.exists():
+        check_changes(config_changes(saved.read_text(), config), run_dir=folder.path)
+    folder.write("config.yaml", to_yaml(config))
+
+
+def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:
+    """Put the newest checkpoint back, if this run resumes; say what happened."""
+    state = checkpointer.restore_newest(method) if run.config.resume != "never" else None
+    step = 0
+    if state is not None:
+        step = state["step"]
+        changes = config_changes(state["config"], run.config)
+        check_changes(changes, run_dir=run.folder.path)
+        check_data(
+            state["data_fingerprint"],
+            run.data_fingerprint,
+            policy=run.config.trainer.on_data_change,
+            path=str(run.config.data.path),
+        )
+        run.say(f"resuming {run.folder.path} after update {step} of {run.stop_step}")
+        if changes:
+            run.warn(f"settings changed since: {describe_changes(changes)}")
+    if run.is_main:
+        for name in ("metrics.jsonl", "speed.jsonl", "nonfinite.jsonl"):
+            run.folder.truncate(name, step=step)
+        run.recall(step)
+        _note_session(run, method, step)
+    if step == 0:
+        _introduce(run, method)
+
+
+def _note_session(run: Run, method: Method, step: int) -> None:
+    """environment.json: one entry per start of the run."""
+    session: dict[str, Any] = {"from_step": step} | describe_environment(
+        world_size=world_size(), device=_device_name(method)
+    )
+    earlier = run.folder.read_json("environment.json") or {"sessions": []}
+    run.folder.write_json("environment.json", {"sessions": [*earlier["sessions"], session]})
+
+
+def _introduce(run: Run, method: Method) -> None:
+    """What a user should check before leaving the machine alone."""
+    config, plan = run.config, method.plan
+    num_parameters = sum(p.numel() for _, p in method.trainable_parameters()) / 1e6
+    run.say(
+        f"{config.method.name} with {config.backbone.name} ({num_parameters:.1f} M trainable "
+        f"parameters) on {config.data.path}: {plan.epochs} epochs of {plan.steps_per_epoch} "
+        f"updates, {plan.global_batch_size} samples each on {world_size()} process(es) x "
+        f"{config.trainer.accumulate} batch(es), peak lr {peak_lr(config.optim, plan=plan):.3g}, "
+        f"{config.trainer.precision} on {_device_name(method)}"
+    )
+
+
+def _device_name(method: Method) -> str:
+    if method.device.type == "cuda":
+        return torch.cuda.get_device_name(method.device)
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _disable_signal_broadcast(trainer: L.Trainer) -> None:
+    """Keep Lightning from asking rank 0 before every batch whether it got SIGTERM.
+
+    That is a collective, and a device sync, and it hangs if the signal arrives in it. The
+    processes agree once per update instead.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    if hasattr(loop, "_broadcast_sigterm_tensor"):
+        loop._broadcast_sigterm_tensor = lambda: None
+
+
+def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
+    """Export, report, and the lines a user pastes next."""
+    exporter.refresh(method)
+    if run.is_main:
+        exporter.write(method)
+        write_report(run.folder.path, views=run.stream.first)
+        run.say(exporter.snippet())
+    return RunResult(
+        run_dir=run.folder.path,
+        steps=method.step,
+        metrics=dict(run.metrics),
+        export=run.folder.export,
+    )

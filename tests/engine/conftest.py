@@ -1,0 +1,71 @@
+"""Runs of seconds: a two-block ViT on the built-in digits."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssl_vision.config import TrainConfig, load_train_config
+
+_PLAIN = "crop_area: [0.5, 1.0], flip_prob: 0.0"
+_METHODS = {
+    "barlow_twins": (
+        "{name: barlow_twins, projector_dims: [64, 64]}",
+        {"a": f"{{size_px: 16, {_PLAIN}}}", "b": f"{{size_px: 16, {_PLAIN}}}"},
+    ),
+    "mae": (
+        "{name: mae, decoder_width: 16, decoder_depth: 1, decoder_num_heads: 2}",
+        {"view": f"{{size_px: 16, {_PLAIN}}}"},
+    ),
+    "dino": (
+        "{name: dino, num_prototypes: 64, hidden_dim: 32, bottleneck_dim: 16}",
+        {
+            "global_1": f"{{size_px: 16, {_PLAIN}}}",
+            "global_2": f"{{size_px: 16, {_PLAIN}}}",
+            "local": f"{{size_px: 8, count: 2, {_PLAIN}}}",
+        },
+    ),
+}
+
+
+def write_recipe(path: Path, method: str) -> Path:
+    settings, views = _METHODS[method]
+    lines = "\n".join(f"    {name}: {view}" for name, view in views.items())
+    path.write_text(
+        f"""
+method: {settings}
+backbone:
+  name: vit_tiny_patch16_224
+  drop_path: 0.1
+  args: {{patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2}}
+data:
+  path: digits
+  global_batch_size: 128
+  num_threads: 1
+  eval_size_px: 16
+  views:
+{lines}
+optim: {{name: adamw, base_lr: 1e-3, warmup_epochs: 1}}
+trainer: {{epochs: 2, log_every_steps: 3, accelerator: cpu}}
+online_eval: {{every_epochs: 0}}
+"""
+    )
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., TrainConfig]:
+    """`recipe("dino", "trainer.epochs=3")` -> a configuration whose run folder is in tmp_path."""
+
+    def build(method: str = "barlow_twins", *overrides: str, run: str = "run") -> TrainConfig:
+        path = write_recipe(tmp_path / f"{method}.yaml", method)
+        return load_train_config([path], [f"run_dir={tmp_path / run}", *overrides])
+
+    return build
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    from ssl_vision.engine.run_dir import read_jsonl
+
+    return read_jsonl(folder / "metrics.jsonl")

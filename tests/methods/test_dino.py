@@ -185,8 +185,9 @@ def test_accumulated_batches_equal_one_large_batch(fit, random_views):
         torch.testing.assert_close(ours[name], value, rtol=1e-7, atol=1e-10, msg=name)
 
 
-def test_a_batch_that_is_not_finite_moves_nothing(fit, random_views):
-    method = _method()
+@pytest.mark.parametrize("network", [{}, {"name": "resnet18", "args": RESNET}])
+def test_a_batch_that_is_not_finite_moves_nothing(fit, random_views, network):
+    method = _method(**network)
     good, bad = random_views(SIZES, num=4), random_views(SIZES, num=4, seed=1)
     fit(method, [good])
     before = copy.deepcopy(method.state_dict())
@@ -371,6 +372,13 @@ def test_teachers_restart_from_loaded_weights():
 def test_the_export_is_the_teacher():
     method = _method()
     assert method.export_backbone() is method.teacher.network
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224"])
+def test_networks_of_one_size_say_so(random_views, name):
+    args = {"depth": 1, "embed_dim": 24, "num_heads": 3}
+    with pytest.raises(ConfigError, match=r"local.size_px=16: .* one size only"):
+        _method(name=name, args=args).compute_loss(random_views(SIZES, num=2))
 
 
 # Mistakes -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from timm.models import VisionTransformer
 from torch import nn
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.errors import CheckpointError, ConfigError
@@ -57,6 +58,8 @@ def wrap_model(
         ConfigError: The model has no pooled features (no `forward_head`).
     """
     args = model_args or {}
+    if isinstance(model, PointTransformer):
+        return PointViT(model, architecture=architecture, model_args=args)
     if isinstance(model, VisionTransformer):
         return TimmViT(model, architecture=architecture, model_args=args)
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):

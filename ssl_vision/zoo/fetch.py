@@ -82,8 +82,7 @@ def fetch_export(name: str, settings: Mapping[str, Any]) -> Path:
         CheckpointError: The weights cannot be had or converted.
     """
     entry, chosen = find_entry(name), dict(settings)
-    if entry.status == "unsupported":
-        raise ConfigError(f"zoo:{name} cannot be converted: {' '.join(entry.notes)}")
+    check_supported(entry)
     kind = str(chosen.pop("file", "backbone"))
     file = _file_of(entry, kind)
     if file.format == "timm_folder":
@@ -107,6 +106,12 @@ def fetch_export(name: str, settings: Mapping[str, Any]) -> Path:
                 card=card_of(entry, sha256=found.sha256),
             )
     return folder
+
+
+def check_supported(entry: ZooEntry) -> None:
+    """Raise ConfigError, with the reason, for an entry that is only listed."""
+    if entry.status == "unsupported":
+        raise ConfigError(f"zoo:{entry.name} cannot be converted: {' '.join(entry.notes)}")
 
 
 def card_of(entry: ZooEntry, *, sha256: str) -> ModelCard:

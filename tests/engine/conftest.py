@@ -1,5 +1,8 @@
 """Runs of seconds: a two-block ViT on the built-in digits."""
 
+import os
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,7 @@ from typing import Any
 import pytest
 
 from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.errors import SslVisionError
 
 _PLAIN = "crop_area: [0.5, 1.0], flip_prob: 0.0"
 _METHODS = {
@@ -65,7 +69,31 @@ def recipe(tmp_path: Path) -> Callable[..., TrainConfig]:
     return build
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    from ssl_vision.engine.run_dir import read_jsonl
+def in_child(function: Callable[[], Any]) -> int:
+    """Run a function in a forked process; its exit status, negative for a signal.
 
-    return read_jsonl(folder / "metrics.jsonl")
+    A fork has what was imported but nothing of the run: the process a restart finds, without the
+    seconds of importing PyTorch again.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        except SslVisionError as error:
+            sys.stderr.write(f"error: {error}\n")
+            status = error.exit_code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    _, result = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(result)
+
+
+@pytest.fixture
+def child() -> Callable[[Callable[[], Any]], int]:
+    """`child(function)` -> exit status of a process that ran it."""
+    return in_child

@@ -45,7 +45,7 @@ backbone:
   args: {{patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2}}
 data:
   path: digits
-  global_batch_size: 128
+  global_batch_size: 256
   num_threads: 1
   eval_size_px: 16
   views:
@@ -93,7 +93,17 @@ def in_child(function: Callable[[], Any]) -> int:
     return os.waitstatus_to_exitcode(result)
 
 
+@pytest.fixture(scope="session")
+def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One run here, so that forked processes find kernels compiled and modules imported."""
+    from ssl_vision.engine.train import train
+
+    folder = tmp_path_factory.mktemp("warm")
+    path = write_recipe(folder / "recipe.yaml", "dino")
+    train(load_train_config([path], [f"run_dir={folder / 'run'}", "trainer.max_steps=1"]))
+
+
 @pytest.fixture
-def child() -> Callable[[Callable[[], Any]], int]:
+def child(_warm: None) -> Callable[[Callable[[], Any]], int]:
     """`child(function)` -> exit status of a process that ran it."""
     return in_child

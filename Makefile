@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RECIPE ?= configs/dino/tiny_cpu.yaml
 RUN ?= runs/quickstart
 SYSTEM_PACKAGES := python3-venv python3-dev g++ pkg-config libturbojpeg0-dev libopencv-dev
 TEST_PACKAGES := tuxpaint-stamps-default
@@ -13,7 +14,7 @@ TEST_PACKAGES := tuxpaint-stamps-default
 .PHONY: quickstart test lint system system-test clean
 
 quickstart: $(VENV)/.installed-demo
-	$(BIN)/python tools/quickstart.py $(RUN)
+	$(BIN)/python tools/quickstart.py $(RECIPE) run_dir=$(RUN)
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.data.module import DataConfig
+from ssl_vision.data.pack import PrepareConfig
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
@@ -134,6 +135,11 @@ def load_eval_config(paths: Sequence[str | Path], overrides: Sequence[str] = ())
     OmegaConf.set_readonly(schema, False)
     schema.data = OmegaConf.structured(DataConfig)
     return _finish(schema, _read_layers(paths, overrides), EvalConfig)
+
+
+def load_prepare_config(overrides: Sequence[str] = ()) -> PrepareConfig:
+    """As `load_train_config`, for packing a data set."""
+    return _finish(OmegaConf.structured(PrepareConfig), _read_layers([], overrides), PrepareConfig)
 
 
 def to_yaml(config: TrainConfig | EvalConfig) -> str:

@@ -2,7 +2,8 @@
 
 A view is one augmented picture of an image (or cloud). Recipes name their views:
 `data.views.a.blur.prob=0.1` changes one number of one view.
-Operations happen in the order of the fields: crop, flip, jitter, grayscale, blur, solarize.
+Operations happen in the order of the fields: crop, flip, jitter, grayscale, blur, solarize,
+RandAugment, random erasing.
 """
 
 from dataclasses import dataclass
@@ -70,6 +71,45 @@ class SolarizeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RandAugmentConfig:
+    """Operations drawn from a list of fifteen (Cubuk et al. 2019), timm's `rand-m9-mstd0.5-inc1`.
+
+    AutoContrast, Equalize, Invert, Rotate, Posterize, Solarize, SolarizeAdd, Color, Contrast,
+    Brightness, Sharpness, ShearX, ShearY, TranslateX, TranslateY; each grows with the magnitude.
+    """
+
+    num_ops: int = 2  # drawn with replacement, applied one after the other
+    op_prob: float = 0.5  # of each drawn operation being applied
+    magnitude: float = 9.0  # of 10
+    magnitude_std: float = 0.5  # of a normal distribution around it, cut to 0..10
+    fill: tuple[int, int, int] = (124, 116, 104)  # RGB beyond the border: ImageNet's mean
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_ops <= 8:
+            raise ConfigError(f"rand_augment.num_ops={self.num_ops} must be from 1 to 8.")
+        check_prob("rand_augment.op_prob", self.op_prob)
+        check_range("rand_augment.magnitude", (0.0, self.magnitude), low=0.0, high=10.0)
+        check_range("rand_augment.magnitude_std", (0.0, self.magnitude_std), low=0.0, high=10.0)
+        check_range("rand_augment.fill", (min(self.fill), max(self.fill)), low=0, high=255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EraseConfig:
+    """Random erasing (Zhong et al. 2017): a rectangle becomes noise, drawn per pixel."""
+
+    prob: float = 0.25
+    area: tuple[float, float] = (0.02, 1 / 3)  # fraction of the view
+    ratio: tuple[float, float] = (0.3, 10 / 3)  # height / width
+    noise_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of values 0..1
+    noise_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        check_prob("erase.prob", self.prob)
+        check_range("erase.area", self.area, low=1e-6, high=1.0)
+        check_range("erase.ratio", self.ratio, low=1e-3, high=1e3)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ViewConfig:
     """One view of an image; an operation that is None or has probability 0 is off."""
 
@@ -85,6 +125,8 @@ class ViewConfig:
     gray_prob: float = 0.0
     blur: BlurConfig | None = None
     solarize: SolarizeConfig | None = None
+    rand_augment: RandAugmentConfig | None = None
+    erase: EraseConfig | None = None
 
     def __post_init__(self) -> None:
         if self.size_px < 1 or self.count < 1:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,23 +74,59 @@ def _entry(rank: int, world_size: int, port: int, function: Any, args: Any, resu
 
 
 @pytest.fixture
-def run_distributed() -> Callable[..., list[Any]]:
+def run_distributed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """`run_distributed(function, *args, world_size=2)` -> what each gloo process returned.
 
-    Processes are forked, so `function` may be any function of a test file; it must return
-    something picklable (tensors as NumPy arrays or lists).
+    `function` may be any top-level function of a test file; it must return something picklable
+    (tensors as NumPy arrays or lists). Processes are forked from a server that has imported torch
+    and nothing else happened in: a fork of this process could not run autograd once a test before
+    has exported or compiled a network.
     """
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1]))  # finds `tests.*`
 
     def run(function: Callable[..., Any], *args: Any, world_size: int = 2) -> list[Any]:
-        context = mp.get_context("fork")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "numpy", "pytest"])
         with context.Manager() as manager:
             results = manager.dict()
             mp.start_processes(
                 _entry,
                 args=(world_size, _free_port(), function, args, results),
                 nprocs=world_size,
-                start_method="fork",
+                start_method="forkserver",
             )
             return [results[rank] for rank in range(world_size)]
 
     return run
+
+
+@pytest.fixture
+def official_weights() -> Callable[[torch.nn.Module, list[str]], None]:
+    """`official_weights(module, names)` fills a point network or method by the golden files' rule.
+
+    Each tensor holds 0.06 times normal numbers seeded with the CRC of its official name, plus 1
+    where it is a one-dimensional weight.
+    """
+    from ssl_vision.zoo.convert_points import rename_finetuned, rename_pretrained
+
+    def fill(module: torch.nn.Module, names: list[str]) -> None:
+        marks = {name: torch.tensor([float(i)]) for i, name in enumerate(names)}
+        if any(name.startswith("MAE_encoder.") for name in names):
+            _, encoder, others = rename_pretrained(marks)
+        else:
+            encoder, others = rename_finetuned(marks)
+        inside = "backbone.model." if hasattr(module, "backbone") else ""
+        ours = {inside + name: mark for name, mark in encoder.items()} | others
+        state = module.state_dict()
+        for name, value in state.items():
+            if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+                continue
+            official = names[int(ours[name])]
+            random = np.random.RandomState(zlib.crc32(official.encode()))
+            drawn = 0.06 * random.standard_normal(value.numel())
+            if value.ndim == 1 and official.endswith("weight"):
+                drawn += 1
+            state[name] = torch.from_numpy(drawn.astype(np.float32)).view_as(value)
+        module.load_state_dict(state)
+
+    return fill

@@ -49,6 +49,7 @@ def test_public_rooms_are_reachable_from_the_package_alone() -> None:
         "s.losses.barlow_twins_loss, s.losses.masked_patch_loss, s.losses.dino_loss; "
         "s.losses.chamfer_distance, s.optim.LARS, s.evaluation.knn_classify, s.evaluation.rankme; "
         "s.backbones.elastic.sizes, s.backbones.elastic.forward, s.backbones.elastic.extract; "
-        "assert all(map(callable, (s.evaluation.linear_probe, s.train, s.evaluate, s.load_backbone)))"
+        "assert all(map(callable, (s.evaluation.linear_probe, s.train, s.evaluate))); "
+        "assert callable(s.load_backbone)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

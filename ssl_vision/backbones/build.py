@@ -11,6 +11,7 @@ from timm.models import VisionTransformer
 from torch import nn
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.errors import CheckpointError, ConfigError
@@ -41,7 +42,7 @@ def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
     Raises:
         ConfigError: Unknown name (with the nearest known ones), or arguments timm refuses.
     """
-    _check_name(config.name, key="backbone.name")
+    check_architecture(config.name, key="backbone.name")
     model, args = _create(config, image_size_px=image_size_px)
     if config.is_checkpointed:
         model.set_grad_checkpointing(True)
@@ -57,6 +58,8 @@ def wrap_model(
         ConfigError: The model has no pooled features (no `forward_head`).
     """
     args = model_args or {}
+    if isinstance(model, PointTransformer):
+        return PointViT(model, architecture=architecture, model_args=args)
     if isinstance(model, VisionTransformer):
         return TimmViT(model, architecture=architecture, model_args=args)
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
@@ -119,7 +122,7 @@ def build_from_config(config: Mapping[str, Any], *, num_classes: int = 0) -> Bac
         ConfigError: This timm does not know the architecture or refuses the arguments.
     """
     name, args = str(config["architecture"]), dict(config.get("model_args") or {})
-    _check_name(name, key="architecture")
+    check_architecture(name, key="architecture")
     try:
         model = timm.create_model(name, num_classes=num_classes, **args)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -142,7 +145,7 @@ def load_timm(name: str, *, is_pretrained: bool, args: dict[str, Any]) -> Backbo
     """
     has_source = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
     if not has_source:
-        _check_name(name, key="timm model")
+        check_architecture(name, key="timm model")
     try:
         model = timm.create_model(name, pretrained=is_pretrained, num_classes=0, **args)
     except TypeError as error:
@@ -161,8 +164,13 @@ def load_timm(name: str, *, is_pretrained: bool, args: dict[str, Any]) -> Backbo
     return wrap_model(model, architecture=architecture, model_args=args)
 
 
-def _check_name(name: str, *, key: str) -> None:
-    """Raise ConfigError with the nearest known names unless timm knows this one."""
+def check_architecture(name: str, *, key: str) -> None:
+    """Raise ConfigError, with the nearest known names, unless timm knows the name.
+
+    Args:
+        name: Of an architecture, with or without a tag.
+        key: What the message calls the setting.
+    """
     plain = name.split(".")[0]
     if timm.is_model(plain):
         return

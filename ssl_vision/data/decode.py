@@ -19,8 +19,8 @@ from ssl_vision.errors import DataError
 MAX_PIXELS = 1 << 28  # 268 megapixels, 805 MB of RGB: beyond it a file is refused
 _KEEP_BYTES = 64 << 20  # scratch larger than this is given back after the image
 
-_RGB = 0  # TJPF_RGB
-_ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT
+RGB = 0  # TJPFRGB
+ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT
 _FATAL = 1  # TJERR_FATAL; 0 is a warning
 _CMYK_SPACES = (3, 4)  # TJCS_CMYK, TJCS_YCCK: left to Pillow
 _HARMLESS = "extraneous bytes before marker"  # libjpeg skipped filler; every pixel is there
@@ -77,6 +77,20 @@ def exif_orientation(data: bytes) -> int:
     except struct.error:  # a damaged EXIF block says nothing about the picture
         return 1
     return 1
+
+
+def jpeg_components(data: bytes) -> int:
+    """Colour components a JPEG's frame header states: 1 gray, 3 colour, 4 CMYK; 0 if none found."""
+    position = 2
+    while position + 9 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return data[position + 9]
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return 0
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -171,20 +185,40 @@ class Decoder:
         pixels = self._decode_jpeg(data)
         return decode_with_pillow(data) if pixels is None else pixels
 
+    def size(self, data: bytes) -> tuple[int, int]:
+        """Height and width of JPEG bytes as stored, without decoding them.
+
+        Raises:
+            DataError: If the header is damaged.
+        """
+        if self._handle is None:
+            with Image.open(io.BytesIO(data)) as image:
+                return image.height, image.width
+        header = self._read_header(data)
+        if header is None:
+            raise DataError("the JPEG header is damaged")
+        return header[1], header[0]
+
+    def _read_header(self, data: bytes) -> tuple[int, int, int] | None:
+        """Width, height and colour space; None if the header cannot be read."""
+        values = [ctypes.c_int() for _ in range(4)]
+        pointers = [ctypes.byref(value) for value in values]
+        if self._library.tjDecompressHeader3(self._handle, data, len(data), *pointers) != 0:
+            return None
+        return values[0].value, values[1].value, values[3].value
+
     def _decode_jpeg(self, data: bytes) -> np.ndarray | None:
         """Pixels, or None where Pillow has to do it (CMYK, or not understood here)."""
-        width, height, sampling, space = (ctypes.c_int() for _ in range(4))
-        header = (ctypes.byref(value) for value in (width, height, sampling, space))
-        library, handle = self._library, self._handle
-        status = library.tjDecompressHeader3(handle, data, len(data), *header)
-        if status != 0 or space.value in _CMYK_SPACES:
+        header = self._read_header(data)
+        if header is None or header[2] in _CMYK_SPACES:
             return None
-        w, h = width.value, height.value
+        w, h = header[:2]
         _check_size(w, h)
+        library, handle = self._library, self._handle
         pixels = self._reserve(w * h * 3)
         address = pixels.ctypes.data
         status = library.tjDecompress2(
-            handle, data, len(data), address, w, w * 3, h, _RGB, _ACCURATE_DCT
+            handle, data, len(data), address, w, w * 3, h, RGB, ACCURATE_DCT
         )
         if status != 0:
             message = library.tjGetErrorStr2(handle).decode(errors="replace")

@@ -45,7 +45,7 @@ class FolderSource(Source):
         sizes = [os.stat(self.root / path).st_size for path in self.paths[::step]]
         return digest("\n".join(self.paths), np.array(sizes, np.int64))
 
-    def read(self, index: int) -> bytes:
+    def encoded(self, index: int) -> bytes:
         """The file's bytes.
 
         Raises:
@@ -59,7 +59,7 @@ class FolderSource(Source):
 
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
         """One decoded image."""
-        return decoder.decode(self.read(index))
+        return decoder.decode(self.encoded(index))
 
 
 def list_images(root: Path) -> list[str]:

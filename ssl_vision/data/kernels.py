@@ -26,6 +26,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
+from ssl_vision.randomness import derive_key
 from ssl_vision.views import ViewConfig
 
 Array = np.ndarray[Any, Any]
@@ -86,6 +87,11 @@ def view_table(view: ViewConfig) -> np.ndarray:
         table[_SOLARIZE_PROB] = view.solarize.prob
         table[_THRESHOLD] = view.solarize.threshold
     return table
+
+
+def view_stream(seed: int, name: str) -> np.uint64:
+    """Key of a view's draws; independent of the other views of a recipe."""
+    return np.uint64(derive_key(seed, "view", name))
 
 
 def scratch_size(size_px: int) -> int:
@@ -631,16 +637,56 @@ def recolor(image: Array, table: Array, key: Number, scratch: Array) -> None:
 # What the loader calls --------------------------------------------------------------------
 
 
-def _as_pointer(typing_context: Any, address: Any) -> Any:
+def _to_pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+
+def _pointer(typing_context: Any, address: Any) -> Any:
     """Address (int64) as a pointer to uint8."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.uint8)(types.int64), generate
+    return types.CPointer(types.uint8)(types.int64), _to_pointer
 
 
-_pointer: Any = intrinsic(_as_pointer)
+def _pointer64(typing_context: Any, address: Any) -> Any:
+    """Address (int64) as a pointer to int64."""
+    return types.CPointer(types.int64)(types.int64), _to_pointer
+
+
+pointer: Any = intrinsic(_pointer)
+pointer64: Any = intrinsic(_pointer64)
+
+
+@_jit
+def render_image(
+    flat: Array,
+    height: int,
+    width: int,
+    sample: int,
+    out: Array,
+    row: int,
+    table: Array,
+    stream: Number,
+    epoch: int,
+    scratch: Array,
+) -> None:
+    """Render every drawing of one view of one image; see `render_rows`.
+
+    Args:
+        flat: Interleaved RGB, uint8, (H * W * 3,).
+        height: H.
+        width: W.
+        sample: Sample id.
+        out: Result, uint8, (k, B, 3, S, S); row `row` is written.
+        row: Row.
+        table: Of `view_table`.
+        stream: Of `view_stream`.
+        epoch: Epoch, int64.
+        scratch: float32, at least `scratch_size(S)` long; one per thread.
+    """
+    for drawing in range(out.shape[0]):
+        image = out[drawing, row]
+        key = view_key(stream, epoch, sample, drawing)
+        crop(flat, height, width, table, key, image)
+        recolor(image, table, key, scratch)
 
 
 @_jit
@@ -666,14 +712,13 @@ def render_rows(
         out: Result, uint8, (k, B, 3, S, S); rows first_row ... first_row + n - 1 are written.
         first_row: Row of the first image.
         table: Of `view_table`.
-        stream: Key of seed and view name, uint64.
+        stream: Of `view_stream`.
         epoch: Epoch, int64.
         scratch: float32, at least `scratch_size(S)` long; one per thread.
     """
     for i in range(len(addresses)):
-        flat = carray(_pointer(addresses[i]), (heights[i] * widths[i] * 3,))
-        for drawing in range(out.shape[0]):
-            image = out[drawing, first_row + i]
-            key = view_key(stream, epoch, samples[i], drawing)
-            crop(flat, heights[i], widths[i], table, key, image)
-            recolor(image, table, key, scratch)
+        flat = carray(pointer(addresses[i]), (heights[i] * widths[i] * 3,))
+        render_image(
+            flat, heights[i], widths[i], samples[i], out, first_row + i,
+            table, stream, epoch, scratch,
+        )  # fmt: skip

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from ssl_vision.data import kernels
+from ssl_vision.data import kernels, policy
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.sources import RawBlock, Source
 from ssl_vision.errors import ConfigError, DataError
@@ -53,6 +53,7 @@ class _View(NamedTuple):
     config: ViewConfig
     table: np.ndarray
     stream: np.uint64
+    policy: np.ndarray | None  # of RandAugment and erasing, where the view has them
 
 
 class _Tools:
@@ -262,14 +263,18 @@ class MultiViewLoader:
         """Tables and keys of the views; also compiles the kernels, here and not in a thread."""
         views = {}
         for name, config in self.views.items():
-            stream = np.uint64(derive_key(self.seed, "view", name))
-            views[name] = _View(config, kernels.view_table(config), stream)
+            stream = kernels.view_stream(self.seed, name)
+            table, drawn = kernels.view_table(config), policy.policy_table(config)
+            views[name] = _View(config, table, stream, drawn)
         pixel = np.zeros(3, np.uint8)
         one, out = np.ones(1, np.int64), np.empty((1, 1, 3, 1, 1), np.uint8)
         view = next(iter(views.values()))
         scratch = np.empty(kernels.scratch_size(1), np.float32)
         address = one * pixel.ctypes.data
         kernels.render_rows(address, one, one, one, out, 0, view.table, view.stream, 0, scratch)
+        for view in views.values():
+            if view.policy is not None:
+                policy.policy_rows(out, 0, one, view.policy, view.stream, 0)
         return views
 
     def _to_batch(self, job: _Job) -> Batch:
@@ -325,6 +330,8 @@ class MultiViewLoader:
             kernels.render_rows(
                 *block, samples, images, row, view.table, view.stream, job.epoch, tools.scratch
             )
+            if view.policy is not None:
+                policy.policy_rows(images, row, samples, view.policy, view.stream, job.epoch)
 
     def _pixels(self, job: _Job, row: int, decoder: Decoder) -> np.ndarray:
         """Pixels of a row's sample, or of its substitute, which takes over the row."""

@@ -1,8 +1,9 @@
 """Settings of the data, and the Lightning module that makes loaders of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -13,6 +14,7 @@ from torch import Tensor
 from ssl_vision.data.arrays import stratified_split
 from ssl_vision.data.loader import MultiViewLoader
 from ssl_vision.data.sources import Source, SubsetSource, build_source
+from ssl_vision.data.subsets import fraction_rows, rows_of_list, with_classes_of
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
@@ -27,9 +29,11 @@ class DataConfig:
 
     path: str  # folder, .beton file, or name of a data set
     val_path: str | None = None  # default: the val split of `path`
+    train_list: str | None = None  # text file of the training images to use, one name a line
+    train_fraction: float = 1.0  # of each class's (or of all) training images; 0.01 is in 0.1
     download: bool = False  # whether a named data set may be fetched
     global_batch_size: int = 256  # samples per optimizer update, over processes and accumulation
-    views: dict[str, ViewConfig]
+    views: dict[str, ViewConfig] = field(default_factory=dict)  # the method says which
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, values 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     augment_on: Literal["cpu", "device"] = "cpu"  # device: crops on CPU, colour on the device
@@ -47,6 +51,15 @@ class DataConfig:
                 f"data.global_batch_size={self.global_batch_size} and data.eval_batch_size="
                 f"{self.eval_batch_size} must be 1 or more."
             )
+        if not 0 < self.train_fraction <= 1:
+            raise ConfigError(
+                f"data.train_fraction={self.train_fraction} must be above 0 and up to 1."
+            )
+        if self.train_list is not None and self.train_fraction != 1:
+            raise ConfigError(
+                f"data.train_list={self.train_list} and data.train_fraction={self.train_fraction} "
+                "both choose training images; set one of them."
+            )
         if self.num_threads < 0:
             raise ConfigError(f"data.num_threads={self.num_threads} must be 0 (automatic) or more.")
         if min(self.std) <= 0:
@@ -54,8 +67,11 @@ class DataConfig:
 
     @property
     def size_px(self) -> int:
-        """Side of the largest view."""
-        return max(view.size_px for view in self.views.values())
+        """Side of the largest view; of evaluation where there are no views."""
+        sizes = [view.size_px for view in self.views.values()]
+        if not sizes and self.eval_size_px is None:
+            raise ConfigError("data.views is empty; give data.views or data.eval_size_px.")
+        return max(sizes, default=self.eval_size_px or 0)
 
     def evaluation_view(self) -> ViewConfig:
         """The un-augmented view of kNN and feature extraction."""
@@ -104,6 +120,8 @@ class DataModule(L.LightningDataModule):
         rank: Index of this process.
         world_size: Number of processes.
         accumulate: Batches per optimizer update.
+        is_supervised: Whether training reads labels: it then leaves out images without label, and
+            those of `val_source`.
 
     Attributes:
         train_source: Training images.
@@ -120,6 +138,7 @@ class DataModule(L.LightningDataModule):
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
+        is_supervised: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.data_seed = config, seed
@@ -129,6 +148,10 @@ class DataModule(L.LightningDataModule):
         )
         self.train_source = build_source(config.path, download=config.download)
         self.bank_source, self.val_source = self._evaluation_sources()
+        if is_supervised and self.train_source.labels is not None:
+            self.train_source = self.bank_source
+        self.train_source = self._chosen(self.train_source)
+        self.bank_source = self._chosen(self.bank_source)
         self._train_loader: MultiViewLoader | None = None
         self._statistics: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -151,15 +174,27 @@ class DataModule(L.LightningDataModule):
         config, train = self.config, self.train_source
         bank = _labelled(train)
         if config.val_path is not None:
-            return bank, build_source(config.val_path, split="val", download=config.download)
+            val = build_source(config.val_path, split="val", download=config.download)
+            return bank, with_classes_of(train, val)
         try:
-            return bank, build_source(config.path, split="val", download=config.download)
+            val = build_source(config.path, split="val", download=config.download)
         except DataError:
             if bank.labels is None:
                 return bank, None
+        else:
+            return bank, with_classes_of(train, val)
         num_val = max(1, round(_HELD_OUT_SHARE * len(bank)))
         rows = stratified_split(bank.labels, num_val, key=derive_key("held out"))
         return SubsetSource(bank, rows[0]), SubsetSource(bank, rows[1])
+
+    def _chosen(self, source: Source) -> Source:
+        """The part of a training source that the settings name."""
+        if self.config.train_list is not None:
+            return SubsetSource(source, rows_of_list(source, Path(self.config.train_list)))
+        if self.config.train_fraction < 1:
+            rows = fraction_rows(len(source), source.labels, fraction=self.config.train_fraction)
+            return SubsetSource(source, rows)
+        return source
 
     # Loaders -----------------------------------------------------------------------------
 

@@ -58,6 +58,14 @@ class Source(ABC):
             DataError: With the reason, if the sample cannot be read.
         """
 
+    def encoded(self, index: int) -> bytes | None:
+        """The bytes of a sample's image file, where there is one.
+
+        Raises:
+            DataError: With the reason, if they cannot be read.
+        """
+        return None
+
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
         """The images in memory, where they need no decoding; else None."""
         return None
@@ -90,6 +98,10 @@ class SubsetSource(Source):
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
         """One image of the whole source."""
         return self.source.pixels(int(self.indices[index]), decoder)
+
+    def encoded(self, index: int) -> bytes | None:
+        """File bytes in the whole source."""
+        return self.source.encoded(int(self.indices[index]))
 
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
         """The images in memory, where the whole source has them there."""
@@ -156,7 +168,9 @@ def _from_file(path: Path, split: Split) -> Source:
         raise DataError(f"{path} is neither a folder of images nor a .beton file.")
     if split != "train":
         raise DataError(f"{path} is one split; give the other as data.val_path.")
-    raise DataError(f"{path}: .beton files cannot be read yet.")
+    from ssl_vision.data.beton import BetonSource
+
+    return BetonSource(path)
 
 
 def find_split(path: Path, split: Split) -> Path | None:

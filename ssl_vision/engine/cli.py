@@ -18,6 +18,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ssl_vision.engine.cli:run_train",
         "RECIPE.yaml [more.yaml ...] [key=value ...]   pretrain, or train with labels",
     ),
+    "quickstart": (
+        "ssl_vision.engine.quickstart:run_quickstart",
+        "RECIPE.yaml [key=value ...]   train, and compare with raw pixels",
+    ),
+    "export": (
+        "ssl_vision.engine.export_command:run_export",
+        "WEIGHTS OUT [formats=timm,onnx,torch_export]   backbone for others, verified",
+    ),
+    "zoo": (
+        "ssl_vision.engine.zoo:run_zoo",
+        "list|show|download|convert|pin ...   weights by name, official files to timm",
+    ),
+    "doctor": (
+        "ssl_vision.engine.doctor:run_doctor",
+        "what is installed, what is missing, and the line that installs it",
+    ),
 }
 
 

@@ -10,15 +10,18 @@ from ssl_vision.evaluation.linear_probe import linear_probe as linear_probe
 # Looked up on first use: the package must import where an optional part is missing.
 _PUBLIC = {
     "alpha_req": "representation",
+    "cluster_scores": "clustering",
     "collapse_stats": "representation",
     "extract_features": "features",
     "find_neighbours": "neighbours",
     "fit_logistic": "logreg",
+    "kmeans": "clustering",
     "knn_accuracy": "knn",
     "knn_classify": "knn",
     "lidar": "representation",
     "logistic_probe": "logreg",
     "rankme": "representation",
+    "retrieval_scores": "retrieval",
 }
 __all__ = sorted([*_PUBLIC, "linear_probe"])
 

@@ -72,6 +72,7 @@ class Method(L.LightningModule):
     """
 
     modality: ClassVar[Literal["image", "points"]] = "image"
+    reads_labels: ClassVar[bool] = False  # training then leaves out unlabelled and held-out images
 
     def __init__(
         self, config: MethodConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan

@@ -120,6 +120,7 @@ class SupervisedConfig(MethodConfig):
 class Supervised(Method):
     """A classifier; it is the timm model's own, so that exports are plain timm classifiers."""
 
+    reads_labels = True
     config: SupervisedConfig
 
     def __init__(

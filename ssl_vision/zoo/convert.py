@@ -111,7 +111,6 @@ def convert_file(
     head: str | Path | None = None,
     head_features: HeadFeatures | None = None,
     allow: Iterable[str] = (),
-    in_fresh_process: bool = False,
 ) -> ExportResult:
     """Convert a weight file into a timm folder, verified by reloading.
 
@@ -124,7 +123,6 @@ def convert_file(
         head: File of a linear classifier of DINO, to go into heads.safetensors.
         head_features: What that classifier is applied to; see `convert_linear_head`.
         allow: Further harmless classes the file may hold; see `safe_load`.
-        in_fresh_process: Also reload by timm alone in a new process.
 
     Raises:
         ConfigError: Unknown converter, or options that cannot take effect.
@@ -156,5 +154,4 @@ def convert_file(
         crop_pct=converted.crop_pct,
         card=card,
         heads=heads,
-        in_fresh_process=in_fresh_process,
     )

@@ -20,7 +20,15 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_from_config, load_timm
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.randomness import derive_key, seeded
-from ssl_vision.zoo.export import CONFIG_NAME, WEIGHTS_NAME, load_weights, read_export
+from ssl_vision.zoo.card import ModelCard
+from ssl_vision.zoo.export import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    load_weights,
+    read_card,
+    read_export,
+)
+from ssl_vision.zoo.fetch import fetch_export
 from ssl_vision.zoo.safe_load import safe_load, sha256_of_tensors
 
 CHECKPOINT_BACKBONE_NAME = "backbone.json"
@@ -39,6 +47,7 @@ class LoadedBackbone:
         interpolation: bicubic or bilinear.
         size_px: Side of the input.
         crop_pct: Centre crop's side / resized shorter side.
+        card: What is known of the weights.
         source: What was asked for, in full.
         sha256: Of the tensors; equal weights have equal values in any file.
     """
@@ -49,6 +58,7 @@ class LoadedBackbone:
     interpolation: str
     size_px: int
     crop_pct: float
+    card: ModelCard
     source: str
     sha256: str
 
@@ -150,7 +160,9 @@ def _from_timm(name: str, *, source: str) -> LoadedBackbone:
 
 
 def _from_zoo(name: str, *, source: str) -> LoadedBackbone:
-    raise ConfigError(f"weights={source!r}: the zoo has no {name!r}.")
+    name, options = split_options(name)
+    backbone, config = read_export(fetch_export(name, options))
+    return _describe(backbone, config, source=source)
 
 
 def _describe(backbone: Backbone, config: dict[str, Any], *, source: str) -> LoadedBackbone:
@@ -166,6 +178,7 @@ def _describe(backbone: Backbone, config: dict[str, Any], *, source: str) -> Loa
         interpolation=str(given.get("interpolation", "bicubic")),
         size_px=int(size[-1] if isinstance(size, list | tuple) else size),
         crop_pct=float(given.get("crop_pct") or 0.875),
+        card=read_card(config),
         source=source,
         sha256=sha256_of_tensors(backbone.model.state_dict()),
     )

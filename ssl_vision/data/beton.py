@@ -1,0 +1,309 @@
+"""Reading .beton files, and the multi-view decoder for people's own ffcv pipelines.
+
+The reader needs no ffcv. `multi_view_decoder` does, and is the only place that imports it.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numba.np.numpy_support import carray
+from torch import Tensor
+
+from ssl_vision.data import kernels
+from ssl_vision.data.beton_format import JPG, RAW, read_index
+from ssl_vision.data.decode import ACCURATE_DCT, RGB, Decoder, turbojpeg
+from ssl_vision.data.kernels import view_stream
+from ssl_vision.data.sources import RawBlock, Source, digest
+from ssl_vision.errors import DataError
+from ssl_vision.views import ViewConfig
+
+_READ_AHEAD_BYTES = 16 << 10  # mean sample size from which hints pay
+
+
+def index_path(path: Path) -> Path:
+    """Sidecar with class names and totals."""
+    return path.with_name(path.name + ".json")
+
+
+def names_path(path: Path) -> Path:
+    """Sidecar with the original path of each sample, one JSON string a line."""
+    return path.with_name(path.name + ".names")
+
+
+class BetonSource(Source):
+    """Samples of a .beton file, written by this package or by ffcv."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        index = read_index(self.path)
+        self.page_size = index.page_size
+        self._modes = index.images["mode"].copy()
+        self._heights = index.images["height"].astype(np.int64)
+        self._widths = index.images["width"].astype(np.int64)
+        self._pointers = index.images["data_ptr"].astype(np.int64)
+        self._sizes = index.sizes
+        self._stored_labels = index.labels
+        self._map = np.memmap(self.path, np.uint8, mode="r")
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        self._hints = bool(self._sizes.mean() >= _READ_AHEAD_BYTES)
+        self.class_names = self._read_sidecar()
+        self.labels = self._usable_labels()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def _read_sidecar(self) -> list[str]:
+        """Class names; empty without a sidecar."""
+        path = index_path(self.path)
+        if not path.exists():
+            return []
+        try:
+            content = json.loads(path.read_text())
+            written_for, names = content["fingerprint"], list(content["class_names"])
+        except (ValueError, KeyError, OSError) as error:
+            raise DataError(f"{path} is damaged ({error}); delete it or pack again.") from error
+        if written_for != self.fingerprint():
+            raise DataError(f"{path} belongs to another .beton file; delete it or pack again.")
+        return names
+
+    def _usable_labels(self) -> np.ndarray | None:
+        labels = self._stored_labels
+        if labels is None or labels.max() < 0:  # -1 stands for none
+            return None
+        known = self.class_names
+        self.class_names = known or [str(label) for label in range(int(labels.max()) + 1)]
+        return labels
+
+    @cached_property
+    def _names(self) -> list[str]:
+        path = names_path(self.path)
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def name(self, index: int) -> str:
+        """File and row, and the original path where the sidecar knows it."""
+        original = f" = {self._names[index]}" if index < len(self._names) else ""
+        return f"{self.path}[{index}]{original}"
+
+    def fingerprint(self) -> str:
+        """Digest of sizes, places and labels of all samples."""
+        labels = np.empty(0) if self._stored_labels is None else self._stored_labels
+        shapes = np.stack([self._modes, self._heights, self._widths])
+        return digest("beton", shapes, self._pointers, self._sizes, labels)
+
+    def encoded(self, index: int) -> bytes | None:
+        """JPEG bytes of a sample; None for a raw one.
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        if self._modes[index] == RAW:
+            return None
+        size = int(self._sizes[index])
+        try:
+            # pread and not the map: a page fault on cold data would hold the GIL, and a file
+            # cut off meanwhile would kill the process.
+            data = os.pread(self._descriptor, size, int(self._pointers[index]))
+        except OSError as error:
+            raise DataError(error.strerror or str(error)) from error
+        if len(data) != size:
+            raise DataError(f"{len(data)} of {size} bytes are left in the file")
+        return data
+
+    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
+        """One image; a raw one as it lies in the file."""
+        data = self.encoded(index)
+        height, width = int(self._heights[index]), int(self._widths[index])
+        if data is None:
+            start = int(self._pointers[index])
+            return self._map[start : start + height * width * 3].reshape(height, width, 3)
+        pixels = decoder.decode(data)
+        if pixels.shape != (height, width, 3):
+            raise DataError(
+                f"stored as {width}x{height}, decoded as {pixels.shape[1]}x{pixels.shape[0]}"
+            )
+        return pixels
+
+    def raw_block(self, indices: np.ndarray) -> RawBlock | None:
+        """Where the images lie in the mapped file, if all of them are raw."""
+        if np.any(self._modes[indices] == JPG):
+            return None
+        addresses = self._map.ctypes.data + self._pointers[indices]
+        return RawBlock(addresses, self._heights[indices], self._widths[indices])
+
+    def read_ahead(self, indices: np.ndarray) -> None:
+        """Ask the system to start reading these samples."""
+        if self._hints and hasattr(os, "posix_fadvise"):
+            for start, size in zip(self._pointers[indices], self._sizes[indices], strict=True):
+                os.posix_fadvise(self._descriptor, int(start), int(size), os.POSIX_FADV_WILLNEED)
+
+
+# For people's own ffcv pipelines -----------------------------------------------------------
+
+
+def flat_size(views: Mapping[str, ViewConfig]) -> int:
+    """Bytes of all drawings of all views of one sample."""
+    return sum(view.count * 3 * view.size_px**2 for view in views.values())
+
+
+def split_views(flat: Tensor, views: Mapping[str, ViewConfig]) -> dict[str, Tensor]:
+    """What the ffcv decoder yields -> name -> images, (k*B, 3, S, S), as in `Batch.views`.
+
+    Args:
+        flat: uint8, (B, flat_size(views)).
+        views: Those the decoder was made with.
+    """
+    found, start = {}, 0
+    for name, view in views.items():
+        shape = (len(flat), view.count, 3, view.size_px, view.size_px)
+        size = math.prod(shape[1:])
+        part = flat[:, start : start + size].reshape(shape)
+        found[name] = part.transpose(0, 1).flatten(0, 1)
+        start += size
+    return found
+
+
+def multi_view_decoder(views: Mapping[str, ViewConfig], *, seed: int) -> Any:
+    """An ffcv Operation for image fields: one decode, all views, flat uint8 (B, flat_size).
+
+    Use it as `pipelines={"image": [multi_view_decoder(views, seed=0), ToTensor()]}` and cut the
+    result with `split_views`. The views are those `MultiViewLoader` draws, bit for bit.
+
+    ffcv's loader brings limits this package's loader does not have:
+        - It does not tell operations the epoch: call `decoder.set_epoch(e)` before each.
+        - It cannot carry an error out of compiled code (it would hang): an unreadable sample is
+          delivered as zeros. Call `decoder.check()` after an epoch; it raises DataError with the
+          number and the id of the last one.
+        - It compiles pipelines anew in every process, reuses batches as buffers, keeps a thread
+          after `break`, has no position to resume from, and changes the thread counts of torch
+          and numba; this function restores torch's after the import.
+
+    Args:
+        views: What to draw.
+        seed: Key of the views.
+
+    Raises:
+        ImportError: Without ffcv.
+        DataError: Without libturbojpeg.
+    """
+    library = turbojpeg()
+    if library is None:
+        raise DataError("the ffcv decoder needs libturbojpeg: apt-get install libturbojpeg0.")
+    num_threads = torch.get_num_threads()
+    try:
+        from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+        from ffcv.pipeline.allocation_query import AllocationQuery
+        from ffcv.pipeline.compiler import Compiler
+    except ImportError as error:
+        raise ImportError(
+            "ffcv is not installed; apt-get install pkg-config libturbojpeg0-dev libopencv-dev, "
+            "then pip install 'ssl-vision[ffcv]'. MultiViewLoader reads .beton without it."
+        ) from error
+    finally:
+        torch.set_num_threads(num_threads)  # importing ffcv sets it to 1
+
+    class MultiViewDecoder(SimpleRGBImageDecoder):
+        """See `multi_view_decoder`; ffcv tells decoders by their base class."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            # Compiled code holds the addresses of these, so they live as long as the operation.
+            self._epoch = np.zeros(1, np.int64)
+            self._failures = np.zeros(2, np.int64)  # number, last sample
+
+        def set_epoch(self, epoch: int) -> None:
+            """Epoch the next batches are drawn for."""
+            self._epoch[0] = epoch
+
+        def check(self) -> None:
+            """Raise DataError if samples could not be decoded since the last check."""
+            number, last = self._failures.tolist()
+            self._failures[:] = 0
+            if number:
+                raise DataError(f"{number} samples could not be decoded, the last was {last}.")
+
+        def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
+            """Room for the flat views."""
+            shape, kind = (flat_size(views),), np.dtype("<u1")
+            state = dataclasses.replace(previous_state, jit_mode=True, shape=shape, dtype=kind)
+            return state, AllocationQuery(shape, kind)
+
+        def generate_code(self) -> Any:
+            """The function ffcv compiles."""
+            cells = self._epoch.ctypes.data, self._failures.ctypes.data
+            return _ffcv_code(
+                views, seed, cells, self.memory_read, Compiler.get_iterator(), library
+            )
+
+    return MultiViewDecoder()
+
+
+def _ffcv_code(
+    views: Mapping[str, ViewConfig],
+    seed: int,
+    cells: tuple[int, int],
+    read: Any,
+    iterate: Any,
+    library: Any,
+) -> Any:
+    """Compiled by ffcv: decode each image into its own scratch, then draw every view."""
+    tables = np.stack([kernels.view_table(view) for view in views.values()])
+    streams = np.array([view_stream(seed, name) for name in views], np.uint64)
+    sizes = np.array([view.size_px for view in views.values()])
+    counts = np.array([view.count for view in views.values()])
+    scratch_size = kernels.scratch_size(int(sizes.max()))
+    epoch_cell, failure_cell = cells
+    open_decoder, close_decoder = library.tjInitDecompress, library.tjDestroy
+    decompress = library.tjDecompress2
+    pointer, render_image = kernels.pointer64, kernels.render_image
+
+    def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]
+        epoch = carray(pointer(epoch_cell), (1,))[0]
+        for row in iterate(len(batch_indices)):
+            sample = batch_indices[row]
+            field = metadata[sample]
+            data = read(field["data_ptr"], storage_state)
+            height, width = np.int64(field["height"]), np.int64(field["width"])
+            pixels = data
+            if field["mode"] == JPG:
+                pixels = np.empty(height * width * 3, np.uint8)
+                handle = open_decoder()
+                status = decompress(
+                    handle, data.ctypes.data, data.size, pixels.ctypes.data,
+                    width, width * 3, height, RGB, ACCURATE_DCT,
+                )  # fmt: skip
+                close_decoder(handle)
+                if status != 0:
+                    failures = carray(pointer(failure_cell), (2,))
+                    failures[0] += 1
+                    failures[1] = sample
+                    pixels[:] = 0
+            scratch = np.empty(scratch_size, np.float32)
+            start = 0
+            for view in range(len(sizes)):
+                size, count = sizes[view], counts[view]
+                stop = start + count * 3 * size * size
+                out = destination[row, start:stop].reshape((count, 1, 3, size, size))
+                # The array itself is passed: an address would not keep the scratch alive.
+                render_image(
+                    pixels, height, width, np.int64(sample), out, 0,
+                    tables[view], streams[view], epoch, scratch,
+                )  # fmt: skip
+                start = stop
+        return destination[: len(batch_indices)]
+
+    decode.is_parallel = True  # type: ignore[attr-defined]
+    return decode

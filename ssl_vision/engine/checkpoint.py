@@ -20,7 +20,8 @@ import torch
 
 from ssl_vision.engine.files import fsync_folder
 from ssl_vision.errors import CheckpointError
-from ssl_vision.zoo.safe_load import safe_load, sha256_of
+from ssl_vision.zoo.hashes import sha256_of
+from ssl_vision.zoo.safe_load import safe_load
 
 SCHEMA = 1
 # Version -> function that turns a state of that version into one of the next.

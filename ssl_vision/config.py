@@ -281,10 +281,10 @@ def _finish(schema: Any, layers: Sequence[_Layer], kind: type[_Schema]) -> _Sche
             raise ConfigError(f"{origin}: {_explain(error)}") from error
         except ConfigError as error:  # from a __post_init__ that OmegaConf ran
             raise ConfigError(f"{origin}: {error}") from error
-    missing = OmegaConf.missing_keys(schema)
-    if missing:
-        raise ConfigError(f"{', '.join(sorted(missing))}: no value; add {min(missing)}=VALUE.")
     try:
+        missing = OmegaConf.missing_keys(schema)
+        if missing:
+            raise ConfigError(f"{', '.join(sorted(missing))}: no value; add {min(missing)}=VALUE.")
         return cast(_Schema, OmegaConf.to_object(schema))
     except OmegaConfBaseException as error:
         if isinstance(error.__cause__, ConfigError):

@@ -38,6 +38,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ssl_vision.engine.zoo:run_zoo",
         "list|show|download|convert|pin ...   weights by name, official files to timm",
     ),
+    "visualize": (
+        "ssl_vision.engine.visualize:run_visualize",
+        "WEIGHTS IMAGE ... OUT   attention maps, features as colours, MAE reconstructions",
+    ),
     "doctor": (
         "ssl_vision.engine.doctor:run_doctor",
         "what is installed, what is missing, and the line that installs it",

@@ -144,7 +144,7 @@ def describe_backbone(
     pretrained_cfg = {
         "tag": card.tag,
         "custom_load": False,
-        "input_size": [int(args.get("in_chans", 3)), size_px, size_px],
+        "input_size": list(backbone.input_size(size_px)),
         "fixed_input_size": bool(known.get("fixed_input_size", False)),
         "interpolation": interpolation,
         "crop_pct": crop_pct,

@@ -213,6 +213,11 @@ class CheckpointWriter:
             error, self._error = self._error, None
             raise error
 
+    def settle(self) -> None:
+        """Let a write under way finish; its error, if any, waits for the next `wait`."""
+        if self._thread is not None:
+            self._thread.join()
+
     def _run(self, state: Mapping[str, Any], step: int, texts: Mapping[str, str] | None) -> None:
         try:
             written = write_checkpoint(self._folder, state, step=step, texts=texts)

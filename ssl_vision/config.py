@@ -304,6 +304,8 @@ def _split_plain(plain: dict[Any, Any], schema: Any) -> dict[Any, Any]:
         known = schema.get(key) if isinstance(key, str) and key in schema else None
         if isinstance(value, str) and isinstance(known, ListConfig | TupleConfig):
             plain[key] = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, int | float) and isinstance(known, ListConfig | TupleConfig):
+            plain[key] = [value]
         elif isinstance(value, dict) and isinstance(known, DictConfig):
             plain[key] = _split_plain(value, known)
     return plain

@@ -7,7 +7,7 @@ He et al. 2021, arXiv 2111.06377, table 9. For long runs, several GPUs or resumi
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -28,8 +28,9 @@ from ssl_vision.views import EraseConfig, RandAugmentConfig, ViewConfig, check_p
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Defaults are MAE's for ViT-B; ViT-L has base_lr 1e-3, layer_decay 0.75, drop_path 0.2."""
+    """Defaults are MAE's for ViT-B; `FINETUNE_PRESETS` has the others."""
 
+    preset: str = "mae_b"  # where the other values come from; see FINETUNE_PRESETS
     tune: Literal["all", "head"] = "all"  # head: a linear classifier on frozen features
     start: Literal["weights", "random"] = "weights"  # random: the same network from scratch
     epochs: int = 100
@@ -47,8 +48,8 @@ class FinetuneConfig:
     cutmix_alpha: float = 1.0  # 0 switches it off
     crop_area: tuple[float, float] = (0.08, 1.0)
     flip_prob: float = 0.5
-    rand_augment: RandAugmentConfig | None = None
-    erase_prob: float = 0.0
+    rand_augment: RandAugmentConfig | None = field(default_factory=RandAugmentConfig)
+    erase_prob: float = 0.25
     train_fraction: float = 1.0  # of each class's training images
     train_list: str | None = None  # text file of the training images to use
 
@@ -85,6 +86,35 @@ class FinetuneConfig:
             warmup_epochs=self.warmup_epochs,
             end_lr=self.end_lr,
         )
+
+
+FINETUNE_PRESETS = {
+    "mae_b": FinetuneConfig(),
+    "mae_l": FinetuneConfig(
+        preset="mae_l", epochs=50, base_lr=1e-3, layer_decay=0.75, drop_path=0.2
+    ),
+    "mae_h": FinetuneConfig(
+        preset="mae_h", epochs=50, base_lr=1e-3, layer_decay=0.75, drop_path=0.3
+    ),
+    # Thousands of small images and a network of a few blocks, minutes on a CPU; settings are ours.
+    "small": FinetuneConfig(
+        preset="small",
+        epochs=30,
+        batch_size=64,
+        base_lr=4e-3,
+        layer_decay=0.75,
+        warmup_epochs=3.0,
+        drop_path=0.0,
+        global_pool=None,
+        head_init_std=0.02,
+        mixup_alpha=0.0,
+        cutmix_alpha=0.0,
+        crop_area=(0.5, 1.0),
+        flip_prob=0.0,
+        rand_augment=None,
+        erase_prob=0.0,
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,12 @@ def _normalize(images: Tensor) -> Tensor:
 
 def _finetune(backbone: Backbone, **settings: Any) -> Any:
     defaults = {"epochs": 6, "batch_size": 16, "base_lr": 3e-2, "warmup_epochs": 1.0}
-    config = FinetuneConfig(**defaults | {"mixup_alpha": 0.0, "cutmix_alpha": 0.0} | settings)
+    config = FinetuneConfig(
+        **defaults
+        | {"rand_augment": None, "erase_prob": 0.0}
+        | {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+        | settings
+    )
     return finetune(
         backbone,
         _batches(8),

@@ -17,13 +17,13 @@ class Backbone(nn.Module):
         architecture: Its timm name.
         model_args: Arguments that, with the name, make timm build the same model again.
         width: Size of the pooled features, D.
+        modality: Whether it takes images (B, C, S, S) or point clouds (B, M, 3).
         patch_px: Pixels per patch side; None where patches are not the network's input.
-        is_points: Whether inputs are point clouds, (B, M, 3), instead of images.
         has_tokens: Whether hidden patches can be left out of, or masked in, the input (a ViT).
         mask_token: Learned stand-in of a masked patch, (1, 1, D); None unless asked for.
     """
 
-    is_points: bool = False
+    modality: Literal["image", "points"] = "image"
     has_tokens: bool = False
     patch_px: int | None = None
 
@@ -45,10 +45,6 @@ class Backbone(nn.Module):
             mask: Patches to replace by the mask token, bool, (B, N), row-major.
         """
         raise NotImplementedError
-
-    def input_size(self, size_px: int) -> tuple[int, ...]:
-        """Shape of one input: (C, S, S) for images of a side."""
-        return int(self.model_args.get("in_chans", 3)), size_px, size_px
 
     def num_patches(self, size_px: int) -> int:
         """Patches N of a square image; the length of `Features.patches` and of masks."""

@@ -172,7 +172,7 @@ class PointViT(Backbone):
     """
 
     has_tokens = True
-    is_points = True
+    modality = "points"
     model: PointTransformer
 
     def __init__(
@@ -181,10 +181,6 @@ class PointViT(Backbone):
         super().__init__(model, architecture=architecture, model_args=model_args)
         self.token_width = model.embed_dim
         self.num_prefix = model.num_prefix
-
-    def input_size(self, size_px: int) -> tuple[int, ...]:
-        """(M, 3) for clouds of `size_px` points: clouds have no side."""
-        return size_px, 3
 
     def num_patches(self, size_px: int) -> int:
         """Patches G, whatever the number of points."""

@@ -49,6 +49,6 @@ def test_a_prefix_token_is_attended_to_and_dropped() -> None:
 def test_the_exported_network_is_the_encoder_alone() -> None:
     method = make("point_cmae")
     exported = method.export_backbone()
-    assert exported.is_points
+    assert exported.modality == "points"
     assert exported(torch.randn(2, 40, 3)).pooled.shape == (2, 48)
     assert not any("decoder" in name for name, _ in exported.named_parameters())

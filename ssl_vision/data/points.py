@@ -52,8 +52,6 @@ class PointSource(Source):
         mark: What else decides about the data, for the fingerprint (sizes of files, ...).
     """
 
-    is_points = True
-
     def __init__(
         self,
         names: Sequence[str],

@@ -7,7 +7,7 @@ dimension, C chosen on a fixed fifth of the training samples unless given.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +125,7 @@ def _fit(
     *,
     config: SvmConfig,
     seed: int,
-) -> "LinearSVC":  # noqa: F821
+) -> Any:
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning

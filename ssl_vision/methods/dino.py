@@ -274,6 +274,7 @@ class Dino(Method):
         student = (logits[: len(targets)].float() / self.config.student_temperature).softmax(-1)
         return {
             "teacher_entropy": entropy(targets),
+            "teacher_marginal_entropy": entropy(targets.mean(dim=0)),  # 0: one prototype for all
             "student_entropy": entropy(student),
             "ln_k": targets.new_full((), math.log(self.config.num_prototypes)),
             "feature_std": feature_std(teacher.pooled),

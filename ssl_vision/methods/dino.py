@@ -183,6 +183,9 @@ class Dino(Method):
         if masks is not None and self.is_patch_loss_on:
             metrics["patch"] = self._patch_loss(student, teacher, masks)
             loss = loss + self.config.patch_weight * metrics["patch"]
+        elif self.patch_head is not None and student.patches is not None:
+            # No rows, a sum of 0: DDP waits for a gradient of every parameter.
+            loss = loss + self.patch_head(student.patches.flatten(0, 1)[:0]).sum()
         return LossOutput(loss=loss, metrics=detached(**metrics))
 
     def _student(

@@ -347,7 +347,8 @@ def test_koleo_is_per_global_crop(random_views):
 
 
 def test_every_trained_parameter_gets_a_gradient_and_the_teacher_none(random_views):
-    for settings in ({}, {"patch_weight": 1.0, "is_patch_head_shared": False}):
+    own_head = {"patch_weight": 1.0, "is_patch_head_shared": False}
+    for settings in ({}, own_head, {**own_head, "patch_start_epochs": 1}):
         method = _method(**settings)
         method.compute_loss(random_views(SIZES, num=4)).loss.backward()
         for name, p in method.named_parameters():

@@ -147,12 +147,11 @@ def convert_file(
     check_target(Path(folder))
     if (head is None) != (head_features is None):
         raise ConfigError("head= and head_features= (cls4, cls_mean or pooled) go together.")
-    name, converted = convert_content(
-        safe_load(path, allow=allow), converter=converter, options=options
-    )
-    heads = dict(converted.heads)
+    content = safe_load(path, allow=allow)
+    linear = {}
     if head is not None and head_features is not None:
-        heads |= convert_linear_head(safe_load(head, allow=allow), features=head_features)
+        linear = convert_linear_head(safe_load(head, allow=allow), features=head_features)
+    name, converted = convert_content(content, converter=converter, options=options)
     card = card or ModelCard(
         title=f"{path.stem}, converted to timm",
         tag=name,
@@ -168,5 +167,5 @@ def convert_file(
         size_px=converted.size_px,
         crop_pct=converted.crop_pct,
         card=card,
-        heads=heads,
+        heads={**converted.heads, **linear},
     )

@@ -22,6 +22,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ssl_vision.engine.quickstart:run_quickstart",
         "RECIPE.yaml [key=value ...]   train, and compare with raw pixels",
     ),
+    "evaluate": (
+        "ssl_vision.engine.evaluate:run_evaluate",
+        "WEIGHTS [WEIGHTS ...] data.path=DIR [tasks=knn,linear,metrics] [key=value ...]",
+    ),
+    "embed": (
+        "ssl_vision.engine.embed:run_embed",
+        "WEIGHTS data.path=DIR OUT [patches=true] [key=value ...]   features as .npy files",
+    ),
     "export": (
         "ssl_vision.engine.export_command:run_export",
         "WEIGHTS OUT [formats=timm,onnx,torch_export]   backbone for others, verified",

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from ssl_vision.distributed import all_reduce_mean, world_size

@@ -52,6 +52,7 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     precision: Literal["32", "bf16", "16"] = "32"
+    sync_batch_norm: bool = True  # statistics of the global batch, over all processes
     accumulate: int = 1  # batches per optimizer update
     log_every_steps: int = 50
     checkpoint_every_epochs: int = 1

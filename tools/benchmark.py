@@ -3,8 +3,8 @@
 
     tools/benchmark.py PART [key=value ...]
 
-Each part is a module in tools/benchmarks/ with its own documentation; `tools/benchmark.py PART help`
-prints it.
+Each part is a module in tools/benchmarks/ with its own documentation, which
+`tools/benchmark.py PART help` prints.
 """
 
 import importlib

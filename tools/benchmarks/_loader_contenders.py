@@ -56,7 +56,7 @@ def _views(crops: str, *, full: bool) -> dict[str, Any]:
 
 
 def ours(path: str, crops: str, *, full: bool = False, floats: bool = False) -> Pass:
-    """MultiViewLoader on a folder or .beton; uint8 batches, or normalised floats as a device would."""
+    """MultiViewLoader on a folder or .beton; uint8 batches, or floats as on a device."""
     import torch
 
     from ssl_vision.data.loader import MultiViewLoader
@@ -129,7 +129,7 @@ def bare_decode(path: str, crops: str) -> Pass:
 
 
 def ffcv_per_view(path: str, crops: str) -> Pass:
-    """ffcv's Loader with one pipeline per view, as its documentation has several views."""
+    """The Loader of ffcv with one pipeline per view, as its documentation has several views."""
     from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.pipeline import PipelineSpec
@@ -139,8 +139,8 @@ def ffcv_per_view(path: str, crops: str) -> Pass:
     for number, (drawings, size, area) in enumerate(CROPS[crops]):
         for drawing in range(drawings):
             decoder = RandomResizedCropRGBImageDecoder((size, size), scale=area)
-            steps = [decoder, RandomHorizontalFlip(), ToTensor()]
-            pipelines[f"v{number}_{drawing}"] = PipelineSpec("image", steps)
+            steps = [RandomHorizontalFlip(), ToTensor()]
+            pipelines[f"v{number}_{drawing}"] = PipelineSpec("image", decoder, steps)
     loader = Loader(
         path, batch_size=BATCH, num_workers=THREADS, order=OrderOption.RANDOM, os_cache=True,
         pipelines=pipelines, drop_last=False,
@@ -279,7 +279,7 @@ def pil_recipe(root: str, crops: str) -> Pass:
 
 
 def lightly(root: str, crops: str) -> Pass:
-    """lightly's own transforms of the same recipe: BYOL's for two views, DINO's for ten."""
+    """The own transforms of lightly of the same recipe: BYOL's for two views, DINO's for ten."""
     from lightly.transforms.byol_transform import (
         BYOLTransform,
         BYOLView1Transform,

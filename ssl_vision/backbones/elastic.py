@@ -34,6 +34,7 @@ from ssl_vision.backbones.build import wrap_model
 from ssl_vision.backbones.elastic_families import Family, extent_of, family_of, packed_groups
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Size, kept_blocks
 from ssl_vision.backbones.elastic_stock import fold_layer_scale, stock_name
+from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.errors import ConfigError
 
 PAPER_LIKE = ElasticConfig()
@@ -133,6 +134,7 @@ def cut(parent: nn.Module, size: Size, config: ElasticConfig = PAPER_LIKE) -> Su
     plan = _plan(parent, tuple(size), config)
     if plan.skeleton.training != parent.training:
         plan.skeleton.train(parent.training)
+    _copy_rule(parent, plan.skeleton)
     sources = dict(parent.named_parameters())
     tensors = {name: entry.take(sources[entry.source]) for name, entry in plan.parameters.items()}
     buffers = dict(parent.named_buffers())
@@ -197,6 +199,27 @@ def extract(
     elif is_scale_folded:
         fold_layer_scale(small, {})
     return cast(Parent, small.train(parent.training))
+
+
+def forward_head(head: nn.Module, features: Tensor, config: ElasticConfig = PAPER_LIKE) -> Tensor:
+    """A head made for the parent's features, on a sub-network's narrower ones.
+
+    Its first linear layer uses the leading columns, scaled like every projection of a
+    sub-network; all else is the head's own.
+
+    Args:
+        head: Any module that begins with a linear layer; PrototypeHead, for one.
+        features: (B, d) of at most the head's width.
+        config: Whether to rescale.
+    """
+    name, layer = next((n, m) for n, m in head.named_modules() if isinstance(m, nn.Linear))
+    width = features.shape[-1]
+    if width == layer.in_features:
+        return head(features)
+    weight = layer.weight[:, :width]
+    if config.is_rescaled:
+        weight = weight * (layer.in_features / width)
+    return functional_call(head, {f"{name}.weight": weight}, (features,))
 
 
 def num_parameters(parent: nn.Module, size: Size, config: ElasticConfig = PAPER_LIKE) -> int:
@@ -316,7 +339,14 @@ def _build_like(parent: nn.Module, changes: dict[str, Any]) -> nn.Module:
     backbone = wrap_model(model, architecture=architecture, model_args=args)
     if parent.mask_token is not None:
         backbone.add_mask_token()
+    _copy_rule(parent, backbone)
     return backbone
+
+
+def _copy_rule(parent: nn.Module, small: nn.Module) -> None:
+    """Resample positions as the parent does; the one setting that lies outside the timm model."""
+    if isinstance(parent, TimmViT) and isinstance(small, TimmViT):
+        small.position_rule = parent.position_rule
 
 
 def _check_alike(parent: nn.Module, small: nn.Module) -> None:

@@ -19,7 +19,7 @@ class TimmViT(Backbone):
         super().__init__(model, architecture=architecture, model_args=model_args)
         self.patch_px = int(self.model.patch_embed.patch_size[0])
         self.num_prefix: int = self.model.num_prefix_tokens
-        self._position_rule: Literal["timm", "dino"] = "timm"
+        self.position_rule: Literal["timm", "dino"] = "timm"
 
     def num_patches(self, size_px: int) -> int:
         """(size / patch)^2."""
@@ -45,7 +45,7 @@ class TimmViT(Backbone):
         """
         if rule == "dino" and not self._num_learned():
             super().set_position_rule(rule)
-        self._position_rule = rule
+        self.position_rule = rule
 
     def add_mask_token(self) -> None:
         """Mask token after the patch embedding, before positions (iBOT, DINOv2)."""
@@ -77,7 +77,7 @@ class TimmViT(Backbone):
     def _add_positions(self, patches: Tensor) -> Tensor:
         """Prefix tokens and positions; (B, H, W, D) or (B, N, D) -> (B, num_prefix + N, D)."""
         model = self.model
-        num_learned = 0 if self._position_rule == "timm" else self._num_learned()
+        num_learned = 0 if self.position_rule == "timm" else self._num_learned()
         if patches.ndim == 3 or num_learned in (0, patches.shape[1] * patches.shape[2]):
             return model._pos_embed(patches)
         num, rows, columns = patches.shape[:3]

@@ -20,13 +20,14 @@ import torch
 
 from ssl_vision.engine.files import fsync_folder
 from ssl_vision.errors import CheckpointError
+from ssl_vision.zoo.hashes import sha256_of
+from ssl_vision.zoo.safe_load import safe_load
 
 SCHEMA = 1
 # Version -> function that turns a state of that version into one of the next.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 _STATE, _MANIFEST, _PREFIX, _TEMPORARY = "state.pt", "manifest.json", "step_", ".tmp-"
-_HASH_BLOCK = 1 << 22  # bytes
 _SLACK_BYTES = 1 << 20  # of file overhead and logs, beside the tensors
 
 
@@ -57,7 +58,7 @@ def find_defect(checkpoint: Checkpoint) -> str | None:
             size = path.stat().st_size
             if size != entry["bytes"]:
                 return f"{name} has {size:,} of {entry['bytes']:,} bytes"
-            if _sha256(path) != entry["sha256"]:
+            if sha256_of(path) != entry["sha256"]:
                 return f"{name} does not have the SHA-256 it was written with"
         if _STATE not in files or manifest["step"] != checkpoint.step:
             return "the manifest belongs to another checkpoint"
@@ -84,19 +85,11 @@ def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
     """State of a checkpoint on the CPU, brought to today's schema.
 
     Raises:
-        CheckpointError: Unreadable, written by a newer version, or of a version without migration.
+        CheckpointError: Unreadable, holding more than tensors and plain containers, written by a
+            newer version, or of a version without migration.
     """
     path = checkpoint.path / _STATE
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
-    except Exception as error:  # pickle.UnpicklingError and what weights_only makes of it
-        raise CheckpointError(
-            f"{path}: refused, it holds more than tensors and plain containers: "
-            f"{_first_line(error)}"
-        ) from error
-    return migrate(state, origin=path)
+    return migrate(safe_load(path), origin=path)
 
 
 def migrate(state: Any, *, origin: Path) -> dict[str, Any]:
@@ -220,6 +213,11 @@ class CheckpointWriter:
             error, self._error = self._error, None
             raise error
 
+    def settle(self) -> None:
+        """Let a write under way finish; its error, if any, waits for the next `wait`."""
+        if self._thread is not None:
+            self._thread.join()
+
     def _run(self, state: Mapping[str, Any], step: int, texts: Mapping[str, str] | None) -> None:
         try:
             written = write_checkpoint(self._folder, state, step=step, texts=texts)
@@ -265,14 +263,6 @@ def _write_synced(path: Path, text: str) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_plain(value: Any, where: str) -> None:

@@ -18,9 +18,37 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ssl_vision.engine.cli:run_train",
         "RECIPE.yaml [more.yaml ...] [key=value ...]   pretrain, or train with labels",
     ),
+    "prepare": (
+        "ssl_vision.engine.prepare:run_prepare",
+        "SOURCE OUT.beton [key=value ...]   pack images into one file",
+    ),
     "quickstart": (
         "ssl_vision.engine.quickstart:run_quickstart",
         "RECIPE.yaml [key=value ...]   train, and compare with raw pixels",
+    ),
+    "evaluate": (
+        "ssl_vision.engine.evaluate:run_evaluate",
+        "WEIGHTS [WEIGHTS ...] data.path=DIR [tasks=knn,linear,metrics] [key=value ...]",
+    ),
+    "embed": (
+        "ssl_vision.engine.embed:run_embed",
+        "WEIGHTS data.path=DIR OUT [patches=true] [key=value ...]   features as .npy files",
+    ),
+    "export": (
+        "ssl_vision.engine.export_command:run_export",
+        "WEIGHTS OUT [formats=timm,onnx,torch_export]   backbone for others, verified",
+    ),
+    "zoo": (
+        "ssl_vision.engine.zoo:run_zoo",
+        "list|show|download|convert|pin ...   weights by name, official files to timm",
+    ),
+    "visualize": (
+        "ssl_vision.engine.visualize:run_visualize",
+        "WEIGHTS IMAGE ... OUT   attention maps, features as colours, MAE reconstructions",
+    ),
+    "doctor": (
+        "ssl_vision.engine.doctor:run_doctor",
+        "what is installed, what is missing, and the line that installs it",
     ),
 }
 

@@ -76,14 +76,13 @@ class Exporter:
 
     def _card(self, method: Method) -> ModelCard:
         config, metrics = self._run.config, self._run.metrics
-        names: tuple[str, ...] = ("eval/knn_top1", "eval/rankme")
+        names: tuple[str, ...] = ("eval/top1", "eval/knn_top1", "eval/rankme")
         shown = {n: f"{metrics[n]:.4g}" for n in names if n in metrics}
         return ModelCard(
             title=f"{config.backbone.name} by {config.method.name}",
             method=config.method.name,
             data=str(config.data.path),
             tag=config.method.name,
-            source=str(self._run.folder.path),
             steps=method.step,
             metrics=shown,
         )

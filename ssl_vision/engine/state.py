@@ -101,7 +101,9 @@ def _restore_optimizer(
                 # As PyTorch has it: Adam's counter is on the CPU unless its kernels are fused.
                 counter_on_cpu = not (group.get("fused") or group.get("capturable"))
                 optimizer.state[parameter] = {
-                    key: value if key == "step" and counter_on_cpu else _like(value, parameter)
+                    key: value.clone()
+                    if key == "step" and counter_on_cpu
+                    else _like(value, parameter)
                     for key, value in moments.items()
                 }
 

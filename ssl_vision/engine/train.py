@@ -10,11 +10,12 @@ import torch
 from rich.console import Console
 
 from ssl_vision.backbones.build import build_backbone
+from ssl_vision.backbones.transfer import transfer_weights
 from ssl_vision.config import TrainConfig, to_yaml
 from ssl_vision.data.module import DataModule, per_process_batch
 from ssl_vision.distributed import world_size
 from ssl_vision.engine.callbacks import Checkpointer, PreemptionWatcher
-from ssl_vision.engine.checkpoint import CheckpointWriter
+from ssl_vision.engine.checkpoint import CheckpointWriter, list_checkpoints
 from ssl_vision.engine.export import Exporter
 from ssl_vision.engine.failures import explained
 from ssl_vision.engine.metrics import MetricsLog, SpeedMeter
@@ -33,11 +34,14 @@ from ssl_vision.engine.run_dir import RunFolder, describe_environment
 from ssl_vision.engine.strategy import build_trainer, parallelize
 from ssl_vision.engine.stream import BatchStream
 from ssl_vision.engine.watchers import Run, StepEdge, Watcher
+from ssl_vision.errors import CheckpointError
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
+from ssl_vision.nn.batch_norm import synchronize_batch_norm
 from ssl_vision.optim.recipe import peak_lr
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
+from ssl_vision.zoo.weights import resolve_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,8 @@ def train(config: TrainConfig) -> RunResult:
             stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
         )
         method = build_method(config, plan)
+        if config.init_from is not None and not _resumes(folder, config):
+            start_from(config.init_from, run, method)
         exporter = Exporter(run, method)
         fit(run, method, data, exporter)
         return _finish(run, method, exporter)
@@ -105,6 +111,7 @@ def build_data(config: TrainConfig, trainer: L.Trainer) -> DataModule:
         rank=trainer.global_rank,
         world_size=trainer.world_size,
         accumulate=config.trainer.accumulate,
+        is_supervised=METHODS[config.method.name].module.reads_labels,
     )
 
 
@@ -142,6 +149,26 @@ def build_method(config: TrainConfig, plan: TrainPlan) -> Method:
         backbone = build_backbone(config.backbone, image_size_px=plan.image_size_px)
         return METHODS[config.method.name].module(
             config.method, backbone, optim=config.optim, plan=plan
+        )
+
+
+def start_from(weights: str, run: Run, method: Method) -> None:
+    """Put other weights into the method's backbone before the first update.
+
+    Raises:
+        ConfigError: They name nothing.
+        CheckpointError: They cannot be read, or are of another network.
+    """
+    loaded = resolve_weights(weights)
+    report = transfer_weights(loaded.backbone, method.backbone)
+    method.on_weights_loaded()
+    fresh = f"; starting fresh: {', '.join(report.fresh)}" if report.fresh else ""
+    run.say(f"{report.num_loaded} tensors from {loaded.source}{fresh}")
+    data = run.config.data
+    if loaded.mean != tuple(data.mean) or loaded.std != tuple(data.std):
+        run.warn(
+            f"{weights} was trained with mean {list(loaded.mean)} and std {list(loaded.std)}, "
+            f"data.mean={list(data.mean)} and data.std={list(data.std)} differ."
         )
 
 
@@ -183,12 +210,15 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
     edge = StepEdge(run, watchers, restore=lambda: _restore(run, method, checkpointer), begin=begin)
     callbacks: list[L.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
     callbacks.append(edge)
+    if run.trainer.world_size > 1 and settings.sync_batch_norm:
+        synchronize_batch_norm(method, device_type=run.trainer.strategy.root_device.type)
     method.parallelize = lambda network: parallelize(network, run.trainer.strategy)
     _disable_signal_broadcast(run.trainer)
     with ExitStack() as stack:
         stack.enter_context(explained(run, method))
         stack.enter_context(signals.installed())
         stack.callback(speed.stop)
+        stack.callback(writer.settle)  # also on the way out of a failure
         run.trainer.fit(method, datamodule=_RunData(data, run.stream))
         if run.is_main:
             checkpointer.finish()
@@ -219,9 +249,19 @@ def _claim(folder: RunFolder, config: TrainConfig) -> None:
     folder.write("config.yaml", to_yaml(config))
 
 
+def _resumes(folder: RunFolder, config: TrainConfig) -> bool:
+    """Whether a checkpoint will replace whatever the method starts from."""
+    return config.resume != "never" and bool(list_checkpoints(folder.checkpoints))
+
+
 def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:
     """Put the newest checkpoint back, if this run resumes; say what happened."""
     state = checkpointer.restore_newest(method) if run.config.resume != "never" else None
+    if state is None and run.config.resume == "must":
+        raise CheckpointError(
+            f"resume=must, but no checkpoint in {run.folder.checkpoints} is complete; start with "
+            "resume=auto or never."
+        )
     step = 0
     if state is not None:
         step = state["step"]

@@ -6,6 +6,7 @@ from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import Method, MethodConfig
 from ssl_vision.methods.dino import Dino, DinoConfig
 from ssl_vision.methods.mae import Mae, MaeConfig
+from ssl_vision.methods.poa import Poa, PoaConfig
 from ssl_vision.methods.point_cmae import PointCmae, PointCmaeConfig
 from ssl_vision.methods.point_mae import PointMae, PointMaeConfig
 from ssl_vision.methods.supervised import Supervised, SupervisedConfig
@@ -25,5 +26,6 @@ METHODS: dict[str, MethodEntry] = {
     "barlow_twins": MethodEntry(BarlowTwinsConfig, BarlowTwins),
     "mae": MethodEntry(MaeConfig, Mae),
     "dino": MethodEntry(DinoConfig, Dino),
+    "poa": MethodEntry(PoaConfig, Poa),
     "supervised": MethodEntry(SupervisedConfig, Supervised),
 }

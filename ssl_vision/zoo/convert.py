@@ -20,12 +20,27 @@ from ssl_vision.zoo.convert_dino import (
     matches_dino,
 )
 from ssl_vision.zoo.convert_mae import convert_mae, matches_mae
+from ssl_vision.zoo.convert_poa import convert_poa, matches_poa
+from ssl_vision.zoo.convert_points import convert_points, matches_points
 from ssl_vision.zoo.converted import Converted, ConverterEntry, ConvertOptions, check_options
 from ssl_vision.zoo.export import ExportResult, check_target, export_backbone, load_weights
-from ssl_vision.zoo.safe_load import safe_load, sha256_of
+from ssl_vision.zoo.hashes import sha256_of
+from ssl_vision.zoo.safe_load import safe_load
 
 # The first entry whose layout matches is taken where the user names none.
 CONVERTERS: dict[str, ConverterEntry] = {
+    "poa": ConverterEntry(
+        convert_poa,
+        matches_poa,
+        ("width", "depth", "num_heads"),
+        "POA: the intact network or any sub-network of a teacher checkpoint",
+    ),
+    "point_mae": ConverterEntry(
+        convert_points,
+        matches_points,
+        ("num_groups", "num_heads"),
+        "Point-MAE and Point-CMAE: pre-trained or fine-tuned encoder",
+    ),
     "dino": ConverterEntry(
         convert_dino,
         matches_dino,
@@ -111,7 +126,6 @@ def convert_file(
     head: str | Path | None = None,
     head_features: HeadFeatures | None = None,
     allow: Iterable[str] = (),
-    in_fresh_process: bool = False,
 ) -> ExportResult:
     """Convert a weight file into a timm folder, verified by reloading.
 
@@ -124,7 +138,6 @@ def convert_file(
         head: File of a linear classifier of DINO, to go into heads.safetensors.
         head_features: What that classifier is applied to; see `convert_linear_head`.
         allow: Further harmless classes the file may hold; see `safe_load`.
-        in_fresh_process: Also reload by timm alone in a new process.
 
     Raises:
         ConfigError: Unknown converter, or options that cannot take effect.
@@ -134,12 +147,11 @@ def convert_file(
     check_target(Path(folder))
     if (head is None) != (head_features is None):
         raise ConfigError("head= and head_features= (cls4, cls_mean or pooled) go together.")
-    name, converted = convert_content(
-        safe_load(path, allow=allow), converter=converter, options=options
-    )
-    heads = dict(converted.heads)
+    content = safe_load(path, allow=allow)
+    linear = {}
     if head is not None and head_features is not None:
-        heads |= convert_linear_head(safe_load(head, allow=allow), features=head_features)
+        linear = convert_linear_head(safe_load(head, allow=allow), features=head_features)
+    name, converted = convert_content(content, converter=converter, options=options)
     card = card or ModelCard(
         title=f"{path.stem}, converted to timm",
         tag=name,
@@ -155,6 +167,5 @@ def convert_file(
         size_px=converted.size_px,
         crop_pct=converted.crop_pct,
         card=card,
-        heads=heads,
-        in_fresh_process=in_fresh_process,
+        heads={**converted.heads, **linear},
     )

@@ -4,14 +4,11 @@
 would fill in by itself (its default tag, mean and std of 0.5, another licence) is always written.
 """
 
-import copy
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +20,16 @@ from ssl_vision import __version__
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_from_config
 from ssl_vision.errors import CheckpointError, ConfigError
-from ssl_vision.randomness import keyed_generator
 from ssl_vision.zoo.card import ModelCard, render_card
-from ssl_vision.zoo.safe_load import safe_load, sha256_of
+from ssl_vision.zoo.formats import FORMATS, check_formats
+from ssl_vision.zoo.hashes import sha256_of
+from ssl_vision.zoo.safe_load import safe_load
+from ssl_vision.zoo.verify import judge, outputs_of, probe_batch
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 HEADS_NAME = "heads.safetensors"
 CARD_NAME = "README.md"
-
-# Largest difference between a network and its reloaded export, relative to its largest output.
-TOLERANCE = 1e-5
-# Half-precision exports are judged by direction: smallest cosine of a feature and its original.
-MIN_COSINE = 0.9999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +61,7 @@ def export_backbone(
     card: ModelCard | None = None,
     heads: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
-    in_fresh_process: bool = False,
+    formats: Sequence[str] = (),
 ) -> ExportResult:
     """Write `backbone.model` as a folder that timm loads, verified by reloading.
 
@@ -85,14 +79,17 @@ def export_backbone(
         card: What the README says; a plain one by default.
         heads: Further tensors (projection heads, centres) for heads.safetensors.
         dtype: torch.float16 or bfloat16 halve the file; None keeps the weights' own.
-        in_fresh_process: Also reload by timm alone in a new process (seconds).
+        formats: Entries of `FORMATS` to write beside the timm folder, each verified in a new
+            process without this package (seconds each).
 
     Raises:
         CheckpointError: The folder cannot be written, or its outputs differ.
-        ConfigError: The folder holds something that is not an export.
+        ConfigError: The folder holds something that is not an export, or a format is unknown or
+            needs a package that is not installed.
     """
     folder, card = Path(folder), card or ModelCard()
     check_target(folder)
+    check_formats(formats, modality=backbone.modality)
     config = describe_backbone(
         backbone,
         mean=mean,
@@ -106,9 +103,7 @@ def export_backbone(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        checks = _write_and_verify(
-            backbone, partial, config, card, heads or {}, dtype, in_fresh_process
-        )
+        checks = _write_and_verify(backbone, partial, config, card, heads or {}, dtype, formats)
         replace_folder(partial, folder)
     except OSError as error:
         raise CheckpointError(f"cannot write the export {folder}: {error}") from error
@@ -149,7 +144,7 @@ def describe_backbone(
     pretrained_cfg = {
         "tag": card.tag,
         "custom_load": False,
-        "input_size": [int(args.get("in_chans", 3)), size_px, size_px],
+        "input_size": _input_size(backbone, size_px),
         "fixed_input_size": bool(known.get("fixed_input_size", False)),
         "interpolation": interpolation,
         "crop_pct": crop_pct,
@@ -173,7 +168,15 @@ def describe_backbone(
         else "avg",
         "model_args": args,
         "pretrained_cfg": pretrained_cfg,
+        "card": asdict(card),
     }
+
+
+def _input_size(backbone: Backbone, size_px: int) -> list[int]:
+    """Of one sample: (C, S, S), or (M, 3) for clouds."""
+    if backbone.modality == "points":
+        return [int(backbone.model.num_points), 3]
+    return [int(backbone.model_args.get("in_chans", 3)), size_px, size_px]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -192,6 +195,15 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path} is not the config of a timm model: it lacks architecture or pretrained_cfg."
         )
     return config
+
+
+def read_card(config: Mapping[str, Any]) -> ModelCard:
+    """The model card in a config of ours; of timm's own, what it says about the weights."""
+    known = {field.name for field in fields(ModelCard)}
+    if isinstance(saved := config.get("card"), dict) and saved.keys() <= known:
+        return ModelCard(**{**saved, "notes": tuple(saved.get("notes", ()))})
+    given = config["pretrained_cfg"]
+    return ModelCard(license=given.get("license") or "unspecified", tag=given.get("tag") or "timm")
 
 
 def read_export(
@@ -262,92 +274,6 @@ def check_target(folder: Path) -> None:
         raise ConfigError(f"{folder} is not empty and not an export; name another folder.")
 
 
-def probe_batch(config: Mapping[str, Any], *, num_images: int = 2) -> Tensor:
-    """Fixed noise of the network's input size, (num_images, C, S, S)."""
-    size = config["pretrained_cfg"]["input_size"]
-    return torch.randn(num_images, *size, generator=keyed_generator("export probe"))
-
-
-def outputs_of(model: nn.Module, images: Tensor) -> Tensor:
-    """Pooled features in float32 on the CPU, without touching the model."""
-    copied = copy.deepcopy(model).cpu().float().eval()
-    with torch.inference_mode():
-        return copied(images)
-
-
-def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Largest difference divided by the largest expected value."""
-    scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    return float((found - expected).abs().max() / scale)
-
-
-def judge(found: Tensor, expected: Tensor, *, is_half: bool, what: str) -> str:
-    """Outcome of a verification in words.
-
-    Raises:
-        CheckpointError: The outputs differ by more than `TOLERANCE` (or `MIN_COSINE`).
-    """
-    if found.shape != expected.shape:
-        raise CheckpointError(
-            f"{what} gives {tuple(found.shape)} instead of {tuple(expected.shape)}."
-        )
-    if is_half:
-        cosine = float(nn.functional.cosine_similarity(found, expected).min())
-        if not cosine >= MIN_COSINE:
-            raise CheckpointError(f"{what} has cosine {cosine:.6f}, below {MIN_COSINE}.")
-        return f"smallest cosine {cosine:.6f}"
-    difference = relative_difference(found, expected)
-    if not difference <= TOLERANCE:
-        raise CheckpointError(
-            f"{what} differs from the network by {difference:.1e} of its largest output."
-        )
-    return f"largest relative difference {difference:.1e}"
-
-
-def run_isolated(script: str, *arguments: str) -> str:
-    """Output of a Python script in a new process in which this package is not importable.
-
-    Raises:
-        CheckpointError: It failed; the message ends with its last line.
-    """
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    finished = subprocess.run(
-        [sys.executable, "-P", "-c", script, *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd="/",
-        check=False,
-    )
-    if finished.returncode:
-        lines = finished.stderr.strip().splitlines() or ["no message"]
-        raise CheckpointError(f"the export does not load in a new process: {lines[-1]}")
-    return finished.stdout
-
-
-# Run by `run_isolated`: what a user without this package would write.
-_RELOAD_WITH_TIMM = """
-import sys, timm, torch
-from safetensors.torch import load_file, save_file
-folder, probe, out = sys.argv[1:]
-model = timm.create_model("local-dir:" + folder, pretrained=True).eval()
-with torch.inference_mode():
-    save_file({"features": model(load_file(probe)["images"]).contiguous()}, out)
-"""
-
-
-def reload_with_timm(folder: Path, images: Tensor) -> Tensor:
-    """Features of `images` by timm alone, in a new process."""
-    probe, out = folder / ".probe.safetensors", folder / ".features.safetensors"
-    try:
-        safetensors.torch.save_file({"images": images}, probe)
-        run_isolated(_RELOAD_WITH_TIMM, *(str(path.resolve()) for path in (folder, probe, out)))
-        return safetensors.torch.load_file(out)["features"].clone()
-    finally:
-        probe.unlink(missing_ok=True)
-        out.unlink(missing_ok=True)
-
-
 def replace_folder(new: Path, folder: Path) -> None:
     """Move a finished folder to its name, the old one aside first; both on one file system."""
     for path in sorted(new.iterdir()):
@@ -369,7 +295,7 @@ def _write_and_verify(
     card: ModelCard,
     heads: Mapping[str, Tensor],
     dtype: torch.dtype | None,
-    in_fresh_process: bool,
+    formats: Sequence[str],
 ) -> dict[str, str]:
     """Fill `folder`; return what was checked."""
     model = plain_model(backbone)
@@ -386,10 +312,15 @@ def _write_and_verify(
     reloaded, _ = read_export(folder, with_classifier=True)
     found = outputs_of(reloaded.model, images)
     checks = {"reloaded": judge(found, expected, is_half=is_half, what="the reloaded export")}
-    if in_fresh_process:
-        found = reload_with_timm(folder, images)
-        checks["timm alone, new process"] = judge(
-            found, expected, is_half=is_half, what="the export in a new process"
+    images = probe_batch(config, num_images=3)  # another batch size than while writing
+    expected = outputs_of(model, images)
+    for name in formats:
+        checks[FORMATS[name].about] = judge(
+            FORMATS[name].write_and_reload(folder, reloaded.model, images),
+            expected,
+            is_half=is_half,
+            tolerance=FORMATS[name].tolerance,
+            what=f"the export as {name}",
         )
     preprocessing = config["pretrained_cfg"]
     shown = ("input_size", "mean", "std", "interpolation", "crop_pct")
@@ -400,6 +331,7 @@ def _write_and_verify(
         num_parameters=sum(p.numel() for p in model.parameters()),
         preprocessing={name: preprocessing[name] for name in shown},
         checks=checks,
+        modality=backbone.modality,
     )
     (folder / CARD_NAME).write_text(readme)
     return checks

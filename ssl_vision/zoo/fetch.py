@@ -22,8 +22,8 @@ from ssl_vision.zoo.download import (
     locked,
 )
 from ssl_vision.zoo.export import WEIGHTS_NAME
+from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.index import ZooEntry, ZooFile, describe_metrics, find_entry, index_path
-from ssl_vision.zoo.safe_load import sha256_of
 
 _log = logging.getLogger(__name__)
 
@@ -82,16 +82,14 @@ def fetch_export(name: str, settings: Mapping[str, Any]) -> Path:
         CheckpointError: The weights cannot be had or converted.
     """
     entry, chosen = find_entry(name), dict(settings)
-    if entry.status == "unsupported":
-        raise ConfigError(f"zoo:{name} cannot be converted: {' '.join(entry.notes)}")
+    check_supported(entry)
     kind = str(chosen.pop("file", "backbone"))
     file = _file_of(entry, kind)
     if file.format == "timm_folder":
         if chosen:
             raise ConfigError(f"zoo:{name} takes no options; it is a timm folder already.")
         return fetch_file(entry, kind).path.parent
-    if file.key is not None:
-        chosen.setdefault("key", file.key)
+    chosen = {**default_options(file), **chosen}
     options = _options(chosen, name=name)
     found = fetch_file(entry, kind)
     # Another file, options or version of the converters: another folder.
@@ -107,6 +105,17 @@ def fetch_export(name: str, settings: Mapping[str, Any]) -> Path:
                 card=card_of(entry, sha256=found.sha256),
             )
     return folder
+
+
+def default_options(file: ZooFile) -> dict[str, Any]:
+    """What the converter is told where the user says nothing."""
+    return {**({} if file.key is None else {"key": file.key}), **file.options}
+
+
+def check_supported(entry: ZooEntry) -> None:
+    """Raise ConfigError, with the reason, for an entry that is only listed."""
+    if entry.status == "unsupported":
+        raise ConfigError(f"zoo:{entry.name} cannot be converted: {' '.join(entry.notes)}")
 
 
 def card_of(entry: ZooEntry, *, sha256: str) -> ModelCard:

@@ -20,7 +20,14 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_from_config, load_timm
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.randomness import derive_key, seeded
-from ssl_vision.zoo.export import CONFIG_NAME, WEIGHTS_NAME, load_weights, read_export
+from ssl_vision.zoo.card import ModelCard
+from ssl_vision.zoo.export import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    load_weights,
+    read_card,
+    read_export,
+)
 from ssl_vision.zoo.fetch import fetch_export
 from ssl_vision.zoo.safe_load import safe_load, sha256_of_tensors
 
@@ -38,8 +45,9 @@ class LoadedBackbone:
         mean: Per channel, of images scaled to [0, 1].
         std: Likewise.
         interpolation: bicubic or bilinear.
-        size_px: Side of the input.
+        size_px: Side of the input; for clouds, their number of points.
         crop_pct: Centre crop's side / resized shorter side.
+        card: What is known of the weights.
         source: What was asked for, in full.
         sha256: Of the tensors; equal weights have equal values in any file.
     """
@@ -50,6 +58,7 @@ class LoadedBackbone:
     interpolation: str
     size_px: int
     crop_pct: float
+    card: ModelCard
     source: str
     sha256: str
 
@@ -159,6 +168,8 @@ def _from_zoo(name: str, *, source: str) -> LoadedBackbone:
 def _describe(backbone: Backbone, config: dict[str, Any], *, source: str) -> LoadedBackbone:
     """LoadedBackbone of a network and its timm config."""
     given = config["pretrained_cfg"]
+    if backbone.modality == "points":
+        given = {**given, "input_size": (3, backbone.model.num_points, backbone.model.num_points)}
     size = backbone.model_args.get("img_size", given.get("input_size", (3, 224, 224))[-1])
     if "architecture" in config:  # an export says which size it is for; args say how it was built
         size = given["input_size"][-1]
@@ -169,6 +180,7 @@ def _describe(backbone: Backbone, config: dict[str, Any], *, source: str) -> Loa
         interpolation=str(given.get("interpolation", "bicubic")),
         size_px=int(size[-1] if isinstance(size, list | tuple) else size),
         crop_pct=float(given.get("crop_pct") or 0.875),
+        card=read_card(config),
         source=source,
         sha256=sha256_of_tensors(backbone.model.state_dict()),
     )

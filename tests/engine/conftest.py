@@ -1,5 +1,10 @@
 """Runs of seconds: a two-block ViT on the built-in digits."""
 
+import functools
+import os
+import socket
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +12,7 @@ from typing import Any
 import pytest
 
 from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.errors import SslVisionError
 
 _PLAIN = "crop_area: [0.5, 1.0], flip_prob: 0.0"
 _METHODS = {
@@ -41,7 +47,7 @@ backbone:
   args: {{patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2}}
 data:
   path: digits
-  global_batch_size: 128
+  global_batch_size: 256
   num_threads: 1
   eval_size_px: 16
   views:
@@ -65,7 +71,78 @@ def recipe(tmp_path: Path) -> Callable[..., TrainConfig]:
     return build
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    from ssl_vision.engine.run_dir import read_jsonl
+def status_of(function: Callable[[], Any]) -> int:
+    """What the command line would exit with."""
+    status = 1
+    try:
+        function()
+        status = 0
+    except SslVisionError as error:
+        sys.stderr.write(f"error: {error}\n")
+        status = error.exit_code
+    except BaseException:
+        traceback.print_exc()
+    sys.stderr.flush()
+    return status
 
-    return read_jsonl(folder / "metrics.jsonl")
+
+def in_child(function: Callable[[], Any]) -> int:
+    """Run a function in a forked process; its exit status, negative for a signal.
+
+    A fork has what was imported but nothing of the run: the process a restart finds, without the
+    seconds of importing PyTorch again.
+    """
+    pid = os.fork()
+    if pid == 0:
+        os._exit(status_of(function))
+    _, result = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(result)
+
+
+@pytest.fixture(scope="session")
+def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One run here, so that forked processes find kernels compiled and modules imported."""
+    from ssl_vision.engine.train import train
+
+    folder = tmp_path_factory.mktemp("warm")
+    path = write_recipe(folder / "recipe.yaml", "dino")
+    train(load_train_config([path], [f"run_dir={folder / 'run'}", "trainer.max_steps=1"]))
+
+
+@pytest.fixture
+def child(_warm: None) -> Callable[[Callable[[], Any]], int]:
+    """`child(function)` -> exit status of a process that ran it."""
+    return in_child
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def launch(function: Callable[[int], Any], *, world_size: int = 2) -> list[int]:
+    """Run `function(rank)` in forked processes as torchrun would; their exit statuses."""
+    port, pids = free_port(), []
+    for rank in range(world_size):
+        pid = os.fork()
+        if pid == 0:
+            os.environ.update(
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                GROUP_RANK="0",
+                WORLD_SIZE=str(world_size),
+                LOCAL_WORLD_SIZE=str(world_size),
+                TORCHELASTIC_RUN_ID="test",
+            )
+            os._exit(status_of(functools.partial(function, rank)))
+        pids.append(pid)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+@pytest.fixture
+def processes(_warm: None) -> Callable[..., list[int]]:
+    """`processes(function, world_size=2)` -> exit statuses of `function(rank)`."""
+    return launch

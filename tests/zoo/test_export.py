@@ -11,8 +11,8 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.zoo.card import ModelCard
-from ssl_vision.zoo.export import export_backbone, judge, read_export
-from ssl_vision.zoo.safe_load import sha256_of
+from ssl_vision.zoo.export import export_backbone, read_card, read_config, read_export
+from ssl_vision.zoo.hashes import sha256_of
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 INPUT = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "size_px": 32, "crop_pct": 0.9}
@@ -84,19 +84,18 @@ def test_other_numbers_of_channels_keep_their_first_layer(in_chans: int, tmp_pat
         assert torch.equal(model(images), backbone(images).pooled)
 
 
-@pytest.mark.slow
-def test_reload_in_a_new_process_with_timm_alone(tmp_path: Path) -> None:
-    card = ModelCard(method="dino", license="cc0-1.0", metrics={"kNN": "0.9 ± 0.1"}, steps=1200)
-    heads = {"prototypes": torch.randn(4, 8)}
-    result = export_backbone(
-        tiny(), tmp_path / "export", **INPUT, card=card, heads=heads, in_fresh_process=True
+def test_the_card_and_heads_lie_beside_the_weights(tmp_path: Path) -> None:
+    card = ModelCard(
+        method="dino", license="cc0-1.0", metrics={"kNN": "0.9 ± 0.1"}, steps=1200, notes=("a",)
     )
-    assert set(result.checks) == {"reloaded", "timm alone, new process"}
+    heads = {"prototypes": torch.randn(4, 8)}
+    export_backbone(tiny(), tmp_path / "export", **INPUT, card=card, heads=heads)
     names = sorted(path.name for path in (tmp_path / "export").iterdir())
     assert names == ["README.md", "config.json", "heads.safetensors", "model.safetensors"]
     readme = (tmp_path / "export/README.md").read_text()
-    for words in ("license: cc0-1.0", "0.9 ± 0.1", "1,200", "timm alone", "dino"):
+    for words in ("license: cc0-1.0", "0.9 ± 0.1", "1,200", "| reloaded |", "dino"):
         assert words in readme
+    assert read_card(read_config(tmp_path / "export")) == card
 
 
 def test_masks_and_tokens_of_training_stay_out(tmp_path: Path) -> None:
@@ -114,16 +113,6 @@ def test_half_precision_is_judged_by_direction(tmp_path: Path) -> None:
     half = export_backbone(backbone, tmp_path / "half", **INPUT, dtype=torch.float16)
     assert half.num_bytes < 0.55 * full.num_bytes
     assert "cosine" in half.checks["reloaded"]
-
-
-def test_wrong_outputs_are_not_exported() -> None:
-    expected = torch.randn(2, 8)
-    with pytest.raises(CheckpointError, match="differs"):
-        judge(expected + 1e-3, expected, is_half=False, what="it")
-    with pytest.raises(CheckpointError, match="differs"):
-        judge(expected * torch.nan, expected, is_half=False, what="it")
-    with pytest.raises(CheckpointError, match="cosine"):
-        judge(torch.randn(2, 8), expected, is_half=True, what="it")
 
 
 def test_exports_replace_exports_and_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,398 @@
+"""POA: one run trains a network together with all the smaller networks inside it.
+
+Zhang, Guo, Fu, Yang, Cao, Guo, Wang, Luo, Liu, Chen 2024, arXiv 2408.01031, section 3. Authors'
+code: alipay/POA at 00d9074. Each update, a teacher (the average of the student) teaches the intact
+student and one of its sub-networks, drawn anew; the intact student also teaches the sub-network.
+Afterwards `backbones.elastic.extract` takes networks of any size out of the teacher.
+
+Where paper and code disagree we follow the code: pairs of crops pooled in one mean, KoLeo halved,
+Sinkhorn without a softmax after it, the intact network not drawn. `crop_pooling: separate` is the
+paper's. Where we differ from the code:
+* Swin keeps pairs of blocks, `backbones.elastic_grid`, and normalises narrow patch embeddings over
+  their own channels; so its parts are plain Swins.
+* The order of sizes is a function of (seed, rank, step), not a generator's state; a resumed run
+  goes on where it was. All batches of an accumulated update train one size.
+* While the last layers are frozen they collect no moments; the code trains them at rate 0.
+* Updates are skipped on all processes if a loss or gradient is not finite on one; the code decides
+  per process.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from ssl_vision import schedules
+from ssl_vision.backbones import elastic
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.build import set_drop_path
+from ssl_vision.backbones.elastic_families import extent_of
+from ssl_vision.backbones.elastic_grid import ElasticConfig, Size, candidates, draw
+from ssl_vision.distributed import rank
+from ssl_vision.errors import ConfigError
+from ssl_vision.losses.distillation import sinkhorn
+from ssl_vision.losses.koleo import koleo
+from ssl_vision.losses.poa import Logits, PoaTerms, Targets, poa_loss, poa_terms
+from ssl_vision.masking import PatchMasks, crop_masks
+from ssl_vision.methods.base import (
+    Method,
+    MethodConfig,
+    TrainPlan,
+    check_view_names,
+    detached,
+    feature_std,
+)
+from ssl_vision.nn.ema import EmaTeacher
+from ssl_vision.nn.heads import PrototypeHead
+from ssl_vision.optim.recipe import OptimConfig, stretched_steps
+from ssl_vision.types import Batch, Features, LossOutput
+from ssl_vision.views import ViewConfig
+
+NUM_GLOBAL = 2  # crops the teacher sees
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoaConfig(MethodConfig):
+    """Defaults are the authors' ViT-L/16 recipe (vit_ee1200.yaml)."""
+
+    name: Literal["poa"] = "poa"
+    # Sub-networks
+    elastic: ElasticConfig = field(default_factory=ElasticConfig)  # sizes; alpha: is_rescaled
+    width_bias: float = 3.0  # S for widths: the smallest is drawn S times as often as the largest
+    depth_bias: float = 3.0  # S for depths; Swin 2 and 2, ResNet 1 and 2
+    draw_per: Literal["process", "update"] = "process"  # a size per process, or one for all
+    # Loss
+    intact_weight: float = 0.8  # lambda; the elastic student weighs 1 - lambda
+    has_cross_view: bool = True  # teacher -> elastic student
+    has_same_view: bool = True  # intact -> elastic student
+    crop_pooling: Literal["pooled", "separate"] = "pooled"
+    koleo_weight: float = 0.1  # gamma; halved, per global crop and student
+    position_rule: Literal["timm", "dino"] = "timm"  # of a ViT's local crops; the code has dino
+    # Masked patches (iBOT)
+    has_patch_loss: bool = True
+    patch_start_epochs: float = 30.0  # epochs before it and its masks set in
+    mask_fraction: float = 0.5  # of the global crops
+    mask_ratio: tuple[float, float] = (0.1, 0.5)  # spread over the masked crops; Swin, ResNet 0.3
+    pyramid_scale: int = 2  # patch tokens of Swin, ResNet and ConvNeXt: last map, enlarged
+    # Heads
+    num_prototypes: tuple[int, ...] = (8192, 16384, 32768, 65536)  # K of each head
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    num_head_layers: int = 3
+    freeze_last_layer_epochs: float = 1.0
+    patch_embed_lr_factor: float = 0.2
+    # Teacher
+    teacher_momentum: float = 0.992  # cosine to teacher_momentum_end
+    teacher_momentum_end: float = 0.9999
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.07
+    teacher_temperature_start: float = 0.04
+    teacher_temperature_epochs: float = 30.0  # linear warm-up, by update
+    sinkhorn_iterations: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("intact_weight", "teacher_momentum", "teacher_momentum_end", "mask_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"method.{name}={getattr(self, name)} must be from 0 to 1.")
+        for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"method.{name}={getattr(self, name)} must be above 0.")
+        for name in ("width_bias", "depth_bias", "pyramid_scale", "hidden_dim", "bottleneck_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"method.{name}={getattr(self, name)} must be 1 or more.")
+        if not self.num_prototypes or min(self.num_prototypes) < 1:
+            raise ConfigError(
+                f"method.num_prototypes={list(self.num_prototypes)} must name the prototypes of "
+                "at least one head."
+            )
+        if not 0 <= self.mask_ratio[0] <= self.mask_ratio[1] < 1:
+            raise ConfigError(
+                f"method.mask_ratio={list(self.mask_ratio)} must rise from 0 to below 1."
+            )
+        if not (self.has_cross_view or self.has_same_view) and self.intact_weight < 1:
+            raise ConfigError(
+                "method.has_cross_view and has_same_view are both false: nothing would teach the "
+                "elastic student. Switch one on, or train the network alone with method.name=dino."
+            )
+
+    def check_views(self, views: Mapping[str, ViewConfig]) -> None:
+        """Two global crops of one size and, optionally, a `local` view of k drawings."""
+        check_view_names(
+            views, required=("global_1", "global_2"), repeatable=("local",), method=self.name
+        )
+        sizes = views["global_1"].size_px, views["global_2"].size_px
+        if sizes[0] != sizes[1]:
+            raise ConfigError(
+                f"data.views.global_1.size_px={sizes[0]} and global_2.size_px={sizes[1]} must be "
+                "equal: the teacher sees both in one batch."
+            )
+
+
+class Tokens(NamedTuple):
+    """What one network makes of a batch, in the shape the heads take.
+
+    Attributes:
+        rows: Class tokens crop by crop, then masked patch tokens, (V * B + M, D).
+        num_crop_rows: V * B.
+        global_pooled: Class tokens of the global crops, (2 B, D).
+    """
+
+    rows: Tensor
+    num_crop_rows: int
+    global_pooled: Tensor
+
+
+class Poa(Method):
+    """Student and teacher, each a backbone and several heads."""
+
+    config: PoaConfig
+
+    def __init__(
+        self, config: PoaConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
+    ) -> None:
+        super().__init__(config, backbone, optim=optim, plan=plan)
+        if config.has_patch_loss:
+            backbone.add_mask_token()
+        if config.position_rule != "timm":
+            backbone.set_position_rule(config.position_rule)
+        self.drawn_sizes = candidates(
+            extent_of(backbone.model, config.elastic),
+            width_bias=config.width_bias,
+            depth_bias=config.depth_bias,
+        )
+        self.heads = nn.ModuleList(
+            PrototypeHead(
+                backbone.width,
+                num_prototypes,
+                hidden_dim=config.hidden_dim,
+                bottleneck_dim=config.bottleneck_dim,
+                num_layers=config.num_head_layers,
+                is_gain_frozen=False,
+            )
+            for num_prototypes in config.num_prototypes
+        )
+        self.teacher = EmaTeacher(backbone)
+        self.teacher_heads = EmaTeacher(self.heads)
+        set_drop_path(self.teacher, 0.0)
+
+    def configure_model(self) -> None:
+        """Spread the parameters over processes; not by sharding them.
+
+        Raises:
+            ConfigError: A sub-network is slices of whole parameters.
+        """
+        super().configure_model()
+        if any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+            raise ConfigError(
+                "trainer.strategy=fsdp2 shards the parameters POA takes its slices of; use ddp."
+            )
+
+    # The algorithm -----------------------------------------------------------------------
+
+    def compute_loss(self, batch: Batch) -> LossOutput:
+        """Teacher to both students across crops, and student to student on each crop."""
+        crops = torch.cat([batch.views["global_1"], batch.views["global_2"]])  # (2B, C, S, S)
+        local = batch.views.get("local")
+        masks = self.masks(batch, size_px=crops.shape[-1]) if self.config.has_patch_loss else None
+        teacher = self.tokens(self.teacher, crops, None, masks, is_masked=False)
+        intact = self.tokens(self.backbone, crops, local, masks)
+        size = self.draw_size()
+        # Cut once: both calls share the slices, and their gradients meet in the parent.
+        network = elastic.cut(self.backbone, size, self.config.elastic)
+        narrow = self.tokens(network, crops, local, masks)
+        terms = [
+            self._head_terms(head, teacher_head, (teacher, intact, narrow), masks, batch)
+            for head, teacher_head in zip(self.heads, self.teacher_heads.network, strict=True)
+        ]
+        loss = torch.stack([self._weighted(term) for term in terms]).mean()
+        spread = self._koleo(intact) + self._koleo(narrow)
+        loss = loss + self.config.koleo_weight / 2 * spread
+        means = {
+            name: torch.stack([getattr(term, name) for term in terms]).mean()
+            for name in PoaTerms._fields
+        }
+        return LossOutput(
+            loss=loss,
+            metrics=detached(
+                **means,
+                koleo=spread,
+                feature_std=feature_std(teacher.global_pooled),
+                elastic_width=loss.new_tensor(float(size[0])),
+                elastic_depth=loss.new_tensor(float(sum(size[1:]))),
+            ),
+        )
+
+    def tokens(
+        self,
+        network: Any,
+        crops: Tensor,
+        local: Tensor | None,
+        masks: PatchMasks | None,
+        *,
+        is_masked: bool = True,
+    ) -> Tokens:
+        """Run a network on the global and local crops.
+
+        Args:
+            network: Backbone, teacher or sub-network.
+            crops: Global crops, (2B, C, S, S).
+            local: Local crops, (V' * B, C, s, s).
+            masks: Which patches are learned from; none of them once no patch is.
+            is_masked: Whether the network sees the mask token in their place; the teacher does not.
+        """
+        mask = masks.mask if masks is not None and is_masked else None
+        features: Features = network(crops, mask=mask)
+        pooled = [features.pooled] if local is None else [features.pooled, network(local).pooled]
+        num_crop_rows = sum(len(part) for part in pooled)
+        if masks is not None and self.is_patch_loss_on:
+            pooled.append(self._patch_tokens(features, masks))
+        return Tokens(torch.cat(pooled), num_crop_rows, features.pooled)
+
+    def _patch_tokens(self, features: Features, masks: PatchMasks) -> Tensor:
+        """Masked patch tokens, (M, D); a pyramid's last map is enlarged to the grid of masks."""
+        assert features.patches is not None
+        patches = features.patches
+        if not self.backbone.has_tokens:
+            scale, side = self.config.pyramid_scale, math.isqrt(patches.shape[1])
+            grid = patches.unflatten(1, (side, side))
+            grid = grid.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+            patches = grid.flatten(1, 2)
+        return patches.flatten(0, 1)[masks.rows]
+
+    def _head_terms(
+        self,
+        head: nn.Module,
+        teacher_head: nn.Module,
+        networks: tuple[Tokens, Tokens, Tokens],
+        masks: PatchMasks | None,
+        batch: Batch,
+    ) -> PoaTerms:
+        """Terms of one head on what teacher, intact and elastic student made of the batch."""
+        teacher, intact, narrow = networks
+        with torch.no_grad():
+            targets = self.targets(
+                self._split(teacher_head(teacher.rows), teacher, batch.num_samples)
+            )
+        if masks is not None:
+            targets = targets._replace(patch_weight=masks.weight)
+        return poa_terms(
+            targets,
+            self._split(head(intact.rows), intact, batch.num_samples),
+            self._split(
+                elastic.forward_head(head, narrow.rows, self.config.elastic),
+                narrow,
+                batch.num_samples,
+            ),
+            temperature=self.config.student_temperature,
+            pooling=self.config.crop_pooling,
+        )
+
+    def _split(self, logits: Tensor, tokens: Tokens, num_samples: int) -> Logits:
+        """Rows of logits -> those of crops, (V, B, K), and those of patches, (M, K)."""
+        crops = logits[: tokens.num_crop_rows].unflatten(0, (-1, num_samples))
+        return Logits(crops, logits[tokens.num_crop_rows :] if self.is_patch_loss_on else None)
+
+    def targets(self, logits: Logits) -> Targets:
+        """Teacher's distributions, balanced over all processes; crops and patches separately."""
+        temperature = self.teacher_temperature(self.step)
+        iterations = self.config.sinkhorn_iterations
+
+        def balance(rows: Tensor) -> Tensor:
+            return sinkhorn(rows, temperature=temperature, iterations=iterations)
+
+        crops = balance(logits.crops.flatten(0, 1)).unflatten(0, (NUM_GLOBAL, -1))
+        return Targets(crops, None if logits.patches is None else balance(logits.patches))
+
+    def _weighted(self, terms: PoaTerms) -> Tensor:
+        return poa_loss(
+            terms,
+            intact_weight=self.config.intact_weight,
+            has_cross_view=self.config.has_cross_view,
+            has_same_view=self.config.has_same_view,
+        )
+
+    def _koleo(self, tokens: Tokens) -> Tensor:
+        return torch.stack([koleo(crop) for crop in tokens.global_pooled.chunk(NUM_GLOBAL)]).sum()
+
+    # What a step draws -------------------------------------------------------------------
+
+    def draw_size(self) -> Size:
+        """Size of this update's elastic student, a function of (seed, rank, step)."""
+        process = rank() if self.config.draw_per == "process" else 0
+        return draw(self.drawn_sizes, step=self.step, key=(self.plan.seed, "size", process))
+
+    def masks(self, batch: Batch, *, size_px: int) -> PatchMasks:
+        """Blocks on some of the global crops; none before the patch loss sets in.
+
+        An empty mask is passed then, so that the mask token is part of the graph on all processes.
+        """
+        side = math.isqrt(self.backbone.num_patches(size_px))
+        grid = side if self.backbone.has_tokens else side * self.config.pyramid_scale
+        return crop_masks(
+            batch.index,
+            key=self.key("mask"),
+            num_crops=NUM_GLOBAL,
+            grid=grid,
+            masked_fraction=self.config.mask_fraction if self.is_patch_loss_on else 0.0,
+            ratio_range=self.config.mask_ratio,
+        )
+
+    @property
+    def is_patch_loss_on(self) -> bool:
+        """Whether masked patches are learned yet."""
+        start = self.config.patch_start_epochs * self.plan.steps_per_epoch
+        return self.config.has_patch_loss and self.step >= start
+
+    # Around an update --------------------------------------------------------------------
+
+    def teacher_temperature(self, step: int) -> float:
+        """tau_t of an update."""
+        return schedules.ramp(
+            step,
+            start=self.config.teacher_temperature_start,
+            end=self.config.teacher_temperature,
+            num=round(self.config.teacher_temperature_epochs * self.plan.steps_per_epoch),
+        )
+
+    def teacher_momentum(self, step: int) -> float:
+        """M of an update."""
+        return schedules.cosine(
+            step,
+            start=self.config.teacher_momentum,
+            end=self.config.teacher_momentum_end,
+            total_steps=stretched_steps(self.optim, plan=self.plan),
+        )
+
+    def lr_factor(self, name: str) -> float:
+        """Patch embeddings learn slower."""
+        return self.config.patch_embed_lr_factor if ".patch_embed." in name else 1.0
+
+    def before_update(self, step: int) -> None:
+        """Clip, then drop the gradients of the last layers in the first epochs."""
+        super().before_update(step)
+        if step < self.config.freeze_last_layer_epochs * self.plan.steps_per_epoch:
+            for head in self.heads:
+                assert isinstance(head, PrototypeHead)
+                for parameter in head.last_layer.parameters():
+                    parameter.grad = None
+
+    def after_update(self, step: int) -> None:
+        """Teacher follows the whole student; the elastic one is part of it."""
+        momentum = self.teacher_momentum(step)
+        self.teacher.update(self.backbone, momentum=momentum)
+        self.teacher_heads.update(self.heads, momentum=momentum)
+
+    def on_weights_loaded(self) -> None:
+        """Teacher starts from the student's new weights."""
+        self.teacher.restart(self.backbone)
+        self.teacher_heads.restart(self.heads)
+
+    def export_backbone(self) -> Backbone:
+        """The teacher's; `backbones.elastic.extract` cuts it."""
+        network = self.teacher.network
+        assert isinstance(network, Backbone)
+        return network

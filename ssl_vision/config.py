@@ -155,7 +155,9 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
     schema.data = OmegaConf.structured(DataConfig)
     schema.optim = OmegaConf.structured(OptimConfig)
     config = _finish(schema, layers, TrainConfig)
-    config.method.check_views(config.data.views)
+    is_points = method.module.modality == "points"
+    views: dict[str, Any] = dict(config.data.point_views if is_points else config.data.views)
+    config.method.check_views(views)
     return config
 
 

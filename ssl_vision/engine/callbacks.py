@@ -32,14 +32,17 @@ class Checkpointer:
         self._writer = writer
         self._describe = describe
         self._last_saved: int | None = None
+        self._is_due = False
 
     def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
         """Save if it is time."""
         settings, step = run.config.trainer, method.step
         every_steps = settings.checkpoint_every_steps
         epoch_steps = settings.checkpoint_every_epochs * method.plan.steps_per_epoch
-        is_due = step % epoch_steps == 0 or step == run.stop_step
-        if is_due or (every_steps is not None and step % every_steps == 0):
+        self._is_due |= step % epoch_steps == 0
+        self._is_due |= every_steps is not None and step % every_steps == 0
+        # A checkpoint in the middle of bad updates is not one to return to; the next good one is.
+        if step == run.stop_step or (self._is_due and not method.update_was_skipped):
             self.save(method)
 
     def save(self, method: Method, *, and_wait: bool = False) -> None:
@@ -55,7 +58,7 @@ class Checkpointer:
         if self._last_saved != method.step:
             state = self._state(method)
             self._guarded(lambda: self._submit(state, method))
-            self._last_saved = method.step
+            self._last_saved, self._is_due = method.step, False
         if and_wait:
             self._guarded(self._writer.wait)
             barrier()

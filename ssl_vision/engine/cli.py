@@ -30,6 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ssl_vision.engine.zoo:run_zoo",
         "list|show|download|convert|pin ...   weights by name, official files to timm",
     ),
+    "doctor": (
+        "ssl_vision.engine.doctor:run_doctor",
+        "what is installed, what is missing, and the line that installs it",
+    ),
 }
 
 

@@ -1,0 +1,79 @@
+import json
+import math
+import os
+
+import pytest
+
+from ssl_vision.engine.run_dir import RunFolder, describe_environment, git_state, read_jsonl
+from ssl_vision.errors import CheckpointError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.open()
+    yield run
+    run.close()
+
+
+def test_lines_after_the_resumed_step_and_a_torn_line_go(folder):
+    for step in (1, 2, 3, 3):
+        folder.append("metrics.jsonl", {"step": step, "loss": 0.1 * step})
+    path = folder.path / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 4, "lo')
+    assert [r["step"] for r in read_jsonl(path)] == [1, 2, 3, 3]
+    folder.truncate("metrics.jsonl", step=3)
+    assert path.read_text() == whole  # floats survive the round trip digit by digit
+    folder.truncate("metrics.jsonl", step=2)
+    assert [r["step"] for r in read_jsonl(path)] == [1, 2]
+
+
+def test_a_line_without_its_end_is_torn_even_if_it_is_json(folder):
+    path = folder.path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}')
+    assert read_jsonl(path) == [{"step": 1}]
+
+
+def test_damage_before_the_end_is_not_hidden(folder):
+    path = folder.path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(CheckpointError, match="line 2"):
+        read_jsonl(path)
+
+
+def test_values_that_json_lacks_become_null(folder):
+    folder.append("metrics.jsonl", {"step": 1, "loss": math.nan, "other": math.inf})
+    assert json.loads((folder.path / "metrics.jsonl").read_text())["loss"] is None
+
+
+def test_two_runs_cannot_share_a_folder(folder):
+    with pytest.raises(CheckpointError, match="in use by another run"):
+        RunFolder(folder.path).open()
+    folder.close()
+    second = RunFolder(folder.path)
+    second.open()
+    second.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and not os.path.exists("/proc"), reason="needs /proc")
+def test_an_unwritable_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"run_dir=/proc/nothing.*cannot be written"):
+        RunFolder(type(tmp_path)("/proc/nothing/run")).open()
+
+
+def test_a_log_that_cannot_be_written_says_so(folder, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl.*No space left.*intact"):
+        folder.append("metrics.jsonl", {"step": 1})
+
+
+def test_environment_says_what_it_ran_on(tmp_path):
+    found = describe_environment(world_size=2, device="cpu")
+    assert found["versions"]["torch"]
+    assert found["world_size"] == 2
+    assert git_state(tmp_path) is None
+    json.dumps(found)

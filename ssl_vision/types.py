@@ -64,3 +64,8 @@ class LossOutput(NamedTuple):
 
     loss: Tensor
     metrics: dict[str, Tensor]
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half-precision tensors as float32, others as they are; for sums, softmax and logarithms."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -76,7 +76,7 @@ class Exporter:
 
     def _card(self, method: Method) -> ModelCard:
         config, metrics = self._run.config, self._run.metrics
-        names: tuple[str, ...] = ("eval/knn_top1", "eval/rankme")
+        names: tuple[str, ...] = ("eval/top1", "eval/knn_top1", "eval/rankme")
         shown = {n: f"{metrics[n]:.4g}" for n in names if n in metrics}
         return ModelCard(
             title=f"{config.backbone.name} by {config.method.name}",

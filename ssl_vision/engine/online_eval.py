@@ -17,6 +17,7 @@ from ssl_vision.distributed import is_distributed, rank, world_size
 from ssl_vision.engine.collapse import Verdict, diagnose
 from ssl_vision.engine.export import Exporter
 from ssl_vision.engine.watchers import Outputs, Run
+from ssl_vision.evaluation.classification import classification_report, write_report
 from ssl_vision.evaluation.features import FeatureSet, extract_features
 from ssl_vision.evaluation.knn import knn_accuracy
 from ssl_vision.evaluation.representation import collapse_stats, rankme
@@ -58,6 +59,8 @@ class OnlineEval:
         if not run.is_main:
             return
         scores = self._knn(bank, queries)
+        if method.reads_labels and queries is not None and queries.labels is not None:
+            scores |= self._classify(backbone, queries)
         signs = _signs(_spread(bank.features["pooled"].float(), _MAX_RANK_ROWS))
         verdict = self._judge(method, signs)
         values: dict[str, Any] = {f"eval/{name}": value for name, value in (scores | signs).items()}
@@ -92,6 +95,24 @@ class OnlineEval:
             temperature=settings.temperature,
         )
         return {"knn_top1": accuracy[settings.k].top1}
+
+    def _classify(self, backbone: Any, queries: FeatureSet) -> dict[str, float]:
+        """Score the network's own classifier; write classification/ into the run folder."""
+        device = next(backbone.parameters()).device
+        with torch.inference_mode():
+            pooled = queries.features["pooled"].to(device).float()
+            logits = backbone.model.get_classifier()(pooled)
+        source = self._data.val_source
+        assert queries.labels is not None
+        assert source is not None
+        report = classification_report(logits, queries.labels, class_names=source.class_names)
+        write_report(report, self._run.folder.path / "classification")
+        return {
+            "top1": report.top1.value,
+            "top5": report.top5.value,
+            "cross_entropy": report.cross_entropy,
+            "ece": report.calibration.ece,
+        }
 
     def _judge(self, method: Method, signs: dict[str, float]) -> Verdict:
         latest = self._run.metrics
@@ -140,7 +161,8 @@ def _signs(features: Tensor) -> dict[str, float]:
 
 
 def _announce(run: Run, step: int, scores: dict[str, float], verdict: Verdict) -> None:
-    parts = [f"{name.replace('_', ' ')} {value:.2%}" for name, value in scores.items()]
+    shown = ("knn_top1", "top1")
+    parts = [f"{n.replace('_', ' ')} {scores[n]:.2%}" for n in shown if n in scores]
     line = f"update {step}: {', '.join([*parts, str(verdict)])}"
     if verdict.is_problem:
         run.warn(line)

@@ -10,11 +10,12 @@ import torch
 from rich.console import Console
 
 from ssl_vision.backbones.build import build_backbone
+from ssl_vision.backbones.transfer import transfer_weights
 from ssl_vision.config import TrainConfig, to_yaml
 from ssl_vision.data.module import DataModule, per_process_batch
 from ssl_vision.distributed import world_size
 from ssl_vision.engine.callbacks import Checkpointer, PreemptionWatcher
-from ssl_vision.engine.checkpoint import CheckpointWriter
+from ssl_vision.engine.checkpoint import CheckpointWriter, list_checkpoints
 from ssl_vision.engine.export import Exporter
 from ssl_vision.engine.failures import explained
 from ssl_vision.engine.metrics import MetricsLog, SpeedMeter
@@ -38,6 +39,7 @@ from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.optim.recipe import peak_lr
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
+from ssl_vision.zoo.weights import resolve_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,8 @@ def train(config: TrainConfig) -> RunResult:
             stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
         )
         method = build_method(config, plan)
+        if config.init_from is not None and not _resumes(folder, config):
+            start_from(config.init_from, run, method)
         exporter = Exporter(run, method)
         fit(run, method, data, exporter)
         return _finish(run, method, exporter)
@@ -105,6 +109,7 @@ def build_data(config: TrainConfig, trainer: L.Trainer) -> DataModule:
         rank=trainer.global_rank,
         world_size=trainer.world_size,
         accumulate=config.trainer.accumulate,
+        is_supervised=METHODS[config.method.name].module.reads_labels,
     )
 
 
@@ -142,6 +147,26 @@ def build_method(config: TrainConfig, plan: TrainPlan) -> Method:
         backbone = build_backbone(config.backbone, image_size_px=plan.image_size_px)
         return METHODS[config.method.name].module(
             config.method, backbone, optim=config.optim, plan=plan
+        )
+
+
+def start_from(weights: str, run: Run, method: Method) -> None:
+    """Put other weights into the method's backbone before the first update.
+
+    Raises:
+        ConfigError: They name nothing.
+        CheckpointError: They cannot be read, or are of another network.
+    """
+    loaded = resolve_weights(weights)
+    report = transfer_weights(loaded.backbone, method.backbone)
+    method.on_weights_loaded()
+    fresh = f"; starting fresh: {', '.join(report.fresh)}" if report.fresh else ""
+    run.say(f"{report.num_loaded} tensors from {loaded.source}{fresh}")
+    data = run.config.data
+    if loaded.mean != tuple(data.mean) or loaded.std != tuple(data.std):
+        run.warn(
+            f"{weights} was trained with mean {list(loaded.mean)} and std {list(loaded.std)}, "
+            f"data.mean={list(data.mean)} and data.std={list(data.std)} differ."
         )
 
 
@@ -217,6 +242,11 @@ def _claim(folder: RunFolder, config: TrainConfig) -> None:
     if prepare_folder(folder, config) and saved.exists():
         check_changes(config_changes(saved.read_text(), config), run_dir=folder.path)
     folder.write("config.yaml", to_yaml(config))
+
+
+def _resumes(folder: RunFolder, config: TrainConfig) -> bool:
+    """Whether a checkpoint will replace whatever the method starts from."""
+    return config.resume != "never" and bool(list_checkpoints(folder.checkpoints))
 
 
 def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:

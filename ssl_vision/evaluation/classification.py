@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +12,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ssl_vision.errors import DataError
+from ssl_vision.evaluation.accuracy import wilson_interval
 
 
 class Proportion(NamedTuple):
-    """A share of samples, in [0, 1], and its confidence interval."""
+    """A share of samples, in [0, 1], and its 95 % Wilson interval."""
 
     value: float
     low: float
@@ -96,24 +96,6 @@ class ClassificationReport:
         return plain
 
 
-def wilson_interval(num_right: int, num_samples: int, *, confidence: float = 0.95) -> Proportion:
-    """Share of successes with Wilson's score interval (Wilson 1927).
-
-    Args:
-        num_right: Successes.
-        num_samples: Trials, at least one.
-        confidence: Of the two-sided interval.
-    """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = num_right / num_samples
-    scale = 1 + z**2 / num_samples
-    center = (share + z**2 / (2 * num_samples)) / scale
-    half = z / scale * (share * (1 - share) / num_samples + z**2 / (4 * num_samples**2)) ** 0.5
-    low = 0.0 if num_right == 0 else center - half  # exact where rounding would miss it
-    high = 1.0 if num_right == num_samples else center + half
-    return Proportion(share, low, high)
-
-
 def ranks_of_labels(logits: Tensor, labels: Tensor) -> Tensor:
     """Place of each sample's class among its scores, 0 the highest, int64, (N,).
 
@@ -184,8 +166,8 @@ def classification_report(
     recalls = [row.recall.value for row in rows if row.recall is not None]
     return ClassificationReport(
         num_samples=len(labels),
-        top1=wilson_interval(int((ranks == 0).sum()), len(labels)),
-        top5=wilson_interval(int((ranks < 5).sum()), len(labels)),
+        top1=_proportion(int((ranks == 0).sum()), len(labels)),
+        top5=_proportion(int((ranks < 5).sum()), len(labels)),
         mean_per_class=sum(recalls) / len(recalls),
         cross_entropy=float(F.cross_entropy(logits, labels)),
         calibration=calibrate(logits.softmax(dim=1), labels, num_bins=num_bins),
@@ -263,6 +245,11 @@ def write_report(report: ClassificationReport, folder: str | Path) -> list[Path]
     return [*paths, picture]
 
 
+def _proportion(num_right: int, num_samples: int) -> Proportion:
+    share = num_right / num_samples
+    return Proportion(share, *wilson_interval(share, num_samples))
+
+
 def _check(logits: Tensor, labels: Tensor) -> None:
     """Raise DataError for what cannot be counted."""
     if not len(labels):
@@ -290,7 +277,7 @@ def _class_rows(confusion: Tensor, names: Sequence[str]) -> list[ClassRow]:
             ClassRow(
                 name=name,
                 num_samples=of_class,
-                recall=wilson_interval(right, of_class) if of_class else None,
+                recall=_proportion(right, of_class) if of_class else None,
                 precision=right / as_class if as_class else None,
                 confused_with=None if mistaken is None else names[mistaken],
             )

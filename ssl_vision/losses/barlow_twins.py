@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssl_vision.distributed import all_reduce_sum, is_distributed, world_size
 from ssl_vision.errors import DataError
+from ssl_vision.types import at_least_float32
 
 _EPS = 1e-5  # batch norm's
 
@@ -64,7 +65,7 @@ def barlow_twins_terms(
         DataError: One sample: nothing to correlate.
     """
     with torch.autocast(z_a.device.type, enabled=False):
-        z_a, z_b = _standardise(z_a.float()), _standardise(z_b.float())
+        z_a, z_b = (_standardise(at_least_float32(z)) for z in (z_a, z_b))
         num_rows = len(z_a) * world_size()
         scale = float(world_size()) if gradient == "true" else 1.0
         corr = _Sum.apply(z_a.T @ z_b, scale) / num_rows  # (E, E)

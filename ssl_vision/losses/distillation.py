@@ -1,7 +1,7 @@
 """Self-distillation: cross-entropy between teacher and student, centring, Sinkhorn.
 
 DINO (Caron et al. 2021), iBOT (Zhou et al. 2022), DINOv2 (Oquab et al. 2023). Softmax and
-logarithms are taken in float32 whatever precision the logits have.
+logarithms are taken in float32 or more, whatever precision the logits have.
 """
 
 import torch
@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssl_vision.distributed import is_distributed
+from ssl_vision.types import at_least_float32
 
 
 def dino_loss(
@@ -45,7 +46,7 @@ def centered_targets(
     teacher_logits: Tensor, *, center: Tensor | float, temperature: float
 ) -> Tensor:
     """Teacher's distributions: softmax of centred, sharpened logits, (..., K)."""
-    return torch.softmax((teacher_logits.float() - center) / temperature, dim=-1)
+    return torch.softmax((at_least_float32(teacher_logits) - center) / temperature, dim=-1)
 
 
 def cross_view_entropy(student_logits: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
@@ -76,8 +77,8 @@ def pairwise_cross_entropy(
         temperature: The student's.
     """
     with torch.autocast(student_logits.device.type, enabled=False):
-        logits = student_logits.float() / temperature
-        targets = targets.float()
+        logits = at_least_float32(student_logits) / temperature
+        targets = targets.to(logits.dtype)
         mass = targets.sum(dim=-1)  # (G, B), 1 up to rounding
         agreement = targets.flatten(1) @ logits.flatten(1).T
         return (mass @ logits.logsumexp(dim=-1).T - agreement) / logits.shape[1]
@@ -86,8 +87,8 @@ def pairwise_cross_entropy(
 def cross_entropy_rows(student_logits: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
     """Cross-entropy of each row, (M, K) and (M, K) -> (M,)."""
     with torch.autocast(student_logits.device.type, enabled=False):
-        logits = student_logits.float() / temperature
-        targets = targets.float()
+        logits = at_least_float32(student_logits) / temperature
+        targets = targets.to(logits.dtype)
         return targets.sum(-1) * logits.logsumexp(dim=-1) - (targets * logits).sum(-1)
 
 
@@ -139,7 +140,7 @@ def sinkhorn(logits: Tensor, *, temperature: float, iterations: int = 3) -> Tens
         temperature: The teacher's.
         iterations: Rounds of equalising prototypes, then samples.
     """
-    scaled = logits.float() / temperature
+    scaled = at_least_float32(logits) / temperature
     # One shift for all rows of all processes: it cancels, and exp cannot overflow.
     q = torch.exp(scaled - _global_max(scaled))
     for _ in range(iterations):

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from ssl_vision.types import at_least_float32
+
 _EPS = 1e-6
 
 
@@ -13,7 +15,7 @@ def masked_patch_loss(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         target: True patches, (B, N, P).
         mask: Which patches were hidden from the encoder, (B, N): bool, or 1 and 0.
     """
-    per_patch = (pred.float() - target.float()).square().mean(dim=-1)  # (B, N)
+    per_patch = (at_least_float32(pred) - at_least_float32(target)).square().mean(dim=-1)  # (B, N)
     weight = mask.to(per_patch.dtype)
     return (per_patch * weight).sum() / weight.sum()
 

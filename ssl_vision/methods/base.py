@@ -20,11 +20,12 @@ from torch.optim import Optimizer
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.distributed import any_rank_each, rank
 from ssl_vision.errors import ConfigError
+from ssl_vision.nn.statistics import RunningStatistics
 from ssl_vision.optim.clip import clip_gradients
 from ssl_vision.optim.groups import ParamGroup, split_parameters
 from ssl_vision.optim.recipe import OptimConfig, apply_schedules, build_optimizer
 from ssl_vision.randomness import derive_key, seeded
-from ssl_vision.types import Batch, LossOutput
+from ssl_vision.types import Batch, LossOutput, at_least_float32
 from ssl_vision.views import ViewConfig
 
 
@@ -90,6 +91,7 @@ class Method(L.LightningModule):
         self.stop_agreed = False
         self.parallelize: Callable[[Method], None] | None = None  # set by the engine (FSDP2)
         self._losses: list[Tensor] = []  # of the batches of the update under way, detached
+        self._statistics = RunningStatistics()
 
     # What a method defines ---------------------------------------------------------------
 
@@ -165,6 +167,8 @@ class Method(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One forward pass; the engine logs what it returns."""
+        if not self._losses:  # the first batch of an update
+            self._statistics.remember(self)
         devices = [batch.index.device] if batch.index.device.type == "cuda" else None
         with seeded(
             derive_key(self.plan.seed, "forward", self.micro_step, rank()), devices=devices
@@ -221,6 +225,7 @@ class Method(L.LightningModule):
         )
         self._losses.clear()
         if self.update_was_skipped:
+            self._statistics.restore()
             optimizer.zero_grad(set_to_none=True)  # no gradient: the optimizer leaves all as it is
             return
         self.before_update(self.step)
@@ -263,7 +268,7 @@ def feature_std(features: Tensor) -> Tensor:
     Args:
         features: (B, D).
     """
-    unit = F.normalize(features.float(), dim=-1)
+    unit = F.normalize(at_least_float32(features), dim=-1)
     return unit.std(dim=0, correction=0).mean() * features.shape[-1] ** 0.5
 
 

@@ -202,7 +202,18 @@ class Dino(Method):
             patches = None if student.patches is None else student.patches[:num]
             return Features(student.pooled[:num], patches), student.pooled
         student = self.backbone(crops, mask=mask)
-        return student, torch.cat([student.pooled, self.backbone(local).pooled])
+        return student, torch.cat([student.pooled, self._local(local)])
+
+    def _local(self, local: Tensor) -> Tensor:
+        """Pooled features of the local crops."""
+        try:
+            return self.backbone(local).pooled
+        except AssertionError as error:  # timm's check of the input size
+            raise ConfigError(
+                f"data.views.local.size_px={local.shape[-1]}: "
+                f"backbone.name={self.backbone.architecture} takes images of one size only "
+                f"({error}) Give the local view the size of the global ones."
+            ) from error
 
     def _patch_loss(self, student: Features, teacher: Features, masks: PatchMasks) -> Tensor:
         """Cross-entropy on masked patches: iBOT's equation 2, weighted as DINOv2."""

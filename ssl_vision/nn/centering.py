@@ -30,7 +30,7 @@ class Center(nn.Module):
     @torch.no_grad()
     def collect(self, logits: Tensor) -> None:
         """Remember rows of logits for the next update, (M, K)."""
-        sums = torch.sum(logits, dim=0, keepdim=True, dtype=torch.float32)
+        sums = torch.sum(logits, dim=0, keepdim=True, dtype=self.center.dtype)
         rows = torch.cat([sums, sums.new_tensor([[float(len(logits))]])], dim=1)
         self._collected = rows if self._collected is None else self._collected + rows
 

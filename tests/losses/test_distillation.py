@@ -150,26 +150,6 @@ def test_sinkhorn_does_not_overflow():
     torch.testing.assert_close(q.sum(dim=1), torch.ones(2))
 
 
-def test_accumulated_batches_move_the_centre_as_one_batch():
-    torch.manual_seed(0)
-    logits = torch.randn(8, 5)
-    whole, parts = Center(5, momentum=0.9), Center(5, momentum=0.9)
-    whole.collect(logits)
-    whole.update()
-    for part in logits.split([3, 5]):
-        parts.collect(part)
-    parts.update()
-    torch.testing.assert_close(whole.center, parts.center)
-
-
-def test_discarded_and_missing_rows_leave_the_centre_as_it_is():
-    center = Center(3, momentum=0.5)
-    center.collect(torch.ones(2, 3))
-    center.discard()
-    center.update()
-    assert torch.equal(center.center, torch.zeros(1, 3))
-
-
 def _one_process_of_two(logits, sizes):
     rank = dist.get_rank()
     part = torch.tensor(logits).split(sizes)[rank]

@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.errors import ConfigError
+from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
+from ssl_vision.methods.base import TrainPlan, check_view_names, feature_std
+from ssl_vision.methods.dino import Dino, DinoConfig
+from ssl_vision.methods.mae import Mae, MaeConfig
+from ssl_vision.optim import OptimConfig
+from ssl_vision.types import Batch
+from ssl_vision.views import ViewConfig
+
+VIT = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
+
+
+def _methods():
+    plan = TrainPlan(steps_per_epoch=2, epochs=2, global_batch_size=8, image_size_px=16)
+    configs = [
+        (BarlowTwins, BarlowTwinsConfig(projector_dims=(8,))),  # one layer: no batch norm to sync
+        (Mae, MaeConfig(decoder_width=16, decoder_depth=1, decoder_num_heads=2)),
+        (Dino, DinoConfig(num_prototypes=12, hidden_dim=16, bottleneck_dim=8)),
+        (
+            Dino,
+            DinoConfig(num_prototypes=12, hidden_dim=16, bottleneck_dim=8, centering="sinkhorn"),
+        ),
+    ]
+    for module, config in configs:
+        torch.manual_seed(0)
+        backbone = build_backbone(
+            BackboneConfig(name="vit_tiny_patch16_224", args=VIT), image_size_px=16
+        )
+        yield module(config, backbone, optim=OptimConfig(), plan=plan).double()
+
+
+def _views(rows):
+    generator = torch.Generator().manual_seed(1)
+    names = ("a", "b", "view", "global_1", "global_2", "local")
+    views = {n: torch.randn(8, 3, 16, 16, generator=generator).double()[rows] for n in names}
+    return Batch(views=views, index=torch.arange(8)[rows])
+
+
+def _gradients(rows):
+    results = []
+    for method in _methods():
+        loss = method.compute_loss(_views(rows)).loss
+        loss.backward()
+        method.after_update(0)
+        gradients = [p.grad for p in method.parameters() if p.grad is not None]
+        center = method.center.center.flatten().tolist() if isinstance(method, Dino) else []
+        results.append((loss.item(), torch.cat([g.flatten() for g in gradients]).numpy(), center))
+    return results
+
+
+def _one_process_of_two():
+    return _gradients(slice(0, 4) if dist.get_rank() == 0 else slice(4, 8))
+
+
+@pytest.mark.distributed
+def test_two_processes_train_as_one_on_the_joined_batch(run_distributed):
+    """DDP averages gradients; their average must be the gradient of one process."""
+    expected = _gradients(slice(0, 8))
+    first, second = run_distributed(_one_process_of_two)
+    for (loss, gradient, center), a, b in zip(expected, first, second, strict=True):
+        assert (a[0] + b[0]) / 2 == pytest.approx(loss, rel=1e-9)
+        np.testing.assert_allclose((a[1] + b[1]) / 2, gradient, rtol=1e-6, atol=1e-10)
+        np.testing.assert_allclose(a[2], center, rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(b[2], center, rtol=1e-6, atol=1e-12)
+
+
+def test_feature_std_is_one_on_the_sphere_and_zero_when_collapsed():
+    torch.manual_seed(0)
+    assert feature_std(torch.randn(4000, 16)).item() == pytest.approx(1.0, abs=0.02)
+    assert feature_std(torch.ones(10, 16)).item() == pytest.approx(0.0, abs=1e-6)
+    line = torch.randn(1000, 1) @ torch.randn(1, 16)
+    assert 0.5 < feature_std(line).item() < 1.01  # two points: spread, though of rank one
+    assert not math.isnan(feature_std(torch.randn(1, 4)).item())
+
+
+def test_draws_depend_on_seed_purpose_and_update():
+    method = next(iter(_methods()))
+    key = method.key("mask")
+    assert method.key("mask") == key
+    assert method.key("other") != key
+    method.micro_step += 1  # another batch of the same update
+    assert method.key("mask") == key
+    method.step += 1
+    assert method.key("mask") != key
+
+
+def test_view_names_suggest_the_nearest():
+    views = {"view": ViewConfig(), "vieww": ViewConfig()}
+    with pytest.raises(ConfigError, match=r"vieww is not used.*Did you mean view"):
+        check_view_names(views, required=("view",), method="mae")

@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ssl_vision.engine.quickstart:run_quickstart",
         "RECIPE.yaml [key=value ...]   train, and compare with raw pixels",
     ),
+    "extract": (
+        "ssl_vision.engine.extract:run_extract",
+        "RUN [--list] [--size W,D ...] [--all] [--max-params N] OUT   sizes out of a POA run",
+    ),
     "export": (
         "ssl_vision.engine.export_command:run_export",
         "WEIGHTS OUT [formats=timm,onnx,torch_export]   backbone for others, verified",

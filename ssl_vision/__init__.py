@@ -12,7 +12,17 @@ _PUBLIC = {
     "evaluate": "ssl_vision.engine.evaluate",
     "load_backbone": "ssl_vision.zoo.weights",
 }
-_ROOMS = ("backbones", "evaluation", "losses", "methods", "mixing", "optim", "points", "zoo")
+_ROOMS = (
+    "backbones",
+    "config",
+    "evaluation",
+    "losses",
+    "methods",
+    "mixing",
+    "optim",
+    "points",
+    "zoo",
+)
 __all__ = ["__version__", "evaluate", "load_backbone", "train"]
 
 

@@ -6,24 +6,38 @@ here, as one `ConfigError` line, before data or a model is touched.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf, TupleConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.data.module import DataConfig
 from ssl_vision.data.pack import PrepareConfig
 from ssl_vision.errors import ConfigError
+from ssl_vision.evaluation.clustering import ClusteringConfig
+from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
+from ssl_vision.evaluation.linear_probe import PRESETS, LinearConfig
+from ssl_vision.evaluation.logreg import LogregConfig
+from ssl_vision.evaluation.settings import (
+    CacheConfig,
+    EvalDataConfig,
+    FewShotConfig,
+    MapConfig,
+    MetricsConfig,
+    RetrievalConfig,
+)
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
 from ssl_vision.optim.recipe import OptimConfig
 
 _Schema = TypeVar("_Schema")
+_Entry = TypeVar("_Entry")
+_Layer = tuple[str, Any]  # where it comes from, and its content as a DictConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +115,23 @@ class EvalConfig:
     """What to measure of which weights."""
 
     weights: str = MISSING  # run folder, export folder, zoo:name or timm:name
-    data: DataConfig = MISSING
-    tasks: tuple[str, ...] = ("knn",)
-    out: str | None = None  # folder of the report; None: evaluation/ beside the weights or here
+    data: EvalDataConfig = MISSING
+    tasks: tuple[str, ...] = ()  # none: knn, linear and metrics, as far as the data have labels
+    out: str | None = None  # folder of the report; None: evaluation/ in the weights' folder or here
     seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["32", "bf16", "16"] = "32"  # of the frozen forward
+    method: str | None = None  # for published numbers; None: from the run or the zoo
+    baselines: bool = False  # kNN also on raw pixels and on the untrained network
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    knn: KnnConfig = field(default_factory=KnnConfig)
+    linear: LinearConfig = field(default_factory=LinearConfig)
+    logreg: LogregConfig = field(default_factory=LogregConfig)
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    map: MapConfig = field(default_factory=MapConfig)
 
 
 def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> TrainConfig:
@@ -130,11 +157,25 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
 
 
 def load_eval_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> EvalConfig:
-    """As `load_train_config`, for an evaluation."""
+    """As `load_train_config`, for an evaluation; presets lie under what is given explicitly."""
+    return _finish_eval(_read_layers(paths, overrides))
+
+
+def make_eval_config(values: Mapping[str, Any]) -> EvalConfig:
+    """As `load_eval_config`, from nested values: `{"weights": ..., "data": {"path": ...}}`."""
+    return _finish_eval([("evaluate", OmegaConf.create(dict(values)))])
+
+
+def _finish_eval(layers: Sequence[_Layer]) -> EvalConfig:
     schema = OmegaConf.structured(EvalConfig)
     OmegaConf.set_readonly(schema, False)
-    schema.data = OmegaConf.structured(DataConfig)
-    return _finish(schema, _read_layers(paths, overrides), EvalConfig)
+    schema.data = OmegaConf.structured(EvalDataConfig)
+    tables: dict[str, Mapping[str, Any]] = {"knn": KNN_PRESETS, "linear": PRESETS}
+    for section, presets in tables.items():
+        name = _last_given(layers, section, "preset")
+        if name is not None:
+            schema[section] = OmegaConf.structured(_look_up(name, presets, f"{section}.preset"))
+    return _finish(schema, layers, EvalConfig)
 
 
 def load_prepare_config(overrides: Sequence[str] = ()) -> PrepareConfig:
@@ -171,9 +212,6 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return files, overrides
 
 
-_Layer = tuple[str, Any]  # where it comes from, and its content as a DictConfig
-
-
 def _read_layers(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[_Layer]:
     layers = [(str(path), _read_file(Path(path))) for path in paths]
     return layers + [(repr(override), _read_override(override)) for override in overrides]
@@ -205,22 +243,33 @@ def _read_override(override: str) -> DictConfig:
 
 def _method_name(layers: Sequence[_Layer]) -> str:
     """`method.name` after merging; the schema of `method` depends on it."""
-    name = None
-    for _, content in layers:
-        method = OmegaConf.to_container(content).get("method")  # type: ignore[union-attr]
-        if isinstance(method, dict):
-            name = method.get("name", name)
+    name = _last_given(layers, "method", "name")
     if name is None:
         raise ConfigError(
             f"method.name is missing; give a recipe file, or method.name={'|'.join(METHODS)}."
         )
-    if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"method.name={name!r} is unknown; choose one of {', '.join(METHODS)}.{hint}"
-        )
+    _look_up(name, METHODS, "method.name")
     return str(name)
+
+
+def _last_given(layers: Sequence[_Layer], section: str, key: str) -> Any:
+    """Value of `section.key` after merging, None where no layer has it."""
+    value = None
+    for _, content in layers:
+        plain = OmegaConf.to_container(content)
+        assert isinstance(plain, dict)
+        part = plain.get(section)
+        if isinstance(part, dict):
+            value = part.get(key, value)
+    return value
+
+
+def _look_up(name: Any, table: Mapping[str, _Entry], key: str) -> _Entry:
+    if name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{key}={name!r} is unknown; choose one of {', '.join(table)}.{hint}")
+    return table[name]
 
 
 def _finish(schema: Any, layers: Sequence[_Layer], kind: type[_Schema]) -> _Schema:
@@ -232,10 +281,10 @@ def _finish(schema: Any, layers: Sequence[_Layer], kind: type[_Schema]) -> _Sche
             raise ConfigError(f"{origin}: {_explain(error)}") from error
         except ConfigError as error:  # from a __post_init__ that OmegaConf ran
             raise ConfigError(f"{origin}: {error}") from error
-    missing = OmegaConf.missing_keys(schema)
-    if missing:
-        raise ConfigError(f"{', '.join(sorted(missing))}: no value; add {min(missing)}=VALUE.")
     try:
+        missing = OmegaConf.missing_keys(schema)
+        if missing:
+            raise ConfigError(f"{', '.join(sorted(missing))}: no value; add {min(missing)}=VALUE.")
         return cast(_Schema, OmegaConf.to_object(schema))
     except OmegaConfBaseException as error:
         if isinstance(error.__cause__, ConfigError):
@@ -247,10 +296,17 @@ def _split_commas(content: DictConfig, schema: Any) -> DictConfig:
     """`tasks=knn,linear` where the schema has a list: the comma form of the command line."""
     plain = OmegaConf.to_container(content)
     assert isinstance(plain, dict)
+    return OmegaConf.create(_split_plain(plain, schema))
+
+
+def _split_plain(plain: dict[Any, Any], schema: Any) -> dict[Any, Any]:
     for key, value in plain.items():
-        if isinstance(value, str) and isinstance(schema.get(key), ListConfig):
-            plain[key] = [part for part in value.split(",") if part]
-    return OmegaConf.create(plain)
+        known = schema.get(key) if isinstance(key, str) and key in schema else None
+        if isinstance(value, str) and isinstance(known, ListConfig | TupleConfig):
+            plain[key] = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, dict) and isinstance(known, DictConfig):
+            plain[key] = _split_plain(value, known)
+    return plain
 
 
 def _explain(error: OmegaConfBaseException) -> str:

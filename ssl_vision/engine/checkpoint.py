@@ -20,7 +20,8 @@ import torch
 
 from ssl_vision.engine.files import fsync_folder
 from ssl_vision.errors import CheckpointError
-from ssl_vision.zoo.safe_load import safe_load, sha256_of
+from ssl_vision.zoo.hashes import sha256_of
+from ssl_vision.zoo.safe_load import safe_load
 
 SCHEMA = 1
 # Version -> function that turns a state of that version into one of the next.
@@ -211,6 +212,11 @@ class CheckpointWriter:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def settle(self) -> None:
+        """Let a write under way finish; its error, if any, waits for the next `wait`."""
+        if self._thread is not None:
+            self._thread.join()
 
     def _run(self, state: Mapping[str, Any], step: int, texts: Mapping[str, str] | None) -> None:
         try:

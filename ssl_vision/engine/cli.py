@@ -26,6 +26,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ssl_vision.engine.extract:run_extract",
         "RUN [--list] [--size W,D ...] [--all] [--max-params N] OUT   sizes out of a POA run",
     ),
+    "evaluate": (
+        "ssl_vision.engine.evaluate:run_evaluate",
+        "WEIGHTS [WEIGHTS ...] data.path=DIR [tasks=knn,linear,metrics] [key=value ...]",
+    ),
+    "embed": (
+        "ssl_vision.engine.embed:run_embed",
+        "WEIGHTS data.path=DIR OUT [patches=true] [key=value ...]   features as .npy files",
+    ),
     "export": (
         "ssl_vision.engine.export_command:run_export",
         "WEIGHTS OUT [formats=timm,onnx,torch_export]   backbone for others, verified",
@@ -33,6 +41,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "zoo": (
         "ssl_vision.engine.zoo:run_zoo",
         "list|show|download|convert|pin ...   weights by name, official files to timm",
+    ),
+    "visualize": (
+        "ssl_vision.engine.visualize:run_visualize",
+        "WEIGHTS IMAGE ... OUT   attention maps, features as colours, MAE reconstructions",
     ),
     "doctor": (
         "ssl_vision.engine.doctor:run_doctor",

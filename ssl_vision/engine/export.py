@@ -83,7 +83,6 @@ class Exporter:
             method=config.method.name,
             data=str(config.data.path),
             tag=config.method.name,
-            source=str(self._run.folder.path),
             steps=method.step,
             metrics=shown,
         )

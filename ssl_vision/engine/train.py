@@ -34,6 +34,7 @@ from ssl_vision.engine.run_dir import RunFolder, describe_environment
 from ssl_vision.engine.strategy import build_trainer, parallelize
 from ssl_vision.engine.stream import BatchStream
 from ssl_vision.engine.watchers import Run, StepEdge, Watcher
+from ssl_vision.errors import CheckpointError
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.optim.recipe import peak_lr
@@ -214,6 +215,7 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
         stack.enter_context(explained(run, method))
         stack.enter_context(signals.installed())
         stack.callback(speed.stop)
+        stack.callback(writer.settle)  # also on the way out of a failure
         run.trainer.fit(method, datamodule=_RunData(data, run.stream))
         if run.is_main:
             checkpointer.finish()
@@ -252,6 +254,11 @@ def _resumes(folder: RunFolder, config: TrainConfig) -> bool:
 def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:
     """Put the newest checkpoint back, if this run resumes; say what happened."""
     state = checkpointer.restore_newest(method) if run.config.resume != "never" else None
+    if state is None and run.config.resume == "must":
+        raise CheckpointError(
+            f"resume=must, but no checkpoint in {run.folder.checkpoints} is complete; start with "
+            "resume=auto or never."
+        )
     step = 0
     if state is not None:
         step = state["step"]

@@ -41,6 +41,43 @@ class FeatureSpec:
         return (*(["pooled"] if "pooled" in self.pools else []), *named)
 
 
+def parse_feature_set(text: str, *, depth: int | None) -> tuple[str, ...]:
+    """Names of the features that a set concatenates, in order.
+
+    `cls4` is the class token of the last four blocks, the oldest first (as DINO's heads expect),
+    `mean` the mean patch of the last block, `cls1+mean` both, `pooled` the network's own pooling.
+    Networks without a class token have nothing but `pooled`, whatever is asked for.
+
+    Args:
+        text: The set.
+        depth: Blocks of a ViT with class token; None for any other network.
+
+    Raises:
+        ConfigError: Not of this form.
+    """
+    names: list[str] = []
+    for part in text.split("+"):
+        pool, digits = part.rstrip("0123456789"), part.lstrip("abcdefghijklmnopqrstuvwxyz")
+        if pool not in POOLS or pool + digits != part or digits == "0":
+            raise ConfigError(
+                f"feature set {text!r} is not understood; join pooled, cls, cls4, mean ... by +."
+            )
+        if pool == "pooled":
+            names.append("pooled")
+        elif depth is not None:
+            num = min(int(digits or 1), depth)
+            names += [f"{pool}_{-layer}" for layer in range(num, 0, -1)]
+    return tuple(names) if depth is not None or names else ("pooled",)
+
+
+def spec_of(names: Iterable[str]) -> FeatureSpec:
+    """The smallest spec whose forward yields all these features."""
+    wanted = set(names)
+    pools = tuple(pool for pool in POOLS if any(name.startswith(pool) for name in wanted))
+    layers = [int(name.rpartition("_-")[2]) for name in wanted if "_-" in name]
+    return FeatureSpec(pools=pools, num_layers=max(layers, default=1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureSet:
     """Features of N images in the order of the data set.
@@ -146,6 +183,36 @@ def forward_batches(
                 images = images if normalize is None else normalize(images)
                 features = read_features(backbone, images, spec)
             yield batch, features
+
+
+def extract_views(
+    backbone: Backbone,
+    batches: Iterable[Batch],
+    *,
+    num_views: int,
+    normalize: Callable[[Tensor], Tensor] | None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Pooled features of several views of each image, (n, num_views, D), grouped by image.
+
+    Args:
+        backbone: Network to read.
+        batches: Batches of one view with `count` num_views.
+        num_views: q.
+        normalize: As in `extract_features`.
+        device: Where the network runs.
+    """
+    parts, indices = [], []
+    for batch, features in forward_batches(
+        backbone, batches, normalize=normalize, spec=FeatureSpec(), device=device
+    ):
+        pooled = features["pooled"].cpu()
+        parts.append(pooled.view(num_views, batch.num_samples, -1).transpose(0, 1))
+        indices.append(batch.index.cpu())
+    if not parts:
+        raise DataError("no images to extract features from.")
+    _, first = _first_of_each(torch.cat(indices))
+    return torch.cat(parts)[first]
 
 
 def read_features(backbone: Backbone, images: Tensor, spec: FeatureSpec) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
 from ssl_vision.evaluation.arrays import Array
+from ssl_vision.evaluation.features import parse_feature_set
 from ssl_vision.evaluation.neighbours import Neighbours, find_neighbours
 
 _CHUNK_VALUES = 16 * 2**20  # float64 votes held at once: 128 MiB
@@ -23,10 +24,13 @@ _CHUNK_VALUES = 16 * 2**20  # float64 votes held at once: 128 MiB
 
 @dataclass(frozen=True, kw_only=True)
 class KnnConfig:
-    """Defaults are DINO's `eval_knn.py`; `preset` of EvalConfig offers lightly's."""
+    """Defaults are DINO's `eval_knn.py`."""
 
+    preset: str = "dino"  # where the other values come from; see KNN_PRESETS
+    features: str = "pooled"  # see parse_feature_set
     k: tuple[int, ...] = (10, 20, 100, 200)
-    reported_k: int = 20  # fixed before looking; the best k of the test set is no result
+    # Fixed before looking: the best k of the test set is no result. None: 20, or the first of k.
+    reported_k: int | None = None
     temperature: float = 0.07
     search: str = "auto"  # auto | faiss | torch
     is_leave_one_out: bool = False  # bank and queries are the same images
@@ -34,16 +38,24 @@ class KnnConfig:
     def __post_init__(self) -> None:
         if not self.k or min(self.k) < 1:
             raise ConfigError(f"knn.k={list(self.k)} must hold numbers of 1 or more.")
+        parse_feature_set(self.features, depth=12)
+        if self.reported_k is not None and self.reported_k not in self.k:
+            raise ConfigError(f"knn.reported_k={self.reported_k} is not in knn.k={list(self.k)}.")
         if self.temperature <= 0:
             raise ConfigError(f"knn.temperature={self.temperature} must be above 0.")
         if self.search not in ("auto", "faiss", "torch"):
             raise ConfigError(f"knn.search={self.search!r} must be auto, faiss or torch.")
 
+    @property
+    def quoted_k(self) -> int:
+        """The k whose accuracy is the result."""
+        return self.reported_k or (20 if 20 in self.k else self.k[0])
+
 
 KNN_PRESETS = {
     "dino": KnnConfig(),
     # Lightly's benchmarks follow InstDisc (their release of 2023 changed T from 0.1 for DINO).
-    "lightly": KnnConfig(k=(200,), reported_k=200, temperature=0.1),
+    "lightly": KnnConfig(preset="lightly", k=(200,), temperature=0.1),
 }
 
 

@@ -22,7 +22,7 @@ from ssl_vision.distributed import all_reduce_sum, rank, world_size
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
 from ssl_vision.evaluation.arrays import Array, FeatureRows, as_tensor
-from ssl_vision.evaluation.features import FeatureSpec, forward_batches
+from ssl_vision.evaluation.features import FeatureSpec, forward_batches, parse_feature_set
 from ssl_vision.randomness import keyed_generator
 from ssl_vision.types import Batch
 
@@ -35,6 +35,13 @@ FeatureSets = Mapping[str, Sequence[Array]]  # name -> parts (N, D_i), concatena
 class LinearConfig:
     """How heads are trained and chosen; the presets below fill it in."""
 
+    preset: str = "dinov2"  # where the other values come from; see PRESETS
+    feature_sets: tuple[str, ...] = ("cls1", "cls1+mean", "cls4", "cls4+mean")  # parse_feature_set
+    augment: Literal["none", "cached", "online"] = "none"  # cached: a few views, kept; online: the
+    # published protocol, with the backbone in the loop
+    cached_views: int = 4  # of each training image, for augment=cached
+    crop_area: tuple[float, float] = (0.08, 1.0)  # of augmented views
+    flip_prob: float = 0.5
     base_lrs: tuple[float, ...] = DINOV2_LRS
     lr_scaling: Literal["linear", "none"] = "linear"  # linear: lr = base_lr * batch_size / 256
     weight_decays: tuple[float, ...] = (0.0,)
@@ -56,18 +63,29 @@ class LinearConfig:
     def __post_init__(self) -> None:
         if not self.base_lrs or not self.weight_decays or min(self.base_lrs) < 0:
             raise ConfigError("linear.base_lrs and linear.weight_decays each need values >= 0.")
-        for name in ("batch_size", "epochs"):
+        for name in ("batch_size", "epochs", "cached_views"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"linear.{name}={getattr(self, name)} must be 1 or more.")
+        for name in self.feature_sets:
+            parse_feature_set(name, depth=12)
         if not 0 < self.holdout < 1:
             raise ConfigError(f"linear.holdout={self.holdout} must be between 0 and 1.")
 
 
 PRESETS = {
-    "dino": LinearConfig(base_lrs=(0.001,), batch_size=1024, epochs=100, schedule="epoch"),
+    "dino": LinearConfig(
+        preset="dino",
+        feature_sets=("cls4",),  # what DINO uses for ViT-S; ViT-B: cls1+mean
+        base_lrs=(0.001,),
+        batch_size=1024,
+        epochs=100,
+        schedule="epoch",
+    ),
     # Made for batches of 16384: LARS moves a weight by about 0.001 * lr of its length in a step, so
     # thousands of images in a single batch do not get far in 90 epochs.
     "mae": LinearConfig(
+        preset="mae",
+        feature_sets=("cls1",),
         base_lrs=(0.1,),
         optimizer="lars",
         batch_size=16_384,
@@ -78,6 +96,8 @@ PRESETS = {
     ),
     "dinov2": LinearConfig(steps_per_epoch=1250),
     "barlow": LinearConfig(
+        preset="barlow",
+        feature_sets=("pooled",),
         base_lrs=(0.3,),
         lr_scaling="none",
         weight_decays=(1e-6,),
@@ -85,15 +105,17 @@ PRESETS = {
         epochs=100,
         schedule="epoch",
     ),
-    "lightly": LinearConfig(base_lrs=(0.1,), batch_size=256, epochs=90),
-}
-# Which features the authors put under each head: (pools, last blocks); ViTs only.
-PRESET_FEATURES = {
-    "dino": (("cls",), 4),
-    "mae": (("cls",), 1),
-    "dinov2": (("cls", "mean"), 4),
-    "barlow": (("pooled",), 1),
-    "lightly": (("pooled",), 1),
+    "lightly": LinearConfig(
+        preset="lightly", feature_sets=("pooled",), base_lrs=(0.1,), batch_size=256, epochs=90
+    ),
+    # Not published: seconds on a laptop, for small sets and first looks.
+    "quick": LinearConfig(
+        preset="quick",
+        feature_sets=("pooled",),
+        base_lrs=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+        batch_size=256,
+        epochs=30,
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
 from ssl_vision.evaluation.arrays import Array, as_tensor
+from ssl_vision.evaluation.features import parse_feature_set
 from ssl_vision.evaluation.linear_probe import split_holdout
 
 
@@ -21,12 +22,14 @@ from ssl_vision.evaluation.linear_probe import split_holdout
 class LogregConfig:
     """Defaults are DINOv2's `log_regression.py`."""
 
+    features: str = "pooled"  # see parse_feature_set
     cs: tuple[float, ...] = tuple(10 ** (-6 + 11 * i / 44) for i in range(45))  # 1e-6 to 1e5
     holdout: float = 0.1  # share of the training images that choose C
     max_iterations: int = 1000
     tolerance: float = 1e-6  # largest gradient entry of the mean objective at the end
 
     def __post_init__(self) -> None:
+        parse_feature_set(self.features, depth=12)
         if not self.cs or min(self.cs) <= 0:
             raise ConfigError(f"logreg.cs={list(self.cs)} must hold values above 0.")
         if not 0 < self.holdout < 1:

@@ -77,8 +77,8 @@ class FeatureStore:
             self._check_meta(full)
         except OSError as error:
             raise CheckpointError(
-                f"features cannot be kept in {root} ({error.strerror}); set cache_dir= to a folder "
-                "that can be written, or cache=off."
+                f"features cannot be kept in {root} ({error.strerror}); set cache.folder= to a "
+                "folder that can be written, or cache.mode=off."
             ) from error
 
     def _check_meta(self, full: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ class FeatureStore:
             if not bool(torch.isfinite(stored).all()):
                 raise DataError(
                     f"feature {name} has values that are not finite in {self.dtype}; the network "
-                    "is broken, or use features.dtype=float32."
+                    "is broken, or use cache.dtype=float32."
                 )
             self._columns[name][0][rows] = stored.numpy()
         self._written.append(rows)
@@ -253,8 +253,8 @@ def _create(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(
-            f"{path} needs {size / 2**20:.0f} MiB ({error.strerror}); set cache_dir= to a disk "
-            "with room, or cache=off."
+            f"{path} needs {size / 2**20:.0f} MiB ({error.strerror}); set cache.folder= to a disk "
+            "with room, or cache.mode=off."
         ) from error
     os.replace(temporary, path)
 

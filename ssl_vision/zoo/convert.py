@@ -20,12 +20,20 @@ from ssl_vision.zoo.convert_dino import (
     matches_dino,
 )
 from ssl_vision.zoo.convert_mae import convert_mae, matches_mae
+from ssl_vision.zoo.convert_poa import convert_poa, matches_poa
 from ssl_vision.zoo.converted import Converted, ConverterEntry, ConvertOptions, check_options
 from ssl_vision.zoo.export import ExportResult, check_target, export_backbone, load_weights
-from ssl_vision.zoo.safe_load import safe_load, sha256_of
+from ssl_vision.zoo.hashes import sha256_of
+from ssl_vision.zoo.safe_load import safe_load
 
 # The first entry whose layout matches is taken where the user names none.
 CONVERTERS: dict[str, ConverterEntry] = {
+    "poa": ConverterEntry(
+        convert_poa,
+        matches_poa,
+        ("width", "depth", "num_heads"),
+        "POA: ViT, Swin or ResNet, whole or a sub-network",
+    ),
     "dino": ConverterEntry(
         convert_dino,
         matches_dino,

@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ssl_vision.errors import CheckpointError
-from ssl_vision.zoo.safe_load import sha256_of
+from ssl_vision.zoo.hashes import sha256_of
 
 _CHUNK = 1 << 20
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all (if known)

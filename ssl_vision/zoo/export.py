@@ -22,7 +22,8 @@ from ssl_vision.backbones.build import build_from_config
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.zoo.card import ModelCard, render_card
 from ssl_vision.zoo.formats import FORMATS, check_formats
-from ssl_vision.zoo.safe_load import safe_load, sha256_of
+from ssl_vision.zoo.hashes import sha256_of
+from ssl_vision.zoo.safe_load import safe_load
 from ssl_vision.zoo.verify import judge, outputs_of, probe_batch
 
 CONFIG_NAME = "config.json"

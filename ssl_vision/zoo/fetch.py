@@ -22,8 +22,8 @@ from ssl_vision.zoo.download import (
     locked,
 )
 from ssl_vision.zoo.export import WEIGHTS_NAME
+from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.index import ZooEntry, ZooFile, describe_metrics, find_entry, index_path
-from ssl_vision.zoo.safe_load import sha256_of
 
 _log = logging.getLogger(__name__)
 

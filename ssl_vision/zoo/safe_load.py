@@ -54,12 +54,6 @@ def safe_load(path: str | Path, *, allow: Iterable[str] = ()) -> dict[str, Any]:
     return _load_torch(path, allowed)
 
 
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sha256_of_tensors(tensors: dict[str, torch.Tensor]) -> str:
     """SHA-256 over names, types, shapes and values: equal for equal weights in any file."""
     digest = hashlib.sha256()

@@ -1,5 +1,8 @@
 """Runs of seconds: a two-block ViT on the built-in digits."""
 
+import os
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,7 @@ from typing import Any
 import pytest
 
 from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.errors import SslVisionError
 
 _PLAIN = "crop_area: [0.5, 1.0], flip_prob: 0.0"
 _METHODS = {
@@ -41,7 +45,7 @@ backbone:
   args: {{patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2}}
 data:
   path: digits
-  global_batch_size: 128
+  global_batch_size: 256
   num_threads: 1
   eval_size_px: 16
   views:
@@ -65,7 +69,41 @@ def recipe(tmp_path: Path) -> Callable[..., TrainConfig]:
     return build
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    from ssl_vision.engine.run_dir import read_jsonl
+def in_child(function: Callable[[], Any]) -> int:
+    """Run a function in a forked process; its exit status, negative for a signal.
 
-    return read_jsonl(folder / "metrics.jsonl")
+    A fork has what was imported but nothing of the run: the process a restart finds, without the
+    seconds of importing PyTorch again.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        except SslVisionError as error:
+            sys.stderr.write(f"error: {error}\n")
+            status = error.exit_code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    _, result = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(result)
+
+
+@pytest.fixture(scope="session")
+def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One run here, so that forked processes find kernels compiled and modules imported."""
+    from ssl_vision.engine.train import train
+
+    folder = tmp_path_factory.mktemp("warm")
+    path = write_recipe(folder / "recipe.yaml", "dino")
+    train(load_train_config([path], [f"run_dir={folder / 'run'}", "trainer.max_steps=1"]))
+
+
+@pytest.fixture
+def child(_warm: None) -> Callable[[Callable[[], Any]], int]:
+    """`child(function)` -> exit status of a process that ran it."""
+    return in_child

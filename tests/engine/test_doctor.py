@@ -2,7 +2,9 @@
 
 import importlib.util
 import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,3 +105,18 @@ def test_problems_of_importing_are_found_in_another_process(
 
 def test_nothing_missing_says_so() -> None:
     assert remedies([Finding(name="a", state="ok", detail="")]) == ["nothing is missing."]
+
+
+def test_works_where_torch_is_not_installed() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; "
+        "import importlib.util as u; find = u.find_spec; "
+        "u.find_spec = lambda n, *a: None if n in ('torch', 'ffcv') else find(n, *a); "
+        "from ssl_vision.engine.cli import main; sys.exit(main(['doctor']))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
+    )
+    assert finished.returncode == 1, finished.stderr
+    assert "pip install torch" in finished.stdout

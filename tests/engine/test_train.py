@@ -19,7 +19,7 @@ def test_run_leaves_an_export_that_plain_timm_loads_and_the_files_promised(recip
     )["prefix"]
     for name, value in model.state_dict().items():
         assert torch.equal(value, state["state_dict"][prefix + name]), name
-    assert result.steps == 1497 // 128
+    assert result.steps == 1497 // 256
     assert 0 < result.metrics["eval/knn_top1"] <= 1
     report = (result.run_dir / "report.html").read_text()
     assert "effective rank" in report

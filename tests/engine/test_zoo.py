@@ -11,8 +11,8 @@ import yaml
 from safetensors.torch import load_file
 
 from ssl_vision.engine.cli import main
+from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.index import load_index, render_table
-from ssl_vision.zoo.safe_load import sha256_of
 
 HEAD = {"module.linear.weight": torch.randn(5, 768), "module.linear.bias": torch.zeros(5)}
 

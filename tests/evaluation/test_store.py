@@ -145,7 +145,7 @@ def test_the_longest_unused_store_goes_first(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cache_dir="):
+    with pytest.raises(CheckpointError, match=r"cache\.folder="):
         open_store(tmp_path / "file")
 
 

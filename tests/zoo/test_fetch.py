@@ -10,8 +10,8 @@ import yaml
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.zoo.export import export_backbone
 from ssl_vision.zoo.fetch import fetch_export, fetch_file
+from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.index import find_entry, load_index
-from ssl_vision.zoo.safe_load import sha256_of
 from ssl_vision.zoo.weights import resolve_weights
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

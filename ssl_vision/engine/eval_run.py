@@ -1,0 +1,341 @@
+"""What the tasks of an evaluation share: network, images, labels, and one frozen pass."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.build import load_timm
+from ssl_vision.backbones.timm_vit import TimmViT
+from ssl_vision.config import EvalConfig
+from ssl_vision.data.loader import MultiViewLoader
+from ssl_vision.data.module import DataConfig, DataModule
+from ssl_vision.data.sources import Source, SubsetSource
+from ssl_vision.distributed import rank, world_size
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.evaluation.arrays import Array, as_tensor
+from ssl_vision.evaluation.features import extract_features, normalizer, parse_feature_set, spec_of
+from ssl_vision.evaluation.store import FeatureStore, cache_folder, evict, fill_store
+from ssl_vision.randomness import derive_key, keyed_generator, seeded
+from ssl_vision.types import Batch, Features
+from ssl_vision.views import ViewConfig, evaluation_view
+from ssl_vision.zoo.safe_load import sha256_of_tensors
+from ssl_vision.zoo.weights import LoadedBackbone
+
+Split = Literal["train", "val"]
+_AUTOCAST = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
+
+
+class EvalRun:
+    """One network on one data set.
+
+    Attributes:
+        config: What is asked for.
+        loaded: The network and what its input needs.
+        device: Where it runs.
+        view: How images are shown: resize and centre crop.
+        normalize: From uint8 images to what the network takes.
+        num_computed: Rows whose features had to be computed, so far; 0 when all were cached.
+        say: Where progress is told.
+    """
+
+    def __init__(
+        self,
+        config: EvalConfig,
+        loaded: LoadedBackbone,
+        *,
+        say: Callable[[str], None],
+        like: "EvalRun | None" = None,
+    ) -> None:
+        """Open the data of the settings, or use those of another run.
+
+        Args:
+            config: What is asked for.
+            loaded: The network.
+            say: Where progress is told.
+            like: A run whose images, and whose way of showing them, are used.
+        """
+        data = config.data
+        self.config, self.loaded, self.say = config, loaded, say
+        self.device = _device(config.device)
+        self.view = evaluation_view(
+            size_px=data.size_px or loaded.size_px,
+            interpolation=data.interpolation or loaded.interpolation,
+            center_fraction=data.center_fraction or loaded.crop_pct,
+        )
+        self.mean, self.std = data.mean or loaded.mean, data.std or loaded.std
+        self.normalize = normalizer(self.mean, self.std)
+        self.num_computed = 0
+        self._columns: dict[tuple[Split, str], Tensor] = {}
+        self.bank_source: Source
+        self.val_source: Source | None
+        if like is not None:
+            self.view, self.normalize = like.view, like.normalize
+            self.mean, self.std = like.mean, like.std
+            self.bank_source, self.val_source = like.bank_source, like.val_source
+            return
+        module = DataModule(
+            DataConfig(
+                path=data.path,
+                val_path=data.val_path,
+                download=data.download,
+                views={"image": self.view},
+            ),
+            seed=config.seed,
+        )
+        self.bank_source = _first(module.bank_source, data.max_train, config.seed, "bank")
+        self.val_source = (
+            None
+            if module.val_source is None
+            else _first(module.val_source, data.max_val, config.seed, "val")
+        )
+
+    def describe_transform(self) -> dict[str, Any]:
+        """How images were shown, as JSON values."""
+        view = self.view
+        return {
+            "size_px": view.size_px,
+            "center_fraction": view.center_fraction,
+            "interpolation": view.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    # Data ------------------------------------------------------------------------------------
+
+    def source(self, split: Split) -> Source:
+        """Images of a split: train is the bank."""
+        if split == "train":
+            return self.bank_source
+        if self.val_source is None:
+            raise DataError(
+                f"data.path={self.config.data.path} has no labelled test images; give "
+                "data.val_path=, or ask for tasks without labels (metrics, map)."
+            )
+        return self.val_source
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labelled training and test images."""
+        return (
+            self.bank_source.labels is not None
+            and self.val_source is not None
+            and self.val_source.labels is not None
+        )
+
+    def labels(self, split: Split) -> Tensor:
+        """Classes of a split, int64, numbered alike in both.
+
+        Class folders are numbered in each split by themselves: where the test images lack a class,
+        the same number would mean another class. Names decide.
+        """
+        source = self.source(split)
+        if source.labels is None:
+            raise DataError(
+                f"the {split} images of {self.config.data.path} have no labels; put them into one "
+                "folder per class, or ask for tasks without labels (metrics, map)."
+            )
+        number = {name: i for i, name in enumerate(self.class_names)}
+        table = [number[name] for name in source.class_names]
+        return torch.tensor(table)[torch.from_numpy(np.asarray(source.labels))]
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the training classes, then those only the test images have."""
+        names = list(self.bank_source.class_names)
+        if self.val_source is not None:
+            names += [name for name in self.val_source.class_names if name not in names]
+        return names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes in both splits together."""
+        return len(self.class_names)
+
+    def loader(
+        self,
+        source: Source,
+        view: ViewConfig,
+        *,
+        shuffle: bool = False,
+        batch_size: int | None = None,
+    ) -> MultiViewLoader:
+        """Batches of one view, every image once."""
+        data = self.config.data
+        return MultiViewLoader(
+            source,
+            {"image": view},
+            batch_size=-(-(batch_size or data.batch_size) // world_size()),
+            seed=self.config.seed,
+            rank=rank(),
+            world_size=world_size(),
+            num_threads=data.num_threads,
+            shuffle=shuffle,
+            drop_last=False,
+            on_error=data.on_error,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def subset(self, rows: Tensor, split: Split = "train") -> Source:
+        """Some images of a split."""
+        return SubsetSource(self.source(split), rows.numpy())
+
+    def untrained(self) -> "EvalRun":
+        """The same images before the same architecture with random weights."""
+        own = self.loaded.backbone
+        with seeded(derive_key(self.config.seed, "untrained")):
+            backbone = load_timm(own.architecture, is_pretrained=False, args=own.model_args).eval()
+        loaded = replace(
+            self.loaded,
+            backbone=backbone,
+            source=f"untrained {own.architecture}",
+            sha256=sha256_of_tensors(backbone.model.state_dict()),
+        )
+        return EvalRun(self.config, loaded, say=self.say, like=self)
+
+    def pixels(self) -> "EvalRun":
+        """The same images with their pixels as features."""
+        loaded = replace(self.loaded, backbone=Pixels(), source="raw pixels", sha256="pixels")
+        return EvalRun(self.config, loaded, say=self.say, like=self)
+
+    # Features --------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int | None:
+        """Blocks of a ViT with class token; None for other networks."""
+        backbone = self.loaded.backbone
+        if isinstance(backbone, TimmViT) and getattr(backbone.model, "cls_token", None) is not None:
+            return len(backbone.model.blocks)
+        return None
+
+    def columns(self, feature_set: str) -> tuple[str, ...]:
+        """Names of the features that a set joins for this network."""
+        return parse_feature_set(feature_set, depth=self.depth)
+
+    def features(self, split: Split, feature_set: str) -> Tensor:
+        """Features of a set, float, (N, D)."""
+        return torch.cat(
+            [as_tensor(part).float() for part in self.parts(split, feature_set)], dim=1
+        )
+
+    def parts(self, split: Split, feature_set: str) -> list[Array]:
+        """The parts of a set, not yet joined, (N, D_i); memory maps where they are cached."""
+        names = self.columns(feature_set)
+        self.prepare(split, names)
+        return [self._columns[split, name] for name in names]
+
+    def prepare(self, split: Split, names: Iterable[str]) -> None:
+        """Have these features ready, all from one pass over the images."""
+        wanted = list(dict.fromkeys(names))
+        missing = [name for name in wanted if (split, name) not in self._columns]
+        if not missing:
+            return
+        source = self.source(split)
+        if self.config.cache.mode == "off":
+            found = self._extract(source, missing)
+        else:
+            found = self._from_store(source, missing)
+        self._columns.update({(split, name): found[name] for name in missing})
+
+    def _extract(self, source: Source, names: Sequence[str]) -> dict[str, Tensor]:
+        self.say(f"{len(source)} images through the network")
+        self.num_computed += len(source)
+        return extract_features(
+            self.loaded.backbone,
+            self.loader(source, self.view),
+            normalize=self.normalize,
+            spec=spec_of(names),
+            device=self.device,
+            autocast=_AUTOCAST[self.config.precision],
+        ).features
+
+    def _from_store(self, source: Source, names: Sequence[str]) -> dict[str, Tensor]:
+        cache = self.config.cache
+        root = Path(cache.folder).expanduser() if cache.folder else cache_folder()
+        store = FeatureStore(
+            root, key=self._store_key(source), num_rows=len(source), dtype=cache.dtype
+        )
+        missing = store.missing(names)
+        if missing and cache.mode == "read":
+            return self._extract(source, names)
+        if missing:
+            self.say(
+                f"{len(store.pending_rows(missing))} of {len(source)} images through the network"
+            )
+            self.num_computed += fill_store(
+                store,
+                self.loaded.backbone,
+                lambda rows: self._batches_of(source, rows),
+                normalize=self.normalize,
+                spec=spec_of(missing),
+                device=self.device,
+                autocast=_AUTOCAST[self.config.precision],
+            )
+            evict(root, max_bytes=int(cache.max_gb * 2**30), keep=[store.folder])
+        else:
+            self.say(f"features of {len(source)} images found in {store.folder}")
+        return store.read(names)
+
+    def _store_key(self, source: Source) -> dict[str, Any]:
+        return {
+            "weights": self.loaded.sha256,
+            "architecture": self.loaded.backbone.architecture,
+            "data": source.fingerprint(),
+            "view": asdict(self.view),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "precision": self.config.precision,
+        }
+
+    def _batches_of(self, source: Source, rows: NDArray[np.int64]) -> Iterator[Batch]:
+        """Batches of some rows, with their index in the whole source."""
+        if len(rows) == len(source):
+            yield from self.loader(source, self.view)
+            return
+        numbers = torch.from_numpy(rows)
+        for batch in self.loader(SubsetSource(source, rows), self.view):
+            yield replace(batch, index=numbers[batch.index])
+
+
+class Pixels(Backbone):
+    """Features are the pixels themselves, averaged down to 32 px: what any network has to beat."""
+
+    def __init__(self) -> None:
+        model: Any = nn.Identity()
+        model.num_features = 3 * 32 * 32
+        super().__init__(model, architecture="pixels", model_args={})
+
+    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
+        """Flattened images, (B, C * 32 * 32) or smaller where the images are."""
+        if images.ndim == 4 and images.shape[-1] > 32:
+            images = nn.functional.adaptive_avg_pool2d(images, 32)
+        return Features(pooled=images.flatten(1))
+
+
+def spread(num_rows: int, num_wanted: int, *, seed: int, name: str) -> Tensor:
+    """A fixed draw of rows, rising; all of them where there are no more."""
+    if num_wanted >= num_rows:
+        return torch.arange(num_rows)
+    order = torch.randperm(num_rows, generator=keyed_generator(seed, "rows", name))
+    return order[:num_wanted].sort().values
+
+
+def _first(source: Source, num: int | None, seed: int, name: str) -> Source:
+    if num is None or num >= len(source):
+        return source
+    return SubsetSource(source, spread(len(source), num, seed=seed, name=name).numpy())
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: no GPU can be used here; use device=cpu.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,303 @@
+"""Pictures of a report, as SVG text: no plotting library, no files, sharp at any size."""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+WIDTH, HEIGHT = 460, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 30, 44
+# Okabe and Ito's colours, told apart with any colour vision; then darker and lighter ones.
+COLORS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a900", "#7f7f7f",
+    "#5b3a8e", "#8c564b", "#17a2a2", "#a83250",
+)  # fmt: skip
+
+
+class Axis(NamedTuple):
+    """One axis.
+
+    Attributes:
+        label: Written beside it.
+        is_log: Logarithmic.
+        is_share: Ticks as percentages.
+    """
+
+    label: str
+    is_log: bool = False
+    is_share: bool = False
+
+    def place(self, value: float) -> float:
+        """Position before scaling to the picture."""
+        return math.log10(value) if self.is_log else value
+
+    def text(self, value: float) -> str:
+        """Tick label."""
+        return f"{100 * value:.4g}" if self.is_share else f"{value:.4g}"
+
+
+Series = Mapping[str, Sequence[tuple[float, float]]]
+
+
+def line_chart(
+    title: str,
+    series: Series,
+    *,
+    x: Axis,
+    y: Axis,
+    bars: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    has_markers: bool = True,
+) -> str:
+    """SVG of one or several curves.
+
+    Args:
+        title: Written above.
+        series: Name -> points (x, y); points that are not finite (or not positive on a
+            logarithmic axis) are left out.
+        x: Horizontal axis.
+        y: Vertical axis.
+        bars: Name -> (low, high) of each point of that curve.
+        has_markers: Whether points are drawn.
+    """
+    drawn = {name: _drawable(points, x, y) for name, points in series.items()}
+    xs = [x.place(a) for points in drawn.values() for a, _ in points]
+    ys = [y.place(b) for points in drawn.values() for _, b in points]
+    for ends in (bars or {}).values():
+        ys += [y.place(end) for pair in ends for end in pair]
+    if not xs:
+        return _frame(title, _text(WIDTH / 2, HEIGHT / 2, "no data", anchor="middle"))
+    frame = _Frame(_limits(xs, 0.02), _limits(ys, 0.06))
+    parts = [_axes(frame, x, y)]
+    for number, (name, points) in enumerate(drawn.items()):
+        color = COLORS[number % len(COLORS)]
+        places = [frame.at(x.place(a), y.place(b)) for a, b in points]
+        path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
+        parts.append(f'<path d="{path}" fill="none" stroke="{color}" stroke-width="1.8"/>')
+        for (a, _), (low, high) in zip(points, (bars or {}).get(name, ()), strict=False):
+            column, bottom = frame.at(x.place(a), y.place(low))
+            parts.append(
+                f'<path d="M{column:.1f} {bottom:.1f}V{frame.at(0, y.place(high))[1]:.1f}" '
+                f'stroke="{color}" stroke-width="1.2"/>'
+            )
+        if has_markers:
+            parts += [
+                f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{color}"/>' for a, b in places
+            ]
+    if len(drawn) > 1:
+        parts.append(_legend(list(drawn)))
+    return _frame(title, "".join(parts))
+
+
+def heat_map(
+    title: str,
+    values: Sequence[Sequence[float]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    marked: tuple[int, int] | None = None,
+    x_label: str = "",
+) -> str:
+    """SVG table of shares, darker for larger; NaN is hatched with a cross.
+
+    Args:
+        title: Written above.
+        values: Row by row, from 0 to 1.
+        rows: Names.
+        columns: Names.
+        marked: Row and column of the cell to outline.
+        x_label: What the columns are.
+    """
+    finite = [value for row in values for value in row if math.isfinite(value)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    margin = 12 + 6.4 * max(len(row) for row in rows)
+    cell_x = max(34.0, (WIDTH - margin - 10) / len(columns))
+    width, height = margin + cell_x * len(columns) + 10, _TOP + 24 * len(rows) + 40
+    parts = []
+    for i, row in enumerate(values):
+        top = _TOP + 24 * i
+        parts.append(_text(margin - 6, top + 16, rows[i], anchor="end"))
+        for j, value in enumerate(row):
+            left = margin + cell_x * j
+            shade = 0.0 if high == low else (value - low) / (high - low)
+            is_bad = not math.isfinite(value)
+            fill = "#f3d9d9" if is_bad else _mix_color(shade)
+            edge = ' stroke="#d55e00" stroke-width="2.5"' if marked == (i, j) else ""
+            parts.append(
+                f'<rect x="{left + 1:.1f}" y="{top + 1}" width="{cell_x - 2:.1f}" height="22" '
+                f'fill="{fill}"{edge}/>'
+            )
+            ink = "#fff" if shade > 0.55 and not is_bad else "#222"
+            label = "×" if is_bad else f"{100 * value:.1f}"
+            parts.append(
+                f'<text x="{left + cell_x / 2:.1f}" y="{top + 16}" text-anchor="middle" '
+                f'fill="{ink}" font-size="10">{label}</text>'
+            )
+    bottom = _TOP + 24 * len(rows) + 14
+    for j, name in enumerate(columns):
+        parts.append(_text(margin + cell_x * (j + 0.5), bottom, name, anchor="middle"))
+    parts.append(_text(margin + cell_x * len(columns) / 2, bottom + 17, x_label, anchor="middle"))
+    return _frame(title, "".join(parts), width=width, height=height)
+
+
+def picture_map(
+    title: str,
+    points: NDArray[np.float64],
+    *,
+    groups: Sequence[int] | None = None,
+    group_names: Sequence[str] = (),
+    pictures: Mapping[int, NDArray[np.uint8]] | None = None,
+    side_px: int = 22,
+) -> str:
+    """SVG of points in the plane, coloured by group, some with their picture.
+
+    Args:
+        title: Written above.
+        points: (N, 2).
+        groups: Group of each point; None for one colour.
+        group_names: Name of each group.
+        pictures: Point -> uint8 image, (H, W, 3).
+        side_px: Side of a picture in the map.
+    """
+    size = 720
+    low, high = points.min(axis=0), points.max(axis=0)
+    places = 20 + (size - 40) * (points - low) / np.where(high > low, high - low, 1)
+    places[:, 1] = size - places[:, 1]
+    parts = []
+    for i, (left, top) in enumerate(places):
+        color = COLORS[0] if groups is None else COLORS[groups[i] % len(COLORS)]
+        if pictures is None or i not in pictures:
+            parts.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="2.2" fill="{color}"/>')
+    for i, picture in (pictures or {}).items():
+        color = COLORS[0] if groups is None else COLORS[groups[i] % len(COLORS)]
+        left, top = places[i] - side_px / 2
+        parts.append(
+            f'<image x="{left:.1f}" y="{top:.1f}" width="{side_px}" height="{side_px}" '
+            f'href="{data_uri(picture)}"/><rect x="{left:.1f}" y="{top:.1f}" width="{side_px}" '
+            f'height="{side_px}" fill="none" stroke="{color}" stroke-width="2"/>'
+        )
+    is_named = groups is not None and 1 < len(group_names) <= len(COLORS)
+    height = size + _TOP
+    body = f'<g transform="translate(0 {_TOP - 10})">{"".join(parts)}</g>'
+    if is_named:
+        for i, name in enumerate(group_names):
+            top = _TOP + 16 * i
+            body += f'<rect x="{size}" y="{top}" width="10" height="10" fill="{COLORS[i]}"/>'
+            body += _text(size + 15, top + 9, name)
+    return _frame(title, body, width=size + (110 if is_named else 10), height=height)
+
+
+def data_uri(picture: NDArray[np.uint8], *, quality: int = 80) -> str:
+    """JPEG of an image (H, W, 3) as text for an HTML or SVG attribute."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+# Parts -----------------------------------------------------------------------------------------
+
+
+class _Frame(NamedTuple):
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return (
+            _LEFT + across * (WIDTH - _LEFT - _RIGHT),
+            HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM),
+        )
+
+
+def _drawable(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[tuple[float, float]]:
+    def is_good(value: float, axis: Axis) -> bool:
+        return math.isfinite(value) and (value > 0 or not axis.is_log)
+
+    return [(a, b) for a, b in points if is_good(a, x) and is_good(b, y)]
+
+
+def _limits(values: Sequence[float], margin: float) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    span = (high - low) or max(abs(high) * 0.1, 1e-3)
+    return low - margin * span, high + margin * span
+
+
+def _ticks(limits: tuple[float, float], axis: Axis) -> list[tuple[float, str]]:
+    """Positions (before scaling) and labels of about five round ticks."""
+    low, high = limits
+    if axis.is_log:
+        if high - low >= 1.5:
+            stride = max(1, round((high - low) / 6))
+            powers = range(math.ceil(low), math.floor(high) + 1, stride)
+            return [(float(power), f"1e{power}") for power in powers]
+        values = [
+            m * 10.0**p for p in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)
+        ]
+        return [(math.log10(v), axis.text(v)) for v in values if low <= math.log10(v) <= high]
+    step = 10.0 ** math.floor(math.log10((high - low) / 3))
+    while (high - low) / step > 6:
+        step *= 2.5 if round(step / 10 ** math.floor(math.log10(step))) == 2 else 2
+    first = math.ceil(low / step)
+    return [(i * step, axis.text(i * step)) for i in range(first, math.floor(high / step) + 1)]
+
+
+def _axes(frame: _Frame, x: Axis, y: Axis) -> str:
+    bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+    parts = [f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" fill="none" stroke="#888"/>']
+    for place, label in _ticks(frame.x, x):
+        left = frame.at(place, frame.y[0])[0]
+        parts.append(f'<path d="M{left:.1f} {bottom}v4" stroke="#888"/>')
+        parts.append(_text(left, bottom + 16, label, anchor="middle"))
+    for place, label in _ticks(frame.y, y):
+        top = frame.at(frame.x[0], place)[1]
+        parts.append(f'<path d="M{_LEFT} {top:.1f}H{right}" stroke="#e4e4e4"/>')
+        parts.append(_text(_LEFT - 6, top + 4, label, anchor="end"))
+    parts.append(_text((_LEFT + right) / 2, HEIGHT - 8, x.label, anchor="middle"))
+    middle = (_TOP + bottom) / 2
+    parts.append(
+        f'<text x="14" y="{middle}" text-anchor="middle" font-size="11" fill="#444" '
+        f'transform="rotate(-90 14 {middle})">{html.escape(y.label)}</text>'
+    )
+    return "".join(parts)
+
+
+def _legend(names: Sequence[str]) -> str:
+    parts = []
+    for number, name in enumerate(names):
+        top = _TOP + 8 + 15 * number
+        color = COLORS[number % len(COLORS)]
+        parts.append(
+            f'<rect x="{WIDTH - 150}" y="{top - 8}" width="10" height="10" fill="{color}"/>'
+        )
+        parts.append(_text(WIDTH - 136, top + 1, name))
+    return "".join(parts)
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="11" fill="#444">'
+        f"{html.escape(text)}</text>"
+    )
+
+
+def _mix_color(share: float) -> str:
+    """From pale to dark blue."""
+    ends = ((232, 240, 247), (8, 72, 118))
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(*ends, strict=True))
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _frame(title: str, content: str, *, width: float = WIDTH, height: float = HEIGHT) -> str:
+    name = html.escape(title, quote=True)
+    return (
+        f'<svg class="plot" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+        f'height="{height:.0f}" role="img" aria-label="{name}" xmlns="http://www.w3.org/2000/svg" '
+        f'font-family="system-ui, sans-serif"><text x="8" y="17" font-size="13" '
+        f'font-weight="600" fill="#222">{name}</text>{content}</svg>'
+    )

@@ -20,6 +20,7 @@ from ssl_vision.data.module import DataConfig
 from ssl_vision.data.pack import PrepareConfig
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.clustering import ClusteringConfig
+from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
 from ssl_vision.evaluation.linear_probe import PRESETS, LinearConfig
 from ssl_vision.evaluation.logreg import LogregConfig
@@ -127,6 +128,7 @@ class EvalConfig:
     knn: KnnConfig = field(default_factory=KnnConfig)
     linear: LinearConfig = field(default_factory=LinearConfig)
     logreg: LogregConfig = field(default_factory=LogregConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
@@ -170,7 +172,11 @@ def _finish_eval(layers: Sequence[_Layer]) -> EvalConfig:
     schema = OmegaConf.structured(EvalConfig)
     OmegaConf.set_readonly(schema, False)
     schema.data = OmegaConf.structured(EvalDataConfig)
-    tables: dict[str, Mapping[str, Any]] = {"knn": KNN_PRESETS, "linear": PRESETS}
+    tables: dict[str, Mapping[str, Any]] = {
+        "knn": KNN_PRESETS,
+        "linear": PRESETS,
+        "finetune": FINETUNE_PRESETS,
+    }
     for section, presets in tables.items():
         name = _last_given(layers, section, "preset")
         if name is not None:
@@ -304,6 +310,8 @@ def _split_plain(plain: dict[Any, Any], schema: Any) -> dict[Any, Any]:
         known = schema.get(key) if isinstance(key, str) and key in schema else None
         if isinstance(value, str) and isinstance(known, ListConfig | TupleConfig):
             plain[key] = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, int | float) and isinstance(known, ListConfig | TupleConfig):
+            plain[key] = [value]
         elif isinstance(value, dict) and isinstance(known, DictConfig):
             plain[key] = _split_plain(value, known)
     return plain

@@ -17,11 +17,13 @@ class Backbone(nn.Module):
         architecture: Its timm name.
         model_args: Arguments that, with the name, make timm build the same model again.
         width: Size of the pooled features, D.
+        modality: Whether it takes images (B, C, S, S) or point clouds (B, M, 3).
         patch_px: Pixels per patch side; None where patches are not the network's input.
         has_tokens: Whether hidden patches can be left out of, or masked in, the input (a ViT).
         mask_token: Learned stand-in of a masked patch, (1, 1, D); None unless asked for.
     """
 
+    modality: Literal["image", "points"] = "image"
     has_tokens: bool = False
     patch_px: int | None = None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 from timm.layers.drop import DropPath
-from timm.models import VisionTransformer
+from timm.models import VisionTransformer, load_model_config_from_hf
 from torch import nn
 
 from ssl_vision.backbones.backbone import Backbone
@@ -144,7 +144,7 @@ def load_timm(name: str, *, is_pretrained: bool, args: dict[str, Any]) -> Backbo
 
     Args:
         name: Name of the architecture, with a tag if wanted (`vit_small_patch16_224.dino`), or
-            `hf-hub:owner/name` or `local-dir:folder`.
+            `hf-hub:owner/name`.
         is_pretrained: Load the weights from timm's cache or the network.
         args: What the constructor takes, e.g. `img_size`.
 
@@ -152,7 +152,7 @@ def load_timm(name: str, *, is_pretrained: bool, args: dict[str, Any]) -> Backbo
         ConfigError: Unknown name or arguments.
         CheckpointError: The weights cannot be had here.
     """
-    has_source = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    has_source = name.startswith(("hf-hub:", "hf_hub:"))
     if not has_source:
         check_architecture(name, key="timm model")
     try:
@@ -170,7 +170,9 @@ def load_timm(name: str, *, is_pretrained: bool, args: dict[str, Any]) -> Backbo
         ) from error
     pretrained_cfg: Any = model.pretrained_cfg
     architecture = pretrained_cfg.get("architecture") or name.split(".")[0]
-    return wrap_model(model, architecture=architecture, model_args=args)
+    # Arguments saved beside weights of a hub are part of the network, too.
+    saved = dict(load_model_config_from_hf(name.partition(":")[2])[2] or {}) if has_source else {}
+    return wrap_model(model, architecture=architecture, model_args={**saved, **args})
 
 
 def check_architecture(name: str, *, key: str) -> None:

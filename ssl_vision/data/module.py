@@ -147,6 +147,7 @@ class DataModule(L.LightningDataModule):
             config.global_batch_size, world_size=world_size, accumulate=accumulate
         )
         self.train_source = build_source(config.path, download=config.download)
+        self._is_supervised = is_supervised
         self.bank_source, self.val_source = self._evaluation_sources()
         if is_supervised and self.train_source.labels is not None:
             self.train_source = self.bank_source
@@ -175,14 +176,14 @@ class DataModule(L.LightningDataModule):
         bank = _labelled(train)
         if config.val_path is not None:
             val = build_source(config.val_path, split="val", download=config.download)
-            return bank, with_classes_of(train, val)
+            return bank, with_classes_of(train, val, must_fit=self._is_supervised)
         try:
             val = build_source(config.path, split="val", download=config.download)
         except DataError:
             if bank.labels is None:
                 return bank, None
         else:
-            return bank, with_classes_of(train, val)
+            return bank, with_classes_of(train, val, must_fit=self._is_supervised)
         num_val = max(1, round(_HELD_OUT_SHARE * len(bank)))
         rows = stratified_split(bank.labels, num_val, key=derive_key("held out"))
         return SubsetSource(bank, rows[0]), SubsetSource(bank, rows[1])

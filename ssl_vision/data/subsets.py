@@ -72,18 +72,20 @@ def fraction_rows(num_samples: int, labels: np.ndarray | None, *, fraction: floa
     return np.sort(np.concatenate(rows))
 
 
-def with_classes_of(train: Source, val: Source) -> Source:
-    """The validation source, its labels numbered by the training classes.
+def with_classes_of(train: Source, val: Source, *, must_fit: bool) -> Source:
+    """The validation source, its labels numbered by the training classes where they hold all.
 
     Folders number their classes alphabetically; a class without validation images would shift all
     behind it.
 
     Raises:
-        DataError: The validation set has a class the training set lacks.
+        DataError: `must_fit`, and the validation set has a class the training set lacks.
     """
     if train.labels is None or val.labels is None or val.class_names == train.class_names:
         return val
     unknown = sorted(set(val.class_names) - set(train.class_names))
+    if unknown and not must_fit:
+        return val
     if unknown:
         raise DataError(
             f"the validation data has classes the training data lacks ({', '.join(unknown[:3])}); "

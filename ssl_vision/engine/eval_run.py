@@ -30,7 +30,7 @@ from ssl_vision.zoo.safe_load import sha256_of_tensors
 from ssl_vision.zoo.weights import LoadedBackbone
 
 Split = Literal["train", "val"]
-_AUTOCAST = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
+AUTOCAST = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 class EvalRun:
@@ -253,7 +253,7 @@ class EvalRun:
             normalize=self.normalize,
             spec=spec_of(names),
             device=self.device,
-            autocast=_AUTOCAST[self.config.precision],
+            autocast=AUTOCAST[self.config.precision],
         ).features
 
     def _from_store(self, source: Source, names: Sequence[str]) -> dict[str, Tensor]:
@@ -276,7 +276,7 @@ class EvalRun:
                 normalize=self.normalize,
                 spec=spec_of(missing),
                 device=self.device,
-                autocast=_AUTOCAST[self.config.precision],
+                autocast=AUTOCAST[self.config.precision],
             )
             evict(root, max_bytes=int(cache.max_gb * 2**30), keep=[store.folder])
         else:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_vision.engine.eval_finetune import run_finetune
 from ssl_vision.engine.eval_run import EvalRun, Split, spread
 from ssl_vision.errors import DataError
 from ssl_vision.evaluation import representation as rep
@@ -254,7 +255,7 @@ def _heads_plot(found: LinearResult) -> str:
     chosen = found.chosen
     has_decay = len({decay for _, decay in rows}) > 1
     return heat_map(
-        "Test top-1 of every head, % (outlined: chosen on held-out training images)",
+        "Test top-1 of every head, %; outlined: the chosen one",
         values,
         rows=[f"{name}, wd {decay:g}" if has_decay else name for name, decay in rows],
         columns=[f"{lr:g}" for lr in columns],
@@ -558,6 +559,7 @@ TASKS: dict[str, Task] = {
     "knn": Task(run_knn, True, lambda run: (run.config.knn.features,)),
     "linear": Task(run_linear, True, lambda run: run.config.linear.feature_sets),
     "logreg": Task(run_logreg, True, lambda run: (run.config.logreg.features,)),
+    "finetune": Task(run_finetune, True, lambda run: ()),
     "few_shot": Task(run_few_shot, True, _pooled),
     "retrieval": Task(run_retrieval, True, _pooled),
     "clustering": Task(run_clustering, True, _pooled),

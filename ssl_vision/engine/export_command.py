@@ -32,7 +32,7 @@ def run_export(arguments: Sequence[str]) -> int:
     result = export_weights(
         weights,
         Path(out),
-        formats=given.several("formats") or ("timm",),
+        formats=given.several("formats") or None,
         dtype=given.settings.get("dtype", "float32"),
         size_px=given.number("size_px", 0) or None,
         title=given.settings.get("title"),
@@ -51,7 +51,7 @@ def export_weights(
     weights: str | Path,
     folder: Path,
     *,
-    formats: Sequence[str] = ("timm",),
+    formats: Sequence[str] | None = None,
     dtype: str = "float32",
     size_px: int | None = None,
     title: str | None = None,
@@ -62,7 +62,7 @@ def export_weights(
     Args:
         weights: Run or export folder, `zoo:name` or `timm:name`.
         folder: Where to.
-        formats: Entries of `FORMATS`.
+        formats: Entries of `FORMATS`; by default timm's, which clouds do not have.
         dtype: float32 keeps what the weights have; float16 and bfloat16 halve the file.
         size_px: Side the forms of fixed size (ONNX, torch.export) are made for; the weights' own
             by default.
@@ -75,9 +75,11 @@ def export_weights(
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype} must be one of {', '.join(_DTYPES)}.")
-    check_formats(formats)
+    check_formats(formats or ())
     loaded = resolve_weights(weights)
     card = loaded.card
+    if formats is None:
+        formats = ("timm",) if loaded.backbone.modality == "image" else ()
     return export_backbone(
         loaded.backbone,
         folder,

@@ -19,7 +19,7 @@ from ssl_vision.zoo.convert import CONVERTERS, convert_file
 from ssl_vision.zoo.converted import ConvertOptions
 from ssl_vision.zoo.download import Progress, forget
 from ssl_vision.zoo.export import ExportResult
-from ssl_vision.zoo.fetch import card_of, check_supported, fetch_file
+from ssl_vision.zoo.fetch import card_of, check_supported, default_options, fetch_file
 from ssl_vision.zoo.index import (
     STATUSES,
     ZooEntry,
@@ -144,8 +144,7 @@ def _convert_entry(
     head, features = None, None
     if "linear" in entry.files:
         head, features = fetch_file(entry, "linear").path, entry.files["linear"].head_features
-    if entry.files[kind].key is not None:
-        options.setdefault("key", entry.files[kind].key)
+    options = {**default_options(entry.files[kind]), **options}
     head_features: Any = features
     found = fetch_file(entry, kind)
     return convert_file(

@@ -28,6 +28,7 @@ def render_card(
     num_parameters: int,
     preprocessing: Mapping[str, object],
     checks: Mapping[str, str],
+    modality: str = "image",
 ) -> str:
     """README.md of an export folder, with the header model hubs read.
 
@@ -38,8 +39,10 @@ def render_card(
         num_parameters: Of the backbone.
         preprocessing: Size, mean, std ... as in config.json.
         checks: Name of a verification -> its outcome.
+        modality: image or points; timm alone has no networks for the latter.
     """
-    tags = ["image-feature-extraction", "timm", *([card.method] if card.method else [])]
+    kind = "point-cloud" if modality == "points" else "image-feature-extraction"
+    tags = [kind, "timm", *([card.method] if card.method else [])]
     facts = {
         "Architecture": f"`{architecture}` (timm), {num_parameters / 1e6:.2f} M parameters",
         "Features": f"{num_features} per image",
@@ -55,7 +58,7 @@ def render_card(
         + "\n---",
         f"# {card.title}",
         _table(("", ""), {name: value for name, value in facts.items() if value is not None}),
-        _usage(),
+        _USAGE_OF_POINTS if modality == "points" else _USAGE,
         "## Input\n\n" + _table(("Setting", "Value"), preprocessing),
     ]
     if card.metrics:
@@ -74,8 +77,7 @@ def _table(head: tuple[str, str], rows: Mapping[str, object]) -> str:
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
-def _usage() -> str:
-    return """## Use
+_USAGE = """## Use
 
 Needs timm alone:
 
@@ -91,3 +93,12 @@ with torch.inference_mode():
 
 Its side, channels, mean and std are in `config.json`. For a classifier on top, add
 `num_classes=10`; for feature maps, `features_only=True`."""
+
+_USAGE_OF_POINTS = """## Use
+
+```python
+import ssl_vision
+
+model = ssl_vision.load_backbone("THIS_FOLDER")
+features = model(clouds)  # (B, M, 3), each in the unit sphere -> (B, num_features)
+```"""

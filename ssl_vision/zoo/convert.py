@@ -21,6 +21,7 @@ from ssl_vision.zoo.convert_dino import (
 )
 from ssl_vision.zoo.convert_mae import convert_mae, matches_mae
 from ssl_vision.zoo.convert_poa import convert_poa, matches_poa
+from ssl_vision.zoo.convert_points import convert_points, matches_points
 from ssl_vision.zoo.converted import Converted, ConverterEntry, ConvertOptions, check_options
 from ssl_vision.zoo.export import ExportResult, check_target, export_backbone, load_weights
 from ssl_vision.zoo.hashes import sha256_of
@@ -32,7 +33,13 @@ CONVERTERS: dict[str, ConverterEntry] = {
         convert_poa,
         matches_poa,
         ("width", "depth", "num_heads"),
-        "POA: ViT, Swin or ResNet, whole or a sub-network",
+        "POA: the intact network or any sub-network of a teacher checkpoint",
+    ),
+    "point_mae": ConverterEntry(
+        convert_points,
+        matches_points,
+        ("num_groups", "num_heads"),
+        "Point-MAE and Point-CMAE: pre-trained or fine-tuned encoder",
     ),
     "dino": ConverterEntry(
         convert_dino,
@@ -140,12 +147,11 @@ def convert_file(
     check_target(Path(folder))
     if (head is None) != (head_features is None):
         raise ConfigError("head= and head_features= (cls4, cls_mean or pooled) go together.")
-    name, converted = convert_content(
-        safe_load(path, allow=allow), converter=converter, options=options
-    )
-    heads = dict(converted.heads)
+    content = safe_load(path, allow=allow)
+    linear = {}
     if head is not None and head_features is not None:
-        heads |= convert_linear_head(safe_load(head, allow=allow), features=head_features)
+        linear = convert_linear_head(safe_load(head, allow=allow), features=head_features)
+    name, converted = convert_content(content, converter=converter, options=options)
     card = card or ModelCard(
         title=f"{path.stem}, converted to timm",
         tag=name,
@@ -161,5 +167,5 @@ def convert_file(
         size_px=converted.size_px,
         crop_pct=converted.crop_pct,
         card=card,
-        heads=heads,
+        heads={**converted.heads, **linear},
     )

@@ -8,10 +8,12 @@ Their 1x1 convolutions are linear layers here: the last dimension of their weigh
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-from ssl_vision.errors import CheckpointError
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.zoo.converted import Converted, ConvertOptions, tensors_of
 
 # Official prefix -> ours, of the encoder; longer ones first.
 _ENCODER = (
@@ -45,6 +47,61 @@ _DECODERS = {
 # No loss uses it, and our method leaves it out.
 _UNUSED = "MAE_encoder.proj_cls."
 _ENCODER_PARTS = ("patch_embed.", "pos_embed.", "blocks.", "norm.", "cls_token", "cls_pos")
+
+
+def matches_points(content: Mapping[str, Any]) -> bool:
+    """{"base_model" or "model_state_dict": a point encoder}."""
+    tensors = content.get("base_model", content.get("model_state_dict"))
+    return isinstance(tensors, Mapping) and any(
+        ".first_conv." in f".{name}" or "encoder.first_conv." in str(name) for name in tensors
+    )
+
+
+def convert_points(content: Mapping[str, Any], options: ConvertOptions) -> Converted:
+    """Encoder of a pre-trained or fine-tuned file; decoders and classifiers become `heads`.
+
+    The number of patches is not in the weights: 64 of 1024 points by default, as in pre-training;
+    `num_groups` for others (128 for ScanObjectNN, 512 for ModelNet40 with 8192 points), with 16
+    points of the cloud per patch as in all of the authors' configurations.
+
+    Raises:
+        CheckpointError: The content has another layout.
+    """
+    key = "base_model" if "base_model" in content else "model_state_dict"
+    tensors = tensors_of(content, key=key if key in content else None)
+    is_pretrained = any(name.startswith("MAE_encoder.") for name in tensors)
+    if is_pretrained:
+        _, weights, heads = rename_pretrained(tensors)
+    else:
+        weights, heads = rename_finetuned(tensors)
+    if "norm.weight" not in weights or "blocks.0.attn.qkv.weight" not in weights:
+        raise CheckpointError("this is not a point transformer of the authors' layout.")
+    return Converted(
+        architecture="point_vit_small",
+        weights=weights,
+        model_args=_geometry(weights, options),
+        heads=heads,
+        size_px=1,  # of no meaning for clouds
+    )
+
+
+def _geometry(weights: Mapping[str, Tensor], options: ConvertOptions) -> dict[str, Any]:
+    """Arguments by which the network differs from `point_vit_small`."""
+    width = weights["norm.weight"].shape[0]
+    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    heads = options.num_heads or max(1, width // 64)
+    if width % heads:
+        raise ConfigError(f"num_heads={heads} does not divide the width {width}.")
+    num_groups = options.num_groups or 64
+    # The authors' kernel overlooks points near the origin; features follow it only with this.
+    args: dict[str, Any] = {"skips_near_origin": True}
+    if (width, depth, heads) != (384, 12, 6):
+        args |= {"embed_dim": width, "depth": depth, "num_heads": heads}
+    if num_groups != 64:
+        args |= {"num_groups": num_groups, "num_points": 16 * num_groups}
+    if "cls_token" in weights:
+        args |= {"class_token": True, "pool": "cls_max"}  # what the classifier is applied to
+    return args
 
 
 def rename_pretrained(

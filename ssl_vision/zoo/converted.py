@@ -30,11 +30,12 @@ class ConvertOptions:
     num_heads: int | None = None  # attention heads, where width / 64 is wrong
     width: int | None = None  # of an elastic network's child (POA)
     depth: int | None = None  # likewise
+    num_groups: int | None = None  # patches of a cloud; the weights do not say
 
     def __post_init__(self) -> None:
         if self.pos_interp not in (None, "dino", "plain", "timm"):
             raise ConfigError(f"pos_interp={self.pos_interp!r} must be dino, plain or timm.")
-        for name in ("size_px", "num_heads", "width", "depth"):
+        for name in ("size_px", "num_heads", "width", "depth", "num_groups"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name}={value!r} must be a whole number above 0.")

@@ -89,7 +89,7 @@ def export_backbone(
     """
     folder, card = Path(folder), card or ModelCard()
     check_target(folder)
-    check_formats(formats)
+    check_formats(formats, modality=backbone.modality)
     config = describe_backbone(
         backbone,
         mean=mean,
@@ -144,7 +144,7 @@ def describe_backbone(
     pretrained_cfg = {
         "tag": card.tag,
         "custom_load": False,
-        "input_size": [int(args.get("in_chans", 3)), size_px, size_px],
+        "input_size": _input_size(backbone, size_px),
         "fixed_input_size": bool(known.get("fixed_input_size", False)),
         "interpolation": interpolation,
         "crop_pct": crop_pct,
@@ -170,6 +170,13 @@ def describe_backbone(
         "pretrained_cfg": pretrained_cfg,
         "card": asdict(card),
     }
+
+
+def _input_size(backbone: Backbone, size_px: int) -> list[int]:
+    """Of one sample: (C, S, S), or (M, 3) for clouds."""
+    if backbone.modality == "points":
+        return [int(backbone.model.num_points), 3]
+    return [int(backbone.model_args.get("in_chans", 3)), size_px, size_px]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -324,6 +331,7 @@ def _write_and_verify(
         num_parameters=sum(p.numel() for p in model.parameters()),
         preprocessing={name: preprocessing[name] for name in shown},
         checks=checks,
+        modality=backbone.modality,
     )
     (folder / CARD_NAME).write_text(readme)
     return checks

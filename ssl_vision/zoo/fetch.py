@@ -89,8 +89,7 @@ def fetch_export(name: str, settings: Mapping[str, Any]) -> Path:
         if chosen:
             raise ConfigError(f"zoo:{name} takes no options; it is a timm folder already.")
         return fetch_file(entry, kind).path.parent
-    if file.key is not None:
-        chosen.setdefault("key", file.key)
+    chosen = {**default_options(file), **chosen}
     options = _options(chosen, name=name)
     found = fetch_file(entry, kind)
     # Another file, options or version of the converters: another folder.
@@ -106,6 +105,11 @@ def fetch_export(name: str, settings: Mapping[str, Any]) -> Path:
                 card=card_of(entry, sha256=found.sha256),
             )
     return folder
+
+
+def default_options(file: ZooFile) -> dict[str, Any]:
+    """What the converter is told where the user says nothing."""
+    return {**({} if file.key is None else {"key": file.key}), **file.options}
 
 
 def check_supported(entry: ZooEntry) -> None:

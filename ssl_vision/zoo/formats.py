@@ -40,11 +40,16 @@ class Format:
     tolerance: float = TOLERANCE
 
 
-def check_formats(names: Sequence[str]) -> None:
-    """Raise ConfigError for a format that is unknown or lacks a package."""
+def check_formats(names: Sequence[str], *, modality: str = "image") -> None:
+    """Raise ConfigError for a format that is unknown, lacks a package, or is for images only."""
     for name in names:
         if name not in FORMATS:
             raise ConfigError(f"formats={name} is unknown; known are {', '.join(FORMATS)}.")
+        if modality == "points" and name in ("timm", "hf_hub"):
+            raise ConfigError(
+                f"formats={name}: timm alone has no networks for point clouds; the export folder "
+                "is read by ssl_vision.load_backbone."
+            )
         missing = [p for p in FORMATS[name].packages if importlib.util.find_spec(p) is None]
         if missing:
             raise ConfigError(

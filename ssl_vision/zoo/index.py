@@ -18,6 +18,7 @@ import yaml
 from ssl_vision.backbones.build import check_architecture
 from ssl_vision.errors import ConfigError
 from ssl_vision.zoo.convert import CONVERTERS
+from ssl_vision.zoo.converted import ConvertOptions
 from ssl_vision.zoo.download import Source
 
 _T = TypeVar("_T")
@@ -45,6 +46,7 @@ class ZooFile:
     format: str = "torch_pickle_weights_only"
     converter: str | None = None  # null with a timm_folder
     key: str | None = None  # which network of the file
+    options: dict[str, Any] = field(default_factory=dict)  # of the converter, beside key
     head_features: str | None = None  # what a linear classifier is applied to
 
     @property
@@ -263,6 +265,8 @@ def _check_file(file: ZooFile, where: str, *, is_supported: bool) -> None:
     if file.sha256 and not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
         raise ConfigError(f"{where}.sha256 must be 64 hexadecimal digits.")
     is_head = file.head_features is not None
+    if unknown := sorted(file.options.keys() - {entry.name for entry in fields(ConvertOptions)}):
+        raise ConfigError(f"{where}.options: {', '.join(unknown)} is not an option of converters.")
     needs_converter = file.format != "timm_folder" and is_supported and not is_head
     if needs_converter and file.converter not in CONVERTERS:
         near = difflib.get_close_matches(str(file.converter), CONVERTERS, n=1)

@@ -45,7 +45,7 @@ class LoadedBackbone:
         mean: Per channel, of images scaled to [0, 1].
         std: Likewise.
         interpolation: bicubic or bilinear.
-        size_px: Side of the input.
+        size_px: Side of the input; for clouds, their number of points.
         crop_pct: Centre crop's side / resized shorter side.
         card: What is known of the weights.
         source: What was asked for, in full.
@@ -168,6 +168,8 @@ def _from_zoo(name: str, *, source: str) -> LoadedBackbone:
 def _describe(backbone: Backbone, config: dict[str, Any], *, source: str) -> LoadedBackbone:
     """LoadedBackbone of a network and its timm config."""
     given = config["pretrained_cfg"]
+    if backbone.modality == "points":
+        given = {**given, "input_size": (3, backbone.model.num_points, backbone.model.num_points)}
     size = backbone.model_args.get("img_size", given.get("input_size", (3, 224, 224))[-1])
     if "architecture" in config:  # an export says which size it is for; args say how it was built
         size = given["input_size"][-1]

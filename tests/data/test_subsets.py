@@ -81,11 +81,12 @@ def test_shares_of_unlabelled_data_are_of_all() -> None:
 def test_validation_classes_get_the_training_numbers(tmp_path: Path) -> None:
     train = FolderSource(_folder(tmp_path / "a", ["ant/1.png", "bee/1.png", "cat/1.png"]))
     val = FolderSource(_folder(tmp_path / "b", ["bee/1.png", "cat/1.png"]))
-    assert with_classes_of(train, val).labels.tolist() == [1, 2]
+    assert with_classes_of(train, val, must_fit=True).labels.tolist() == [1, 2]
     assert val.class_names == ["ant", "bee", "cat"]
     other = FolderSource(_folder(tmp_path / "c", ["bee/1.png", "eel/1.png"]))
     with pytest.raises(DataError, match=r"classes the training data lacks \(eel\)"):
-        with_classes_of(train, other)
+        with_classes_of(train, other, must_fit=True)
+    assert with_classes_of(train, other, must_fit=False).class_names == ["bee", "eel"]
 
 
 def _module(tmp_path: Path, *, is_supervised: bool, **changes: object) -> DataModule:

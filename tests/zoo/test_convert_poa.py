@@ -30,6 +30,7 @@ def vit_file(golden: Callable[[str], dict[str, np.ndarray]]) -> dict[str, dict[s
 
 
 def test_a_teacher_file_becomes_the_intact_network(vit_file: dict) -> None:
+    assert matches_poa(vit_file)
     assert detect_converter(vit_file) == "poa"
     converted = convert_poa(vit_file, ConvertOptions(num_heads=4))
     backbone = build_converted(converted)

@@ -121,6 +121,24 @@ def test_pretrained_without_network_says_how_to_go_on(monkeypatch: pytest.Monkey
         resolve_weights("timm:resnet18")
 
 
+def test_weights_of_a_hub_keep_their_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = make_backbone(seed=3)
+    snapshot = tmp_path / "models--me--demo/snapshots" / ("0" * 40)
+    export_backbone(backbone, snapshot, **INPUT)
+    (tmp_path / "models--me--demo/refs").mkdir()
+    (tmp_path / "models--me--demo/refs/main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    loaded = resolve_weights("hf-hub:me/demo")
+    assert is_same(loaded.backbone, backbone)
+    assert loaded.mean == INPUT["mean"]
+    export_backbone(loaded.backbone, tmp_path / "again", **INPUT)  # verified by rebuilding
+    with pytest.raises(CheckpointError, match="hf-hub:me/absent"):
+        resolve_weights("hf-hub:me/absent")
+
+
 def test_folder_without_weights_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no weights"):
         resolve_weights(tmp_path)

@@ -21,10 +21,10 @@ from ssl_vision.backbones.elastic_families import extent_of
 from ssl_vision.backbones.elastic_grid import ElasticConfig, candidates
 from ssl_vision.config import load_train_config
 from ssl_vision.errors import ConfigError
-from ssl_vision.losses.distillation import patch_weights
 from ssl_vision.losses.poa import Logits, Targets
+from ssl_vision.masking import PatchMasks, patch_weights
 from ssl_vision.methods.base import TrainPlan
-from ssl_vision.methods.poa import PatchMasks, Poa, PoaConfig
+from ssl_vision.methods.poa import Poa, PoaConfig
 from ssl_vision.optim.recipe import (
     OptimConfig,
     learning_rate,

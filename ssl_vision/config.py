@@ -22,7 +22,7 @@ from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.clustering import ClusteringConfig
 from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
-from ssl_vision.evaluation.linear_probe import PRESETS, LinearConfig
+from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
 from ssl_vision.evaluation.logreg import LogregConfig
 from ssl_vision.evaluation.settings import (
     CacheConfig,
@@ -155,7 +155,9 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
     schema.data = OmegaConf.structured(DataConfig)
     schema.optim = OmegaConf.structured(OptimConfig)
     config = _finish(schema, layers, TrainConfig)
-    config.method.check_views(config.data.views)
+    is_points = method.module.modality == "points"
+    views: dict[str, Any] = dict(config.data.point_views if is_points else config.data.views)
+    config.method.check_views(views)
     return config
 
 

@@ -68,7 +68,7 @@ COLLAPSING = {
         "optim.base_lr=5e-3",
     ),
     # A rate a thousand times too high throws the features into a corner.
-    "collapse": ("dino", "optim.base_lr=1.0", "method.teacher_momentum=0.5"),
+    "collapse": ("mae", "optim.base_lr=1.0", "optim.warmup_epochs=0"),
 }
 
 

@@ -393,3 +393,15 @@ def test_processes_flip_the_same_coin_and_miss_no_parameter(
         method.compute_loss(_batch()).loss.backward()
         gradient = method.backbone.model.patch_embed.proj.weight.grad
         assert float(gradient.abs().sum()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_regions_of_averaging_networks_are_normed_like_the_whole() -> None:
+    method = _method(mixing=_smmix(), args={"global_pool": "avg"})
+    seen = []
+    method.token_head.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    method.compute_loss(_batch()).loss.backward()
+    for tokens in seen:  # the fresh norm's weight is 1 and its bias 0
+        torch.testing.assert_close(tokens.mean(dim=1), torch.zeros(8), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            tokens.var(dim=1, correction=0), torch.ones(8), rtol=0, atol=0.05
+        )

@@ -52,6 +52,7 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     precision: Literal["32", "bf16", "16"] = "32"
+    sync_batch_norm: bool = True  # statistics of the global batch, over all processes
     accumulate: int = 1  # batches per optimizer update
     log_every_steps: int = 50
     checkpoint_every_epochs: int = 1
@@ -154,7 +155,9 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
     schema.data = OmegaConf.structured(DataConfig)
     schema.optim = OmegaConf.structured(OptimConfig)
     config = _finish(schema, layers, TrainConfig)
-    config.method.check_views(config.data.views)
+    is_points = method.module.modality == "points"
+    views: dict[str, Any] = dict(config.data.point_views if is_points else config.data.views)
+    config.method.check_views(views)
     return config
 
 
@@ -310,6 +313,8 @@ def _split_plain(plain: dict[Any, Any], schema: Any) -> dict[Any, Any]:
         known = schema.get(key) if isinstance(key, str) and key in schema else None
         if isinstance(value, str) and isinstance(known, ListConfig | TupleConfig):
             plain[key] = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, int | float) and isinstance(known, ListConfig | TupleConfig):
+            plain[key] = [value]
         elif isinstance(value, dict) and isinstance(known, DictConfig):
             plain[key] = _split_plain(value, known)
     return plain

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssl_vision.randomness import derive_key, keyed_uniform
+
 
 class MaskSplit(NamedTuple):
     """A split of N patches into kept and hidden ones, for B images.
@@ -40,6 +42,20 @@ class PairedMasks(NamedTuple):
     first: MaskSplit
     second: MaskSplit
     both: Tensor
+
+
+class PatchMasks(NamedTuple):
+    """Masked patches of n crops of N patches.
+
+    Attributes:
+        mask: Whether a patch is masked, bool, (n, N).
+        rows: Positions of the masked patches in (n * N), int64, (M,).
+        weight: 1 / (masked patches in the crop), (M,).
+    """
+
+    mask: Tensor
+    rows: Tensor
+    weight: Tensor
 
 
 def num_kept(num_patches: int, *, mask_ratio: float) -> int:
@@ -118,6 +134,48 @@ def block_masks(
         largest = max_block * rows * columns
         _fill_blocks(mask, num_masked=num_masked, largest=largest, rng=random.Random(key))
     return masks.flatten(1)
+
+
+def crop_masks(
+    ids: Tensor,
+    *,
+    key: int,
+    num_crops: int,
+    grid: int,
+    masked_fraction: float,
+    ratio_range: tuple[float, float],
+) -> PatchMasks:
+    """Block masks on some of the crops of a batch (iBOT, as DINOv2 and POA draw them).
+
+    Args:
+        ids: Sample ids, int64, (B,); the masks come back on their device.
+        key: Key of this batch's draws.
+        num_crops: Crops per sample; rows are crop by crop.
+        grid: Patches per side.
+        masked_fraction: Fraction of the crops that is masked; 0 masks none.
+        ratio_range: Smallest and largest fraction of a masked crop's patches.
+    """
+    on_cpu = ids.cpu()
+    noise = torch.cat([keyed_uniform(derive_key(key, i), on_cpu, 2) for i in range(num_crops)])
+    ratios = spread_ratios(noise, masked_fraction=masked_fraction, ratio_range=ratio_range)
+    keys = [derive_key(key, crop, i) for crop in range(num_crops) for i in on_cpu.tolist()]
+    mask = block_masks(keys, ratios.tolist(), grid=(grid, grid))
+    # Found here, on the CPU: on the device, the number of masked patches would be waited for.
+    rows, weight = mask.flatten().nonzero().squeeze(1), patch_weights(mask)
+    return PatchMasks(*(part.to(ids.device, non_blocking=True) for part in (mask, rows, weight)))
+
+
+def patch_weights(mask: Tensor) -> Tensor:
+    """1 / (masked patches of the crop) for every masked patch, row-major.
+
+    Args:
+        mask: Whether a patch is masked, bool, (n, N).
+
+    Returns:
+        (M,) for M masked patches.
+    """
+    counts = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return (1.0 / counts).expand_as(mask)[mask]
 
 
 _MIN_BLOCK = 4  # patches

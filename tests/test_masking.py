@@ -4,6 +4,7 @@ import torch
 
 from ssl_vision.masking import (
     block_masks,
+    crop_masks,
     num_kept,
     paired_masks,
     random_mask,
@@ -83,3 +84,27 @@ def test_block_masks_depend_on_their_keys_alone():
     again = block_masks([3, 1], [0.4] * 2, grid=(14, 14))
     assert torch.equal(again, masks[[2, 0]])
     assert not torch.equal(masks[0], masks[1])
+
+
+def test_crop_masks_list_their_patches_and_weigh_each_crop_alike():
+    masks = crop_masks(
+        torch.tensor([7, 3, 9, 4]),
+        key=1,
+        num_crops=2,
+        grid=6,
+        masked_fraction=0.5,
+        ratio_range=(0.2, 0.6),
+    )
+    assert masks.mask.shape == (8, 36)
+    assert (masks.mask.any(dim=1)).sum() == 4
+    assert torch.equal(masks.mask.flatten().nonzero().squeeze(1), masks.rows)
+    totals = torch.zeros(8).index_add(0, masks.rows // 36, masks.weight)
+    torch.testing.assert_close(totals, masks.mask.any(dim=1).float())
+
+
+def test_no_crop_is_masked_at_fraction_zero():
+    masks = crop_masks(
+        torch.arange(3), key=1, num_crops=2, grid=6, masked_fraction=0.0, ratio_range=(0.2, 0.6)
+    )
+    assert not masks.mask.any()
+    assert len(masks.rows) == len(masks.weight) == 0

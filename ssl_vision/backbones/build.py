@@ -38,6 +38,7 @@ def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
     Args:
         config: What to build.
         image_size_px: Side of the largest view; networks of fixed input size get positions for it.
+            Of point clouds the number of points.
 
     Raises:
         ConfigError: Unknown name (with the nearest known ones), or arguments timm refuses.
@@ -103,6 +104,8 @@ def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[Any, dict[st
 
 def _size_arguments(config: BackboneConfig, *, image_size_px: int) -> list[dict[str, Any]]:
     """Arguments to try in turn so that the network takes images of the recipe's sizes."""
+    if config.name.startswith("point_vit"):
+        return [{"num_points": config.args.get("num_points", image_size_px)}]
     pretrained_cfg = timm.get_pretrained_cfg(config.name)
     if pretrained_cfg is None or not pretrained_cfg.fixed_input_size:
         return [{}]

@@ -33,6 +33,7 @@ class PointTransformer(nn.Module):
         group_size: Points k of a patch.
         num_points: Points of the clouds it is meant for; other numbers work.
         mlp_ratio: Hidden width of the blocks' MLPs over their width.
+        patch_hidden: Largest width of the mini-PointNet that embeds patches.
         drop_path_rate: Largest stochastic depth rate.
         class_token: Whether a learned token joins the patches (fine-tuning).
         pool: Features are the maximum and mean over patch tokens, or class token and maximum.
@@ -41,6 +42,7 @@ class PointTransformer(nn.Module):
     """
 
     num_classes = 0
+    pretrained_cfg: dict[str, Any]
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class PointTransformer(nn.Module):
         group_size: int = 32,
         num_points: int = 1024,
         mlp_ratio: float = 4.0,
+        patch_hidden: int = 512,
         drop_path_rate: float = 0.0,
         class_token: bool = False,
         pool: Pool = "max_mean",
@@ -66,12 +69,14 @@ class PointTransformer(nn.Module):
             raise ValueError(f"pool={pool!r} must be max_mean or cls_max.")
         if min(num_groups, group_size, depth) < 1:
             raise ValueError("num_groups, group_size and depth must be at least 1.")
+        if patch_hidden < 4 or patch_hidden % 4:
+            raise ValueError(f"patch_hidden={patch_hidden} must be a multiple of 4.")
         self.embed_dim, self.num_features = embed_dim, embed_dim
         self.head_hidden_size = 2 * embed_dim
         self.num_groups, self.group_size, self.num_points = num_groups, group_size, num_points
         self.pool = pool
         self.skip_squared_norm = OFFICIAL_SKIP if skips_near_origin else None
-        self.patch_embed = PointPatchEmbed(embed_dim)
+        self.patch_embed = PointPatchEmbed(embed_dim, hidden=patch_hidden)
         self.pos_embed = position_mlp(embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
         self.cls_pos = nn.Parameter(torch.randn(1, 1, embed_dim)) if class_token else None
@@ -221,7 +226,9 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[-1]))
 
 
-def _build(pretrained: bool, defaults: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
+def _build(
+    name: str, pretrained: bool, defaults: dict[str, Any], arguments: dict[str, Any]
+) -> nn.Module:
     """Network for timm's `create_model`, which adds arguments of its own."""
     if pretrained:
         raise ConfigError(
@@ -234,17 +241,26 @@ def _build(pretrained: bool, defaults: dict[str, Any], arguments: dict[str, Any]
         raise ValueError("point_vit networks have no classifier; use num_classes=0.")
     if arguments.pop("in_chans", 3) != 3:
         raise ValueError("point_vit networks take coordinates, (B, M, 3); use in_chans=3.")
-    return PointTransformer(**{**defaults, **arguments})
+    model = PointTransformer(**{**defaults, **arguments})
+    # What timm attaches to its own models; clouds have no colours to normalise.
+    model.pretrained_cfg = {
+        "architecture": name,
+        "input_size": (model.num_points, 3),
+        "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0),
+    }
+    return model
 
 
 @register_model
 def point_vit_small(pretrained: bool = False, **arguments: Any) -> nn.Module:
     """The papers' network: 12 blocks of width 384, 64 patches of 32 points; 22 M parameters."""
-    return _build(pretrained, {}, arguments)
+    return _build("point_vit_small", pretrained, {}, arguments)
 
 
 @register_model
 def point_vit_tiny(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """For CPUs and tests: 4 blocks of width 96, 32 patches of 16 points; 0.8 M parameters."""
-    small = {"embed_dim": 96, "depth": 4, "num_heads": 3, "num_groups": 32, "group_size": 16}
-    return _build(pretrained, {**small, "num_points": 512}, arguments)
+    """For CPUs and tests: 4 blocks of width 96, 32 patches of 16 points; 0.5 M parameters."""
+    transformer = {"embed_dim": 96, "depth": 4, "num_heads": 3}
+    patches = {"num_groups": 32, "group_size": 16, "num_points": 512, "patch_hidden": 128}
+    return _build("point_vit_tiny", pretrained, {**transformer, **patches}, arguments)

@@ -13,10 +13,10 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
+
+_ViewKind = TypeVar("_ViewKind")  # the settings of a view
 
 _BATCHES_AHEAD = 3
 _MAX_SUBSTITUTES = 100  # draws of a replacement before the data set is called unreadable
@@ -86,7 +88,7 @@ class _Buffers:
 
 
 @dataclass
-class _Job:
+class Job:
     """One batch under construction."""
 
     epoch: int
@@ -99,6 +101,7 @@ class _Job:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def finish(self, num_rows: int, error: BaseException | None) -> None:
+        """Note that some rows are done, or failed; after the last one the batch is."""
         with self.lock:
             self.error = self.error or error
             self.rows_left -= num_rows
@@ -106,15 +109,15 @@ class _Job:
                 self.done.set()
 
 
-class MultiViewLoader:
-    """Batches of uint8 views of a source, on the CPU.
+class EpochLoader(Generic[_ViewKind]):
+    """Order, position and threads of a loader; subclasses say how a sample becomes views.
 
     Iterating begins an epoch: the one of a loaded state, at its position; after a whole pass, or
     one left early, the next. `len` is always that of a whole epoch.
 
     Args:
-        source: The images.
-        views: What to draw of each; one decode serves all.
+        source: The samples.
+        views: What to draw of each.
         batch_size: Samples per batch of this process.
         seed: Key of order and views.
         rank: Index of this process.
@@ -137,7 +140,7 @@ class MultiViewLoader:
     def __init__(
         self,
         source: Source,
-        views: Mapping[str, ViewConfig],
+        views: Mapping[str, _ViewKind],
         *,
         batch_size: int,
         seed: int,
@@ -242,9 +245,9 @@ class MultiViewLoader:
         size = len(self.source)
         order = epoch_order(size, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(size)
         starts = deque(range(consumed, self._epoch_samples, self._global_batch))
-        views = self._compile_views()
+        views = self._prepare()
         with _Workers(self, views) as workers:
-            jobs: deque[_Job] = deque()
+            jobs: deque[Job] = deque()
             while starts or jobs:
                 while starts and len(jobs) < _BATCHES_AHEAD:
                     jobs.append(workers.submit(epoch, self._rows(order, starts.popleft())))
@@ -259,25 +262,7 @@ class MultiViewLoader:
                     self.epoch, self._consumed = epoch + 1, 0
                 yield self._to_batch(job)
 
-    def _compile_views(self) -> dict[str, _View]:
-        """Tables and keys of the views; also compiles the kernels, here and not in a thread."""
-        views = {}
-        for name, config in self.views.items():
-            stream = kernels.view_stream(self.seed, name)
-            table, drawn = kernels.view_table(config), policy.policy_table(config)
-            views[name] = _View(config, table, stream, drawn)
-        pixel = np.zeros(3, np.uint8)
-        one, out = np.ones(1, np.int64), np.empty((1, 1, 3, 1, 1), np.uint8)
-        view = next(iter(views.values()))
-        scratch = np.empty(kernels.scratch_size(1), np.float32)
-        address = one * pixel.ctypes.data
-        kernels.render_rows(address, one, one, one, out, 0, view.table, view.stream, 0, scratch)
-        for view in views.values():
-            if view.policy is not None:
-                policy.policy_rows(out, 0, one, view.policy, view.stream, 0)
-        return views
-
-    def _to_batch(self, job: _Job) -> Batch:
+    def _to_batch(self, job: Job) -> Batch:
         labels = self.source.labels
         return Batch(
             views={name: tensor.flatten(0, 1) for name, tensor in job.tensors.items()},
@@ -285,61 +270,31 @@ class MultiViewLoader:
             label=None if labels is None else torch.from_numpy(labels[job.indices]),
         )
 
-    def _new_job(self, epoch: int, indices: np.ndarray) -> _Job:
-        images, tensors = {}, {}
-        for name, view in self.views.items():
-            shape = (view.count, len(indices), 3, view.size_px, view.size_px)
-            if self.pin_memory:  # torch keeps a ring of page-locked blocks, safe across streams
-                tensors[name] = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-                images[name] = tensors[name].numpy()
-            else:
-                images[name] = self._buffers.take(shape)
-                tensors[name] = torch.from_numpy(images[name])
-        return _Job(epoch, indices.copy(), images, tensors, rows_left=len(indices))
+    # What a subclass defines -------------------------------------------------------------
 
-    # One sample --------------------------------------------------------------------------
+    def _prepare(self) -> Any:
+        """What the threads need to render views, made once per pass, in the iterating thread."""
+        raise NotImplementedError
 
-    def _render(
-        self, job: _Job, start: int, stop: int, views: dict[str, _View], tools: _Tools
-    ) -> None:
+    def _make_tools(self, views: Any) -> Any:
+        """What one thread needs for itself; `views` is what `_prepare` returned."""
+        raise NotImplementedError
+
+    def _new_job(self, epoch: int, indices: np.ndarray) -> Job:
+        """Memory of a batch."""
+        raise NotImplementedError
+
+    def _render(self, job: Job, start: int, stop: int, views: Any, tools: Any) -> None:
         """Fill rows [start, stop) of a job."""
-        indices = job.indices[start:stop]
-        block = self.source.raw_block(indices)
-        if block is not None:
-            self._draw_views(job, start, block, indices, views, tools)
-            return
-        for row in range(start, stop):
-            original = job.indices[row : row + 1].copy()  # keys the views, also of a substitute
-            pixels = self._pixels(job, row, tools.decoder)
-            address, (height, width, _) = np.array([pixels.ctypes.data]), pixels.shape
-            block = RawBlock(address, np.array([height]), np.array([width]))
-            self._draw_views(job, row, block, original, views, tools)
+        raise NotImplementedError
 
-    def _draw_views(
-        self,
-        job: _Job,
-        row: int,
-        block: RawBlock,
-        samples: np.ndarray,
-        views: dict[str, _View],
-        tools: _Tools,
-    ) -> None:
-        """Every view of some decoded images, into the rows from `row` on."""
-        for name, view in views.items():
-            images = job.images[name]  # (k, B, 3, S, S)
-            kernels.render_rows(
-                *block, samples, images, row, view.table, view.stream, job.epoch, tools.scratch
-            )
-            if view.policy is not None:
-                policy.policy_rows(images, row, samples, view.policy, view.stream, job.epoch)
-
-    def _pixels(self, job: _Job, row: int, decoder: Decoder) -> np.ndarray:
-        """Pixels of a row's sample, or of its substitute, which takes over the row."""
+    def _read_row(self, job: Job, row: int, read: Callable[[int], np.ndarray]) -> np.ndarray:
+        """A row's sample, or its substitute, which takes over the row."""
         original = int(job.indices[row])
         index = original
         for attempt in range(_MAX_SUBSTITUTES):
             try:
-                return self.source.pixels(index, decoder)
+                return read(index)
             except DataError as error:
                 reason = str(error)
             if self.on_error == "raise":
@@ -358,12 +313,93 @@ class MultiViewLoader:
         )
 
 
+class MultiViewLoader(EpochLoader[ViewConfig]):
+    """Batches of uint8 views of images, on the CPU; one decode serves all views of an image.
+
+    See `EpochLoader` for the arguments and the position.
+    """
+
+    def _prepare(self) -> dict[str, _View]:
+        """Tables and keys of the views; also compiles the kernels, here and not in a thread."""
+        views = {}
+        for name, config in self.views.items():
+            stream = kernels.view_stream(self.seed, name)
+            table, drawn = kernels.view_table(config), policy.policy_table(config)
+            views[name] = _View(config, table, stream, drawn)
+        pixel = np.zeros(3, np.uint8)
+        one, out = np.ones(1, np.int64), np.empty((1, 1, 3, 1, 1), np.uint8)
+        view = next(iter(views.values()))
+        scratch = np.empty(kernels.scratch_size(1), np.float32)
+        address = one * pixel.ctypes.data
+        kernels.render_rows(address, one, one, one, out, 0, view.table, view.stream, 0, scratch)
+        for view in views.values():
+            if view.policy is not None:
+                policy.policy_rows(out, 0, one, view.policy, view.stream, 0)
+        return views
+
+    def _new_job(self, epoch: int, indices: np.ndarray) -> Job:
+        images, tensors = {}, {}
+        for name, view in self.views.items():
+            shape = (view.count, len(indices), 3, view.size_px, view.size_px)
+            if self.pin_memory:  # torch keeps a ring of page-locked blocks, safe across streams
+                tensors[name] = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+                images[name] = tensors[name].numpy()
+            else:
+                images[name] = self._buffers.take(shape)
+                tensors[name] = torch.from_numpy(images[name])
+        return Job(epoch, indices.copy(), images, tensors, rows_left=len(indices))
+
+    # One sample --------------------------------------------------------------------------
+
+    def _render(
+        self, job: Job, start: int, stop: int, views: dict[str, _View], tools: _Tools
+    ) -> None:
+        """Fill rows [start, stop) of a job."""
+        indices = job.indices[start:stop]
+        block = self.source.raw_block(indices)
+        if block is not None:
+            self._draw_views(job, start, block, indices, views, tools)
+            return
+        for row in range(start, stop):
+            original = job.indices[row : row + 1].copy()  # keys the views, also of a substitute
+            pixels = self._pixels(job, row, tools.decoder)
+            address, (height, width, _) = np.array([pixels.ctypes.data]), pixels.shape
+            block = RawBlock(address, np.array([height]), np.array([width]))
+            self._draw_views(job, row, block, original, views, tools)
+
+    def _draw_views(
+        self,
+        job: Job,
+        row: int,
+        block: RawBlock,
+        samples: np.ndarray,
+        views: dict[str, _View],
+        tools: _Tools,
+    ) -> None:
+        """Every view of some decoded images, into the rows from `row` on."""
+        for name, view in views.items():
+            images = job.images[name]  # (k, B, 3, S, S)
+            kernels.render_rows(
+                *block, samples, images, row, view.table, view.stream, job.epoch, tools.scratch
+            )
+            if view.policy is not None:
+                policy.policy_rows(images, row, samples, view.policy, view.stream, job.epoch)
+
+    def _make_tools(self, views: dict[str, _View]) -> _Tools:
+        """What one thread needs for itself."""
+        return _Tools(max(view.config.size_px for view in views.values()))
+
+    def _pixels(self, job: Job, row: int, decoder: Decoder) -> np.ndarray:
+        """Pixels of a row's sample, or of its substitute."""
+        return self._read_row(job, row, lambda index: self.source.pixels(index, decoder))
+
+
 class _Workers:
     """Threads of one pass; a context manager that ends them."""
 
-    def __init__(self, loader: MultiViewLoader, views: dict[str, _View]) -> None:
+    def __init__(self, loader: EpochLoader[Any], views: Any) -> None:
         self._loader, self._views = loader, views
-        self._tasks: SimpleQueue[tuple[_Job, int, int] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Job, int, int] | None] = SimpleQueue()
         self._is_closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"ssl-vision-loader-{i}", daemon=True)
@@ -382,7 +418,7 @@ class _Workers:
         for thread in self._threads:
             thread.join()
 
-    def submit(self, epoch: int, indices: np.ndarray) -> _Job:
+    def submit(self, epoch: int, indices: np.ndarray) -> Job:
         """Queue a batch, in pieces small enough to keep all threads busy to its end."""
         job = self._loader._new_job(epoch, indices)
         self._loader.source.read_ahead(indices)
@@ -393,7 +429,7 @@ class _Workers:
 
     def _work(self) -> None:
         loader = self._loader
-        tools = _Tools(max(view.config.size_px for view in self._views.values()))
+        tools = loader._make_tools(self._views)
         while (task := self._tasks.get()) is not None:
             job, start, stop = task
             error: BaseException | None = None

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from ssl_vision.data.arrays import stratified_split
-from ssl_vision.data.loader import MultiViewLoader
-from ssl_vision.data.sources import Source, SubsetSource, build_source
+from ssl_vision.data.loader import EpochLoader, MultiViewLoader
+from ssl_vision.data.point_loader import PointLoader
+from ssl_vision.data.points import build_point_source
+from ssl_vision.data.sources import Source, Split, SubsetSource, build_source
 from ssl_vision.data.subsets import fraction_rows, rows_of_list, with_classes_of
 from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.points.views import PointViewConfig, evaluation_point_view
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig, evaluation_view
@@ -34,6 +37,7 @@ class DataConfig:
     download: bool = False  # whether a named data set may be fetched
     global_batch_size: int = 256  # samples per optimizer update, over processes and accumulation
     views: dict[str, ViewConfig] = field(default_factory=dict)  # the method says which
+    point_views: dict[str, PointViewConfig] = field(default_factory=dict)  # of point clouds
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, values 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     augment_on: Literal["cpu", "device"] = "cpu"  # device: crops on CPU, colour on the device
@@ -41,6 +45,7 @@ class DataConfig:
     drop_last: bool = True  # leave out samples that fill no whole global batch
     num_threads: int = 0  # per process; 0: the cores it may use
     eval_size_px: int | None = None  # of frozen evaluation; default: size of the largest view
+    eval_num_points: int | None = None  # of frozen evaluation; default: of the largest point view
     eval_center_fraction: float = 0.875  # size_px / resized shorter side
     eval_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     eval_batch_size: int = 256  # over processes
@@ -62,12 +67,32 @@ class DataConfig:
             )
         if self.num_threads < 0:
             raise ConfigError(f"data.num_threads={self.num_threads} must be 0 (automatic) or more.")
+        if self.views and self.point_views:
+            raise ConfigError(
+                "data.views are of images and data.point_views of point clouds; set one of them."
+            )
         if min(self.std) <= 0:
             raise ConfigError(f"data.std={list(self.std)} must be positive.")
 
     @property
+    def is_points(self) -> bool:
+        """Whether the data are point clouds."""
+        return bool(self.point_views) or self.eval_num_points is not None
+
+    @property
+    def num_points(self) -> int:
+        """Points of the largest view of clouds; of evaluation where there are no views."""
+        sizes = [view.num_points for view in self.point_views.values()]
+        return max(sizes, default=self.eval_num_points or 0)
+
+    @property
     def size_px(self) -> int:
-        """Side of the largest view; of evaluation where there are no views."""
+        """Side of the largest view; of evaluation where there are no views.
+
+        Of point clouds, which have no side, the number of points.
+        """
+        if self.is_points:
+            return self.num_points
         sizes = [view.size_px for view in self.views.values()]
         if not sizes and self.eval_size_px is None:
             raise ConfigError("data.views is empty; give data.views or data.eval_size_px.")
@@ -80,6 +105,10 @@ class DataConfig:
             interpolation=self.eval_interpolation,
             center_fraction=self.eval_center_fraction,
         )
+
+    def evaluation_point_view(self) -> PointViewConfig:
+        """The un-augmented view of kNN and feature extraction, of point clouds."""
+        return evaluation_point_view(num_points=self.eval_num_points or self.num_points)
 
 
 def per_process_batch(global_batch_size: int, *, world_size: int, accumulate: int) -> int:
@@ -146,14 +175,14 @@ class DataModule(L.LightningDataModule):
         self.batch_size = per_process_batch(
             config.global_batch_size, world_size=world_size, accumulate=accumulate
         )
-        self.train_source = build_source(config.path, download=config.download)
+        self.train_source = self._build(config.path, "train")
         self._is_supervised = is_supervised
         self.bank_source, self.val_source = self._evaluation_sources()
         if is_supervised and self.train_source.labels is not None:
             self.train_source = self.bank_source
         self.train_source = self._chosen(self.train_source)
         self.bank_source = self._chosen(self.bank_source)
-        self._train_loader: MultiViewLoader | None = None
+        self._train_loader: EpochLoader[Any] | None = None
         self._statistics: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -171,14 +200,19 @@ class DataModule(L.LightningDataModule):
         """Digest of the training data."""
         return self.train_source.fingerprint()
 
+    def _build(self, path: str, split: Split) -> Source:
+        if self.config.is_points:
+            return build_point_source(path, split=split)
+        return build_source(path, split=split, download=self.config.download)
+
     def _evaluation_sources(self) -> tuple[Source, Source | None]:
         config, train = self.config, self.train_source
         bank = _labelled(train)
         if config.val_path is not None:
-            val = build_source(config.val_path, split="val", download=config.download)
+            val = self._build(config.val_path, "val")
             return bank, with_classes_of(train, val, must_fit=self._is_supervised)
         try:
-            val = build_source(config.path, split="val", download=config.download)
+            val = self._build(config.path, "val")
         except DataError:
             if bank.labels is None:
                 return bank, None
@@ -199,51 +233,56 @@ class DataModule(L.LightningDataModule):
 
     # Loaders -----------------------------------------------------------------------------
 
-    def train_dataloader(self) -> MultiViewLoader:
+    def train_dataloader(self) -> EpochLoader[Any]:
         """Augmented views, shuffled; the same object at every call, as it holds the position."""
         if self._train_loader is None:
-            config = self.config
-            self._train_loader = MultiViewLoader(
+            self._train_loader = self._loader(
                 self.train_source,
-                config.views,
+                self.config.point_views or self.config.views,
                 batch_size=self.batch_size,
-                seed=self.data_seed,
-                rank=self.rank,
-                world_size=self.world_size,
                 accumulate=self.accumulate,
-                num_threads=config.num_threads,
-                drop_last=config.drop_last,
-                on_error=config.on_error,
-                pin_memory=torch.cuda.is_available(),
+                drop_last=self.config.drop_last,
             )
         return self._train_loader
 
-    def train_loader(self) -> MultiViewLoader:
+    def train_loader(self) -> EpochLoader[Any]:
         """`train_dataloader` under the name that goes with the other two."""
         return self.train_dataloader()
 
-    def train_bank_loader(self) -> MultiViewLoader:
-        """Labelled training images, un-augmented, view `image`, every sample once."""
+    def train_bank_loader(self) -> EpochLoader[Any]:
+        """Labelled training samples, un-augmented, one view, every sample once."""
         return self._plain_loader(self.bank_source)
 
-    def val_loader(self) -> MultiViewLoader | None:
-        """Images to classify, un-augmented, view `image`; None without labels."""
+    def val_loader(self) -> EpochLoader[Any] | None:
+        """Samples to classify, un-augmented, one view; None without labels."""
         return None if self.val_source is None else self._plain_loader(self.val_source)
 
-    def _plain_loader(self, source: Source) -> MultiViewLoader:
+    def _plain_loader(self, source: Source) -> EpochLoader[Any]:
         config = self.config
-        return MultiViewLoader(
+        return self._loader(
             source,
-            {"image": config.evaluation_view()},
+            {"cloud": config.evaluation_point_view()}
+            if config.is_points
+            else {"image": config.evaluation_view()},
             batch_size=-(-config.eval_batch_size // self.world_size),
+            shuffle=False,
+            drop_last=False,
+        )
+
+    def _loader(
+        self, source: Source, views: Mapping[str, Any], **arguments: Any
+    ) -> EpochLoader[Any]:
+        kind: type[EpochLoader[Any]] = PointLoader if self.config.is_points else MultiViewLoader
+        return kind(
+            source,
+            views,
             seed=self.data_seed,
             rank=self.rank,
             world_size=self.world_size,
-            num_threads=config.num_threads,
-            shuffle=False,
-            drop_last=False,
-            on_error=config.on_error,
+            num_threads=self.config.num_threads,
+            on_error=self.config.on_error,
             pin_memory=torch.cuda.is_available(),
+            **arguments,
         )
 
     # On the device -----------------------------------------------------------------------

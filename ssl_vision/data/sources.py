@@ -66,6 +66,14 @@ class Source(ABC):
         """
         return None
 
+    def cloud(self, index: int) -> np.ndarray:
+        """One point cloud, float32, (M, 3), of a source that has them.
+
+        Raises:
+            DataError: With the reason, if there is none.
+        """
+        raise DataError(f"{self.name(index)} is an image, not a point cloud.")
+
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
         """The images in memory, where they need no decoding; else None."""
         return None
@@ -102,6 +110,10 @@ class SubsetSource(Source):
     def encoded(self, index: int) -> bytes | None:
         """File bytes in the whole source."""
         return self.source.encoded(int(self.indices[index]))
+
+    def cloud(self, index: int) -> np.ndarray:
+        """One cloud of the whole source."""
+        return self.source.cloud(int(self.indices[index]))
 
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
         """The images in memory, where the whole source has them there."""

@@ -18,6 +18,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ssl_vision.engine.cli:run_train",
         "RECIPE.yaml [more.yaml ...] [key=value ...]   pretrain, or train with labels",
     ),
+    "prepare": (
+        "ssl_vision.engine.prepare:run_prepare",
+        "SOURCE OUT.beton [key=value ...]   pack images into one file",
+    ),
     "quickstart": (
         "ssl_vision.engine.quickstart:run_quickstart",
         "RECIPE.yaml [key=value ...]   train, and compare with raw pixels",

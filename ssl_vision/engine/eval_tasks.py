@@ -255,7 +255,7 @@ def _heads_plot(found: LinearResult) -> str:
     chosen = found.chosen
     has_decay = len({decay for _, decay in rows}) > 1
     return heat_map(
-        "Test top-1 of every head, % (outlined: chosen on held-out training images)",
+        "Test top-1 of every head, %; outlined: the chosen one",
         values,
         rows=[f"{name}, wd {decay:g}" if has_decay else name for name, decay in rows],
         columns=[f"{lr:g}" for lr in columns],

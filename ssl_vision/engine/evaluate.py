@@ -305,9 +305,12 @@ def _write_comparison(evaluations: Sequence[Evaluation], folder: Path, console: 
 
 
 def _print(evaluation: Evaluation, folder: Path, console: Console) -> None:
-    table = Table("task", "measure", "value", "protocol", title=evaluation.weights["source"])
+    table = Table("task", "measure", "value", title=evaluation.weights["source"])
     for result in evaluation.tasks.values():
-        table.add_row(result.task, result.headline, str(result.main), result.protocol)
+        for each in result.measurements:
+            is_shown = each.name == result.headline or each.name.startswith("top1 of ")
+            if is_shown:
+                table.add_row(result.task, each.name, str(each))
     console.print(table)
     for result in evaluation.tasks.values():
         for warning in result.warnings:

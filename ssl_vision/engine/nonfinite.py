@@ -23,6 +23,7 @@ MAX_CONSECUTIVE = 3  # skipped updates in a row before policy `stop` or `rollbac
 MAX_SHARE = 0.01  # of the last _WINDOW updates
 _WINDOW = 1000  # updates
 _MAX_ROLLBACKS = 10  # of one process's life; a run that needs more has another problem
+_GRADIENT = "gradient of"
 _SHOWN_IDS, _SHOWN_NAMES = 8, 3
 
 
@@ -94,7 +95,7 @@ class NonFiniteGuard:
 
     def _report(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> str:
         """Name terms, ranks and samples; on the terminal and in nonfinite.jsonl."""
-        findings = [f for f in _gather(_find(method, outputs)) if f["terms"]]
+        findings = _culprits(_gather(_find(method, outputs)))
         step = method.step
         for finding in findings:
             if run.is_main:
@@ -146,9 +147,18 @@ def _find(method: Method, outputs: Sequence[Outputs]) -> dict[str, Any]:
     if not terms and method.nonfinite_gradients:
         names = method.nonfinite_gradients
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-        terms = [f"gradient of {', '.join(names[:_SHOWN_NAMES])}{more}"]
+        terms = [f"{_GRADIENT} {', '.join(names[:_SHOWN_NAMES])}{more}"]
         samples = [i for output in outputs for i in output["index"].tolist()]
     return {"rank": rank(), "terms": terms, "samples": samples}
+
+
+def _culprits(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Processes with a bad loss; with bad gradients only where no loss is to blame.
+
+    Averaging gradients over processes spreads one process's NaN to all.
+    """
+    found = [finding for finding in findings if finding["terms"]]
+    return [f for f in found if not f["terms"][0].startswith(_GRADIENT)] or found
 
 
 def _gather(value: dict[str, Any], *, key: str | None = None) -> list[Any]:

@@ -1,5 +1,6 @@
 """Where a run runs: devices, processes, precision, and how the network is spread over them."""
 
+import inspect
 import logging
 import warnings
 from datetime import timedelta
@@ -11,12 +12,19 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from ssl_vision.config import TrainConfig, TrainerConfig
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods.base import Method
 
 _TIMEOUT = timedelta(minutes=30)  # of a collective; a process that died is noticed by then
+# What DDP calls sending rank 0's buffers around before each forward pass, by its version.
+_BUFFER_ARGUMENT = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -107,8 +115,13 @@ def _strategy(settings: TrainerConfig, *, num_processes: int) -> Strategy | str:
             data_parallel_size=num_processes, tensor_parallel_size=1, timeout=_TIMEOUT
         )
     if num_processes > 1 or settings.strategy == "ddp":
+        # Buffers agree by themselves: batch norms are synchronised, centres all-reduced.
+        buffers: dict[str, Any] = {_BUFFER_ARGUMENT: not settings.sync_batch_norm}
         return DDPStrategy(
-            timeout=_TIMEOUT, gradient_as_bucket_view=True, find_unused_parameters=False
+            timeout=_TIMEOUT,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=False,
+            **buffers,
         )
     return "auto"
 

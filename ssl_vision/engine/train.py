@@ -37,6 +37,7 @@ from ssl_vision.engine.watchers import Run, StepEdge, Watcher
 from ssl_vision.errors import CheckpointError
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
+from ssl_vision.nn.batch_norm import synchronize_batch_norm
 from ssl_vision.optim.recipe import peak_lr
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
@@ -209,6 +210,8 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
     edge = StepEdge(run, watchers, restore=lambda: _restore(run, method, checkpointer), begin=begin)
     callbacks: list[L.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
     callbacks.append(edge)
+    if run.trainer.world_size > 1 and settings.sync_batch_norm:
+        synchronize_batch_norm(method, device_type=run.trainer.strategy.root_device.type)
     method.parallelize = lambda network: parallelize(network, run.trainer.strategy)
     _disable_signal_broadcast(run.trainer)
     with ExitStack() as stack:

@@ -181,8 +181,18 @@ def forward_batches(
                 torch.autocast(place.type, dtype=autocast, enabled=autocast is not None),
             ):
                 images = images if normalize is None else normalize(images)
-                features = read_features(backbone, images, spec)
+                features = _read_or_explain(backbone, images, spec)
             yield batch, features
+
+
+def _read_or_explain(backbone: Backbone, images: Tensor, spec: FeatureSpec) -> dict[str, Tensor]:
+    try:
+        return read_features(backbone, images, spec)
+    except AssertionError as error:  # timm's networks of fixed size check it by assertion
+        raise ConfigError(
+            f"{backbone.architecture} does not take images of {images.shape[-1]} px ({error}); set "
+            "data.size_px= to its own size."
+        ) from error
 
 
 def extract_views(

@@ -16,7 +16,8 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin: 2rem
 .sub { color: #666; margin-top: .2rem; } code { background: #f2f2f2; padding: 0 .25em; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr.main td { font-weight: 600; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
+tr.main td { font-weight: 600; } td.text { color: #555; font-weight: 400; }
 .warn { background: #fff3d6; border-left: 4px solid #e69f00; padding: .4rem .8rem;
         margin: .4rem 0; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; } svg.plot { border: 1px solid #eee; }
@@ -161,6 +162,8 @@ def _comparisons(evaluation: Evaluation, result: TaskResult) -> list[str]:
         data=evaluation.data["name"],
         task=result.task,
     )
+    if evaluation.weights.get("method") is None:
+        return ["Not held against published numbers: the method is unknown; set method=."]
     if not anchors:
         return [
             f"No published {result.task} result is known for {evaluation.weights.get('method')}, "
@@ -195,10 +198,15 @@ def _task_section(evaluation: Evaluation, result: TaskResult) -> str:
 def _table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, main_row: int | None = None
 ) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    kinds = [" class='text'" if name in ("note", "protocol") else "" for name in header]
+    head = "".join(
+        f"<th{kind}>{html.escape(cell)}</th>" for kind, cell in zip(kinds, header, strict=True)
+    )
     lines = []
     for number, row in enumerate(rows):
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        cells = "".join(
+            f"<td{kind}>{html.escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)
+        )
         kind = " class='main'" if number == main_row else ""
         lines.append(f"<tr{kind}>{cells}</tr>")
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"

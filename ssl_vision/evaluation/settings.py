@@ -57,7 +57,7 @@ class FewShotConfig:
 
     shots: tuple[int, ...] = (1, 5, 10)
     draws: int = 5
-    c: float = 1.0  # of the logistic regression on features of length 1
+    c: float = 100.0  # of the logistic regression on features of length 1: they need a large one
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1 or self.draws < 1:

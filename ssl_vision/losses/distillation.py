@@ -108,24 +108,11 @@ def masked_patch_entropy(
         student_logits: Of masked patches only, (M, K).
         targets: Teacher's distributions of the same patches, (M, K).
         temperature: The student's.
-        weight: 1 / (masked patches in the row's image), (M,); see `patch_weights`.
+        weight: 1 / (masked patches in the row's image), (M,); see `masking.patch_weights`.
         num_images: Images of the batch, masked or not (2 B for two global crops).
     """
     rows = cross_entropy_rows(student_logits, targets, temperature=temperature)
     return (rows * weight).sum() / num_images
-
-
-def patch_weights(mask: Tensor) -> Tensor:
-    """1 / (masked patches of the image) for every masked patch, row-major.
-
-    Args:
-        mask: Whether a patch is masked, bool, (n, N).
-
-    Returns:
-        (M,) for M masked patches.
-    """
-    counts = mask.sum(dim=1, keepdim=True).clamp(min=1)
-    return (1.0 / counts).expand_as(mask)[mask]
 
 
 @torch.no_grad()

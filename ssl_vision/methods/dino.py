@@ -15,7 +15,7 @@ Where we differ:
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,10 @@ from ssl_vision.losses.distillation import (
     cross_view_entropy,
     entropy,
     masked_patch_entropy,
-    patch_weights,
     sinkhorn,
 )
 from ssl_vision.losses.koleo import koleo
-from ssl_vision.masking import block_masks, spread_ratios
+from ssl_vision.masking import PatchMasks, crop_masks
 from ssl_vision.methods.base import (
     Method,
     MethodConfig,
@@ -46,7 +45,6 @@ from ssl_vision.nn.centering import Center
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.heads import PrototypeHead
 from ssl_vision.optim.recipe import OptimConfig, stretched_steps
-from ssl_vision.randomness import derive_key, keyed_uniform
 from ssl_vision.types import Batch, Features, LossOutput
 from ssl_vision.views import ViewConfig
 
@@ -113,20 +111,6 @@ class DinoConfig(MethodConfig):
             )
 
 
-class PatchMasks(NamedTuple):
-    """Masked patches of n global crops of N patches.
-
-    Attributes:
-        mask: Whether a patch is masked, bool, (n, N).
-        rows: Positions of the masked patches in (n * N), int64, (M,).
-        weight: 1 / (masked patches in the crop), (M,).
-    """
-
-    mask: Tensor
-    rows: Tensor
-    weight: Tensor
-
-
 class Dino(Method):
     """Student and teacher, each a backbone and a head."""
 
@@ -183,6 +167,9 @@ class Dino(Method):
         if masks is not None and self.is_patch_loss_on:
             metrics["patch"] = self._patch_loss(student, teacher, masks)
             loss = loss + self.config.patch_weight * metrics["patch"]
+        elif self.patch_head is not None and student.patches is not None:
+            # No rows, a sum of 0: DDP waits for a gradient of every parameter.
+            loss = loss + self.patch_head(student.patches.flatten(0, 1)[:0]).sum()
         return LossOutput(loss=loss, metrics=detached(**metrics))
 
     def _student(
@@ -245,21 +232,14 @@ class Dino(Method):
 
         An empty mask is passed then, so that the mask token is part of the graph on all processes.
         """
-        num, grid = NUM_GLOBAL * batch.num_samples, math.isqrt(self.backbone.num_patches(size_px))
-        key, ids = self.key("mask"), batch.index.cpu()
-        noise = torch.cat([keyed_uniform(derive_key(key, i), ids, 2) for i in range(NUM_GLOBAL)])
-        ratios = spread_ratios(
-            noise, masked_fraction=self.config.mask_fraction, ratio_range=self.config.mask_ratio
-        )
-        if not self.is_patch_loss_on:
-            ratios = torch.zeros(num)
-        keys = [derive_key(key, crop, i) for crop in range(NUM_GLOBAL) for i in ids.tolist()]
-        mask = block_masks(keys, ratios.tolist(), grid=(grid, grid))
-        device = batch.index.device
-        return PatchMasks(
-            mask=mask.to(device, non_blocking=True),
-            rows=mask.flatten().nonzero().squeeze(1).to(device, non_blocking=True),
-            weight=patch_weights(mask).to(device, non_blocking=True),
+        grid = math.isqrt(self.backbone.num_patches(size_px))
+        return crop_masks(
+            batch.index,
+            key=self.key("mask"),
+            num_crops=NUM_GLOBAL,
+            grid=grid,
+            masked_fraction=self.config.mask_fraction if self.is_patch_loss_on else 0.0,
+            ratio_range=self.config.mask_ratio,
         )
 
     @property
@@ -274,6 +254,7 @@ class Dino(Method):
         student = (logits[: len(targets)].float() / self.config.student_temperature).softmax(-1)
         return {
             "teacher_entropy": entropy(targets),
+            "teacher_marginal_entropy": entropy(targets.mean(dim=0)),  # 0: one prototype for all
             "student_entropy": entropy(student),
             "ln_k": targets.new_full((), math.log(self.config.num_prototypes)),
             "feature_std": feature_std(teacher.pooled),

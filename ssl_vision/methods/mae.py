@@ -179,6 +179,8 @@ def _init_encoder(model: Any) -> None:
     for token in (model.cls_token, getattr(model, "reg_token", None)):
         if token is not None:
             nn.init.normal_(token, std=0.02)
+    for parameter in model.fc_norm.parameters():  # after pooling, which MAE does not do
+        parameter.requires_grad_(False)
     if model.pos_embed is None:  # the family has other positions, and keeps them
         return
     num_prefix = 0 if model.no_embed_class else model.num_prefix_tokens

@@ -34,10 +34,10 @@ from ssl_vision.backbones.elastic_families import extent_of
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Size, candidates, draw
 from ssl_vision.distributed import rank
 from ssl_vision.errors import ConfigError
-from ssl_vision.losses.distillation import patch_weights, sinkhorn
+from ssl_vision.losses.distillation import sinkhorn
 from ssl_vision.losses.koleo import koleo
 from ssl_vision.losses.poa import Logits, PoaTerms, Targets, poa_loss, poa_terms
-from ssl_vision.masking import block_masks, spread_ratios
+from ssl_vision.masking import PatchMasks, crop_masks
 from ssl_vision.methods.base import (
     Method,
     MethodConfig,
@@ -49,7 +49,6 @@ from ssl_vision.methods.base import (
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.heads import PrototypeHead
 from ssl_vision.optim.recipe import OptimConfig, stretched_steps
-from ssl_vision.randomness import derive_key, keyed_uniform
 from ssl_vision.types import Batch, Features, LossOutput
 from ssl_vision.views import ViewConfig
 
@@ -131,20 +130,6 @@ class PoaConfig(MethodConfig):
                 f"data.views.global_1.size_px={sizes[0]} and global_2.size_px={sizes[1]} must be "
                 "equal: the teacher sees both in one batch."
             )
-
-
-class PatchMasks(NamedTuple):
-    """Masked patches of n global crops of N patches.
-
-    Attributes:
-        mask: Whether a patch is masked, bool, (n, N).
-        rows: Positions of the masked patches in (n * N), int64, (M,).
-        weight: 1 / (masked patches in the crop), (M,).
-    """
-
-    mask: Tensor
-    rows: Tensor
-    weight: Tensor
 
 
 class Tokens(NamedTuple):
@@ -347,20 +332,13 @@ class Poa(Method):
         """
         side = math.isqrt(self.backbone.num_patches(size_px))
         grid = side if self.backbone.has_tokens else side * self.config.pyramid_scale
-        key, ids = self.key("mask"), batch.index.cpu()
-        noise = torch.cat([keyed_uniform(derive_key(key, i), ids, 2) for i in range(NUM_GLOBAL)])
-        ratios = spread_ratios(
-            noise, masked_fraction=self.config.mask_fraction, ratio_range=self.config.mask_ratio
-        )
-        if not self.is_patch_loss_on:
-            ratios = torch.zeros(len(noise))
-        keys = [derive_key(key, crop, i) for crop in range(NUM_GLOBAL) for i in ids.tolist()]
-        mask = block_masks(keys, ratios.tolist(), grid=(grid, grid))
-        device = batch.index.device
-        return PatchMasks(
-            mask=mask.to(device, non_blocking=True),
-            rows=mask.flatten().nonzero().squeeze(1).to(device, non_blocking=True),
-            weight=patch_weights(mask).to(device, non_blocking=True),
+        return crop_masks(
+            batch.index,
+            key=self.key("mask"),
+            num_crops=NUM_GLOBAL,
+            grid=grid,
+            masked_fraction=self.config.mask_fraction if self.is_patch_loss_on else 0.0,
+            ratio_range=self.config.mask_ratio,
         )
 
     @property

@@ -66,13 +66,20 @@ class PointPatchEmbed(nn.Module):
     CPU loses two digits).
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, hidden: int = 512) -> None:
         super().__init__()
+        quarter, self._half = hidden // 4, hidden // 2
         self.first_conv = nn.Sequential(
-            nn.Linear(3, 128), nn.BatchNorm1d(128), nn.ReLU(inplace=True), nn.Linear(128, 256)
+            nn.Linear(3, quarter),
+            nn.BatchNorm1d(quarter),
+            nn.ReLU(inplace=True),
+            nn.Linear(quarter, self._half),
         )
         self.second_conv = nn.Sequential(
-            nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(inplace=True), nn.Linear(512, width)
+            nn.Linear(2 * self._half, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, width),
         )
 
     def forward(self, neighbors: Tensor) -> Tensor:
@@ -81,14 +88,14 @@ class PointPatchEmbed(nn.Module):
         shape = (-1, num_clouds * num_groups, group_size)  # channels, patches, points
         lift, norm, relu, widen = self.first_conv
         points = relu(norm(_apply(lift, neighbors.reshape(-1, 3).T)[None]))[0]
-        local = _apply(widen, points)  # (256, points)
-        whole = local.view(shape).amax(dim=2)  # (256, patches)
+        local = _apply(widen, points)  # (hidden / 2, points)
+        whole = local.view(shape).amax(dim=2)  # (hidden / 2, patches)
         # The joined (maximum, point) vectors are never built: their layer is applied to the maximum
         # once per patch instead of once per point, which halves the products.
         mix, norm, relu, narrow = self.second_conv
         assert isinstance(mix, nn.Linear)
-        from_whole = torch.addmm(mix.bias[:, None], mix.weight[:, :256], whole)
-        joined = (mix.weight[:, 256:] @ local).view(shape) + from_whole[:, :, None]
+        from_whole = torch.addmm(mix.bias[:, None], mix.weight[:, : self._half], whole)
+        joined = (mix.weight[:, self._half :] @ local).view(shape) + from_whole[:, :, None]
         points = relu(norm(joined.flatten(1)[None]))[0]
         tokens = _apply(narrow, points).view(shape).amax(dim=2)
         return tokens.T.reshape(num_clouds, num_groups, -1)

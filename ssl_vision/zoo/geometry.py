@@ -70,6 +70,10 @@ def vit_architecture(
         args["depth"] = depth
     if in_chans != 3:
         args["in_chans"] = in_chans
+    if (mlp_ratio := weights["blocks.0.mlp.fc1.weight"].shape[0] / width) != 4:
+        args["mlp_ratio"] = mlp_ratio
+    if "blocks.0.attn.qkv.bias" not in weights:
+        args["qkv_bias"] = False
     return name, args, grid * patch_px
 
 

@@ -158,7 +158,7 @@ def test_tokens_equal_the_authors(
     golden: Callable[[str], dict[str, np.ndarray]], official_weights: Callable[..., object]
 ) -> None:
     values = golden("point")
-    backbone = make(num_groups=16, skips_near_origin=True)
+    backbone = make(num_groups=16, patch_hidden=512, skips_near_origin=True)
     official_weights(backbone.model, [str(n) for n in values["pointmae_param_names"]])
     backbone.train()  # the values were computed with batch statistics
     model = backbone.model

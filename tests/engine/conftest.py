@@ -1,6 +1,8 @@
 """Runs of seconds: a two-block ViT on the built-in digits."""
 
+import functools
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -69,6 +71,21 @@ def recipe(tmp_path: Path) -> Callable[..., TrainConfig]:
     return build
 
 
+def status_of(function: Callable[[], Any]) -> int:
+    """What the command line would exit with."""
+    status = 1
+    try:
+        function()
+        status = 0
+    except SslVisionError as error:
+        sys.stderr.write(f"error: {error}\n")
+        status = error.exit_code
+    except BaseException:
+        traceback.print_exc()
+    sys.stderr.flush()
+    return status
+
+
 def in_child(function: Callable[[], Any]) -> int:
     """Run a function in a forked process; its exit status, negative for a signal.
 
@@ -77,18 +94,7 @@ def in_child(function: Callable[[], Any]) -> int:
     """
     pid = os.fork()
     if pid == 0:
-        status = 1
-        try:
-            function()
-            status = 0
-        except SslVisionError as error:
-            sys.stderr.write(f"error: {error}\n")
-            status = error.exit_code
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
+        os._exit(status_of(function))
     _, result = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(result)
 
@@ -107,3 +113,36 @@ def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
 def child(_warm: None) -> Callable[[Callable[[], Any]], int]:
     """`child(function)` -> exit status of a process that ran it."""
     return in_child
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def launch(function: Callable[[int], Any], *, world_size: int = 2) -> list[int]:
+    """Run `function(rank)` in forked processes as torchrun would; their exit statuses."""
+    port, pids = free_port(), []
+    for rank in range(world_size):
+        pid = os.fork()
+        if pid == 0:
+            os.environ.update(
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                GROUP_RANK="0",
+                WORLD_SIZE=str(world_size),
+                LOCAL_WORLD_SIZE=str(world_size),
+                TORCHELASTIC_RUN_ID="test",
+            )
+            os._exit(status_of(functools.partial(function, rank)))
+        pids.append(pid)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+@pytest.fixture
+def processes(_warm: None) -> Callable[..., list[int]]:
+    """`processes(function, world_size=2)` -> exit statuses of `function(rank)`."""
+    return launch

@@ -1,20 +1,18 @@
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ssl_vision.config import TrainConfig
 from ssl_vision.data.module import DataModule
-from ssl_vision.engine.quickstart import RawPixels, compare, knn_score
+from ssl_vision.engine.evaluate import evaluate
+from ssl_vision.engine.quickstart import score_table
 from ssl_vision.engine.train import train
-from ssl_vision.errors import ConfigError
 
 
-def test_raw_pixels_score_is_the_textbook_vote(recipe: Callable[..., TrainConfig]) -> None:
-    config = recipe("mae")
+def nearest_neighbour_vote(config: TrainConfig, k: int, temperature: float) -> float:
+    """Share of validation images that a loop over raw pixels classifies right."""
     data = DataModule(config.data, seed=0)
-    score = knn_score(RawPixels(3 * 16 * 16), data, config)
 
     def rows(loader: object) -> tuple[np.ndarray, np.ndarray]:
         batches = list(loader)
@@ -29,28 +27,19 @@ def test_raw_pixels_score_is_the_textbook_vote(recipe: Callable[..., TrainConfig
     right = 0
     for query, label in zip(queries, labels, strict=True):
         similarity = bank @ query
-        nearest = np.argsort(-similarity)[: config.online_eval.k]
         votes = np.zeros(10)
-        for i in nearest:
-            votes[bank_labels[i]] += np.exp(similarity[i] / config.online_eval.temperature)
+        for i in np.argsort(-similarity)[:k]:
+            votes[bank_labels[i]] += np.exp(similarity[i] / temperature)
         right += int(votes.argmax() == label)
-    assert score == pytest.approx(right / len(labels), abs=1 / len(labels))
+    return right / len(labels)
 
 
 def test_the_three_scores_of_a_run(recipe: Callable[..., TrainConfig]) -> None:
     config = recipe("mae", "trainer.max_steps=1")
-    scores = compare(config, trained=train(config).run_dir)
-    assert list(scores) == ["raw pixels", "untrained backbone", "trained backbone"]
-    assert all(0.1 < score <= 1 for score in scores.values())
-
-
-def test_images_without_classes_have_no_score(
-    recipe: Callable[..., TrainConfig], tmp_path: Path
-) -> None:
-    from PIL import Image
-
-    for i in range(3):
-        Image.new("RGB", (20, 20), (i * 40, 0, 0)).save(tmp_path / f"{i}.png")
-    config = recipe("mae", f"data.path={tmp_path}")
-    with pytest.raises(ConfigError, match="no class folders"):
-        knn_score(RawPixels(3), DataModule(config.data, seed=0), config)
+    result = train(config)
+    evaluation = evaluate(result.run_dir, tasks=["knn"], data="digits", baselines=True)
+    measured = {each.name: each.value for each in evaluation.tasks["knn"].measurements}
+    expected = nearest_neighbour_vote(config, k=20, temperature=0.07)
+    assert measured["top1 of raw pixels"] == pytest.approx(expected, abs=1e-9)
+    table = score_table(evaluation.tasks["knn"], title="digits")
+    assert table.row_count == 3

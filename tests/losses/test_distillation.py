@@ -11,8 +11,8 @@ from ssl_vision.losses.distillation import (
     cross_view_entropy,
     entropy,
     masked_patch_entropy,
-    patch_weights,
 )
+from ssl_vision.masking import patch_weights
 from ssl_vision.nn.centering import Center
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_vision.losses.distillation import patch_weights, sinkhorn
+from ssl_vision.losses.distillation import sinkhorn
 from ssl_vision.losses.koleo import koleo
 from ssl_vision.losses.poa import (
     Logits,
@@ -19,6 +19,7 @@ from ssl_vision.losses.poa import (
     poa_terms,
     same_view_term,
 )
+from ssl_vision.masking import patch_weights
 
 V_LOCAL, B, K, TAU = 3, 4, 7, 0.1
 

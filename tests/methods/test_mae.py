@@ -215,9 +215,11 @@ def test_positions_are_fixed_and_travel_in_the_plain_model():
 )
 def test_other_vits_are_taken_too(args, random_views):
     small = {"patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 3, **args}
-    loss = _method(args=small).compute_loss(random_views({"view": 16}, num=2)).loss
+    method = _method(args=small)
+    loss = method.compute_loss(random_views({"view": 16}, num=2)).loss
     loss.backward()
     assert loss.isfinite()
+    assert all(p.grad is not None for _, p in method.trainable_parameters())
 
 
 def test_a_samples_mask_is_its_own(random_views):

@@ -17,10 +17,10 @@ from ssl_vision.backbones import elastic
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.backbones.elastic_grid import ElasticConfig
 from ssl_vision.errors import ConfigError
-from ssl_vision.losses.distillation import patch_weights
 from ssl_vision.losses.poa import Logits, Targets
+from ssl_vision.masking import PatchMasks, patch_weights
 from ssl_vision.methods.base import TrainPlan
-from ssl_vision.methods.poa import PatchMasks, Poa, PoaConfig
+from ssl_vision.methods.poa import Poa, PoaConfig
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig

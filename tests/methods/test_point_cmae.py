@@ -15,7 +15,8 @@ from ssl_vision.types import Batch
 
 PLAN = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=4)
 SIZES = {"embed_dim": 24, "depth": 1, "num_heads": 3, "num_groups": 16, "group_size": 8}
-OFFICIAL = {"embed_dim": 384, "depth": 1, "num_heads": 6, "num_groups": 64, "group_size": 32}
+OFFICIAL = {"embed_dim": 384, "depth": 1, "num_heads": 6, "num_groups": 64, "group_size": 32,
+            "patch_hidden": 512}  # fmt: skip
 
 
 def make(*, args: dict[str, object] | None = None, **settings: object) -> PointCmae:

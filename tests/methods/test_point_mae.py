@@ -39,7 +39,7 @@ def test_loss_and_gradients_equal_the_authors(
     golden: Callable[[str], dict[str, np.ndarray]], official_weights: Callable[..., object]
 ) -> None:
     values = golden("point")
-    method = make(args={"skips_near_origin": True})
+    method = make(args={"patch_hidden": 512, "skips_near_origin": True})
     official_weights(method, [str(n) for n in values["pointmae_param_names"]])
     patches = method.network.model.group(torch.from_numpy(values["pointmae_points"]))
     loss = method.reconstruction_loss(patches, torch.from_numpy(values["pointmae_mask"]))

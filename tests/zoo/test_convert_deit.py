@@ -9,6 +9,7 @@ from torch import nn
 
 from ssl_vision.errors import CheckpointError
 from ssl_vision.zoo.convert import build_converted, convert_content
+from ssl_vision.zoo.converted import ConvertOptions
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -40,3 +41,13 @@ def test_distilled_networks_are_named(official_vit: Any) -> None:
     model = {**official_vit().state_dict(), "head.weight": torch.ones(10, 192)}
     with pytest.raises(CheckpointError, match="dist_token"):
         convert_content({"model": {**model, "dist_token": torch.ones(1, 1, 192)}})
+
+
+def test_logits_of_the_authors_own_code(golden: Any, difference: Any) -> None:
+    values = {n: torch.from_numpy(v) for n, v in golden("smmix").items() if n.startswith("step_")}
+    state = {n.removeprefix("step_state_"): v.float() for n, v in values.items() if "_state_" in n}
+    name, converted = convert_content({"model": state}, options=ConvertOptions(num_heads=3))
+    assert name == "deit"
+    with torch.inference_mode():
+        found = build_converted(converted).model(values["step_images"].float())
+    assert difference(found, values["step_unmixed_logits"].float()) < 1e-5

@@ -80,3 +80,21 @@ def test_other_sizes_follow_maes_own_rule(official_vit: Any, difference: Any) ->
     images = torch.randn(2, 3, 48, 48)
     found = build_converted(converted)(images).pooled
     assert difference(found, larger.tokens(images)[:, 0]) < TOLERANCE
+
+
+def test_outputs_of_the_authors_own_code(golden: Any, difference: Any) -> None:
+    values = golden("mae")
+    state = {
+        name.removeprefix("full_state_"): torch.from_numpy(value).float()
+        for name, value in values.items()
+        if name.startswith("full_state_")
+    }
+    converted = convert_mae({"model": state}, ConvertOptions(num_heads=3))
+    assert "decoder_pred.weight" in converted.heads
+    backbone = build_converted(converted)
+    # The encoder sees a quarter of the patches, those of lowest noise in that order.
+    keep = torch.from_numpy(values["mask_noise"]).argsort(dim=1)[:, :4]
+    images = torch.from_numpy(values["image"]).float()
+    with torch.inference_mode():
+        found = backbone.forward_visible(images, keep=keep)
+    assert difference(found, torch.from_numpy(values["full_latent"]).float()) < TOLERANCE

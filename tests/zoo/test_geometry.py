@@ -26,6 +26,7 @@ def shapes(name: str, **args: Any) -> dict[str, torch.Tensor]:
         ("vit_huge_patch14_224", {}),
         ("vit_base_patch8_224", {}),
         ("vit_small_patch16_224", {"patch_size": 4, "img_size": 32, "depth": 3}),
+        ("vit_tiny_patch16_224", {"mlp_ratio": 2.0, "qkv_bias": False}),
         ("vit_small_patch16_224", {"embed_dim": 128, "num_heads": 2, "in_chans": 1}),
     ],
 )

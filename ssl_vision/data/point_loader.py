@@ -1,0 +1,45 @@
+"""The loader of point clouds: order, position and threads of images' loader, views of clouds."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssl_vision.data.loader import EpochLoader, Job
+from ssl_vision.points.views import PointViewConfig, render_view
+from ssl_vision.randomness import derive_key
+
+
+class PointLoader(EpochLoader[PointViewConfig]):
+    """Batches of float views of clouds, (k*B, num_points, 3), on the CPU.
+
+    A view is keyed by (seed, view name, epoch, sample id, drawing), as views of images are; see
+    `EpochLoader` for the arguments and the position.
+    """
+
+    def _prepare(self) -> dict[str, PointViewConfig]:
+        return self.views
+
+    def _make_tools(self, views: Any) -> None:
+        return None
+
+    def _new_job(self, epoch: int, indices: np.ndarray) -> Job:
+        shapes = {
+            name: (view.count, len(indices), view.num_points, 3)
+            for name, view in self.views.items()
+        }
+        tensors = {
+            name: torch.empty(shape, pin_memory=self.pin_memory) for name, shape in shapes.items()
+        }
+        return Job(epoch, indices.copy(), {}, tensors, rows_left=len(indices))
+
+    def _render(self, job: Job, start: int, stop: int, views: Any, tools: Any) -> None:
+        ids = torch.from_numpy(job.indices[start:stop].copy())  # keys, also of substitutes
+        clouds = [
+            torch.from_numpy(self._read_row(job, row, self.source.cloud))
+            for row in range(start, stop)
+        ]
+        for name, view in views.items():
+            for drawing in range(view.count):
+                key = derive_key(self.seed, "view", name, job.epoch, drawing)
+                job.tensors[name][drawing, start:stop] = render_view(clouds, view, key=key, ids=ids)

@@ -1,0 +1,157 @@
+"""Layouts of point data sets, written in miniature; and what goes wrong with them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssl_vision.data.decode import Decoder
+from ssl_vision.data.points import PartSource, build_point_source, read_cloud
+from ssl_vision.data.sources import SubsetSource
+from ssl_vision.errors import DataError
+
+TRIANGLE = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
+
+
+def write(path: Path, content: str = "0 0 0\n1 0 0\n0 1 0\n") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def test_built_in_shapes_are_split_and_balanced() -> None:
+    train, val = (build_point_source("shapes", split=s) for s in ("train", "val"))
+    assert (len(train), len(val)) == (1000, 300)
+    assert np.bincount(train.labels).tolist() == [100] * 10
+    assert train.class_names == val.class_names == sorted(train.class_names)
+    assert train.fingerprint() != val.fingerprint()
+    assert train.class_names[train.labels[7]] in train.name(7)
+    assert train.cloud(7) is not None
+    assert np.array_equal(train.cloud(7), build_point_source("shapes", split="train").cloud(7))
+
+
+def test_built_in_parts_are_numbered_by_class() -> None:
+    source = build_point_source("shape_parts", split="val")
+    assert isinstance(source, PartSource)
+    for index in range(4):
+        owned = source.parts_of_class[source.labels[index]]
+        assert set(np.unique(source.parts(index))) <= set(owned)
+        assert len(source.parts(index)) == len(source.cloud(index))
+    numbers = [part for owned in source.parts_of_class for part in owned]
+    assert sorted(numbers) == list(range(len(source.part_names)))
+
+
+@pytest.mark.parametrize("layout", ["{split}/{kind}/a.txt", "{kind}/{split}/a.txt"])
+def test_class_folders_with_splits_above_or_below(tmp_path: Path, layout: str) -> None:
+    for kind in ("cup", "box"):
+        for split in ("train", "test"):
+            write(tmp_path / layout.format(split=split, kind=kind))
+    for split in ("train", "val"):
+        source = build_point_source(str(tmp_path), split=split)
+        assert source.class_names == ["box", "cup"]
+        assert source.labels.tolist() == [0, 1]
+        assert ("test" if split == "val" else "train") in source.name(0)
+
+
+def test_class_folders_without_splits_and_flat_folders(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "box" / "1.off", TRIANGLE)
+    write(tmp_path / "a" / "cup" / "1.txt")
+    write(tmp_path / "a" / "cup" / "README.txt", "words")
+    source = build_point_source(str(tmp_path / "a"))
+    assert source.labels.tolist() == [0, 1]
+    write(tmp_path / "b" / "1.txt")
+    flat = build_point_source(str(tmp_path / "b"))
+    assert flat.labels is None
+    assert len(flat) == 1
+    with pytest.raises(DataError, match=r"has no val split .* set data\.val_path"):
+        build_point_source(str(tmp_path / "a"), split="val")
+
+
+def test_modelnet_resampled(tmp_path: Path) -> None:
+    write(tmp_path / "modelnet40_train.txt", "airplane_0001\nnight_stand_0002\n")
+    write(tmp_path / "modelnet40_test.txt", "night_stand_0003\n")
+    write(tmp_path / "modelnet40_shape_names.txt", "airplane\nnight_stand\n")
+    write(tmp_path / "airplane" / "airplane_0001.txt", "1,2,3,0,0,1\n4,5,6,0,0,1\n")
+    for i in (2, 3):
+        write(tmp_path / "night_stand" / f"night_stand_000{i}.txt", "1,2,3,0,0,1\n")
+    train, test = (build_point_source(str(tmp_path), split=s) for s in ("train", "val"))
+    assert train.labels.tolist() == [0, 1]
+    assert test.labels.tolist() == [1]
+    assert train.cloud(0).tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_shapenet55(tmp_path: Path) -> None:
+    write(tmp_path / "ShapeNet-55" / "train.txt", "02691156-aa.npy\n04379243-b-b.npy\n")
+    write(tmp_path / "ShapeNet-55" / "test.txt", "03001627-cc.npy\n")
+    (tmp_path / "shapenet_pc").mkdir()
+    for name in ("02691156-aa", "04379243-b-b", "03001627-cc"):
+        np.save(tmp_path / "shapenet_pc" / f"{name}.npy", np.ones((5, 3)))
+    train, test = (build_point_source(str(tmp_path), split=s) for s in ("train", "val"))
+    assert train.class_names == test.class_names == ["02691156", "03001627", "04379243"]
+    assert train.labels.tolist() == [0, 2]
+    assert test.labels.tolist() == [1]
+
+
+def test_shapenetpart(tmp_path: Path) -> None:
+    write(tmp_path / "synsetoffset2category.txt", "Mug\t03797390\nBag\t02773838\n")
+    lists = {"train": ["03797390/a"], "val": ["02773838/b"], "test": ["03797390/c"]}
+    for part, names in lists.items():
+        file = tmp_path / "train_test_split" / f"shuffled_{part}_file_list.json"
+        write(file, json.dumps([f"shape_data/{name}" for name in names]))
+        for name in names:
+            write(tmp_path / f"{name}.txt", "0 0 0 0 0 1 36.0\n1 0 0 0 0 1 37.0\n")
+    train = build_point_source(str(tmp_path), split="train")
+    assert isinstance(train, PartSource)
+    assert train.class_names == ["Bag", "Mug"]
+    assert train.labels.tolist() == [1, 0]
+    assert train.parts(0).tolist() == [36, 37]
+    assert train.cloud(0).shape == (2, 3)
+    # The published numbering: bags have parts 4 and 5, mugs 36 and 37, of 50.
+    assert train.parts_of_class == [[4, 5], [36, 37]]
+    assert len(build_point_source(str(tmp_path), split="val")) == 1
+
+
+def test_scanobjectnn_asks_for_one_variant_and_a_readable_file(tmp_path: Path) -> None:
+    for name in ("training_objectdataset.h5", "training_objectdataset_augmentedrot_scale75.h5"):
+        write(tmp_path / name, "")
+    with pytest.raises(DataError, match=r"2 training files .* give the path of one"):
+        build_point_source(str(tmp_path))
+    with pytest.raises(DataError, match=r"h5py|cannot be read"):
+        build_point_source(str(tmp_path / "training_objectdataset.h5"))
+    with pytest.raises(DataError, match=r"test_objectdataset\.h5 does not exist"):
+        build_point_source(str(tmp_path / "training_objectdataset.h5"), split="val")
+
+
+def test_meshes_become_the_same_surface_points_every_time(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.off", TRIANGLE)
+    cloud = read_cloud(file)
+    assert cloud.shape == (8192, 3)
+    assert np.array_equal(cloud, read_cloud(file))
+    assert (cloud[:, 2] == 0).all()
+
+
+def test_degenerate_meshes_are_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "line.off", TRIANGLE.replace("0 1 0\n3", "2 0 0\n3"))
+    with pytest.raises(DataError, match=r"line\.off: the surface has no area"):
+        read_cloud(file)
+
+
+def test_unusable_paths_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        build_point_source(str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="holds no clouds or meshes"):
+        build_point_source(str(tmp_path))
+    with pytest.raises(DataError, match="is one file"):
+        build_point_source(str(write(tmp_path / "a.txt")))
+    write(tmp_path / "modelnet40_train.txt", "cup_0001\n")
+    with pytest.raises(DataError, match=r"1 of 1 files are missing, first .*cup_0001\.txt"):
+        build_point_source(str(tmp_path))
+
+
+def test_clouds_are_no_images_and_subsets_pass_them_on() -> None:
+    source = build_point_source("shapes", split="val")
+    with pytest.raises(DataError, match=r"point cloud, not an image.*data\.point_views"):
+        source.pixels(0, Decoder())
+    part = SubsetSource(source, np.array([5, 2]))
+    assert np.array_equal(part.cloud(0), source.cloud(5))

@@ -1,0 +1,86 @@
+"""Pictures are well-formed XML, show every point inside the frame, and survive odd input."""
+
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from ssl_vision.evaluation.plots import (
+    HEIGHT,
+    WIDTH,
+    Axis,
+    data_uri,
+    heat_map,
+    line_chart,
+    picture_map,
+)
+
+
+def circles(svg: str) -> list[tuple[float, float]]:
+    ET.fromstring(svg)
+    return [
+        (float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.-]+)" cy="([\d.-]+)"', svg)
+    ]
+
+
+def test_points_rise_and_stay_in_the_frame() -> None:
+    points = [(10, 0.2), (20, 0.5), (100, 0.7), (200, 0.9)]
+    svg = line_chart(
+        "kNN <k>", {"top-1": points}, x=Axis("k", is_log=True), y=Axis("%", is_share=True)
+    )
+    places = circles(svg)
+    assert len(places) == 4
+    assert all(0 < x < WIDTH and 0 < y < HEIGHT for x, y in places)
+    assert [x for x, _ in places] == sorted(x for x, _ in places)
+    assert [y for _, y in places] == sorted((y for _, y in places), reverse=True)
+    # Equal factors are equal distances on a logarithmic axis.
+    assert places[1][0] - places[0][0] == pytest.approx(places[3][0] - places[2][0], abs=0.2)
+    assert "kNN &lt;k&gt;" in svg
+
+
+@pytest.mark.parametrize(
+    "points",
+    [[], [(1.0, 1.0)], [(1.0, math.nan), (2.0, 3.0)], [(0.0, 5.0), (1.0, 5.0)], [(1.0, -1.0)]],
+)
+def test_odd_curves_draw_something(points: list[tuple[float, float]]) -> None:
+    for is_log in (False, True):
+        svg = line_chart("t", {"a": points, "b": []}, x=Axis("x", is_log=is_log), y=Axis("y"))
+        assert all(math.isfinite(value) for place in circles(svg) for value in place)
+
+
+def test_ticks_are_few_and_round() -> None:
+    for high in (0.003, 0.7, 1.0, 17.0, 4000.0):
+        svg = line_chart("t", {"a": [(0.0, 0.0), (high, high)]}, x=Axis("x"), y=Axis("y"))
+        labels = re.findall(r'text-anchor="middle" font-size="11" fill="#444">([\d.e-]+)<', svg)
+        assert 3 <= len(labels) <= 8, (high, labels)
+
+
+def test_heat_map_marks_the_chosen_and_crosses_the_diverged() -> None:
+    svg = heat_map(
+        "t", [[0.1, 0.9], [math.nan, 0.5]], rows=["a", "b"], columns=["1", "2"], marked=(0, 1)
+    )
+    ET.fromstring(svg)
+    assert svg.count("<rect") == 4
+    assert svg.count("#d55e00") == 1
+    assert svg.count("×") == 1
+    ET.fromstring(heat_map("t", [[math.nan]], rows=["a"], columns=["1"]))
+
+
+def test_map_has_points_and_pictures() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(20, 2))
+    picture = rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+    svg = picture_map(
+        "t",
+        points,
+        groups=[i % 3 for i in range(20)],
+        group_names=["a", "b", "c"],
+        pictures={3: picture, 7: picture},
+    )
+    assert len(circles(svg)) == 18
+    assert svg.count("<image") == 2
+    assert data_uri(picture).startswith("data:image/jpeg;base64,")
+    same = picture_map("t", np.zeros((4, 2)))
+    assert len(circles(same)) == 4

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Cut ImageNet-like JPEGs from Debian's wallpapers: tools/make_benchmark_images.py OUT [num=3000]."""
+"""Cut ImageNet-like JPEGs from Debian's wallpapers: make_benchmark_images.py OUT [num=3000]."""
 
 import sys
 from pathlib import Path

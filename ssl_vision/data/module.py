@@ -60,6 +60,12 @@ class DataConfig:
             raise ConfigError(
                 f"data.train_fraction={self.train_fraction} must be above 0 and up to 1."
             )
+        policies = [n for n, v in self.views.items() if v.rand_augment or v.erase]
+        if self.augment_on == "device" and policies:
+            raise ConfigError(
+                f"data.views.{policies[0]} has rand_augment or erase, which run on the CPU after "
+                "the colours; use data.augment_on=cpu."
+            )
         if self.train_list is not None and self.train_fraction != 1:
             raise ConfigError(
                 f"data.train_list={self.train_list} and data.train_fraction={self.train_fraction} "

@@ -20,8 +20,8 @@ from ssl_vision.evaluation.accuracy import Accuracy
 from ssl_vision.evaluation.clustering import cluster_scores, kmeans
 from ssl_vision.evaluation.features import extract_views, spec_of
 from ssl_vision.evaluation.knn import KnnConfig, knn_accuracy
+from ssl_vision.evaluation.linear_config import LinearConfig
 from ssl_vision.evaluation.linear_probe import (
-    LinearConfig,
     LinearResult,
     linear_probe,
     linear_probe_online,

@@ -1,4 +1,4 @@
-"""The `zoo` command: list, show, download, convert, pin, forget, table."""
+"""The `zoo` command: what users need of the model zoo, and what its keepers do."""
 
 import difflib
 import json
@@ -14,7 +14,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from ssl_vision.engine.arguments import Arguments, parse_arguments
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.zoo.convert import CONVERTERS, convert_file
 from ssl_vision.zoo.converted import ConvertOptions
 from ssl_vision.zoo.download import Progress, forget
@@ -184,6 +184,37 @@ def _forget(arguments: Sequence[str], console: Console) -> None:
     console.print(f"the next content of {entry.name} ({kind}) will be trusted.")
 
 
+def _reproduce(arguments: Sequence[str], console: Console) -> None:
+    from ssl_vision.engine.zoo_own import reproduce  # training: seconds of imports
+
+    given = _parse("reproduce", arguments, ("run_dir",), (1, 1))
+    name = given.words[0]
+    run_dir = Path(given.settings.get("run_dir", f"runs/reproduce_{name}"))
+    found = reproduce(name, run_dir, say=console.print)
+    low, high = found.interval
+    console.print(
+        f"kNN {found.found:.2f} %, stated {found.stated:.2f} %, expected {low:.2f} to {high:.2f} %"
+        + (": reproduced" if found.is_within else ": NOT reproduced")
+        + (", the same weights bit by bit." if found.is_identical else "."),
+        soft_wrap=True,
+    )
+    if not found.is_within:
+        raise CheckpointError(f"zoo:{name} was not reproduced: {found.found:.2f} %.")
+
+
+def _adopt(arguments: Sequence[str], console: Console) -> None:
+    from ssl_vision.engine.zoo_own import adopt
+
+    given = _parse("adopt", arguments, ("recipe", "other_seeds"), (2, 2))
+    run, name = given.words
+    if "recipe" not in given.settings:
+        raise ConfigError(f"usage: zoo {_COMMANDS['adopt'][1]}")
+    others = [float(value) for value in given.several("other_seeds")]
+    recipe = given.settings["recipe"]
+    adopt(Path(run), name, recipe=recipe, other_seeds=others, say=console.print)
+    _table([], console)
+
+
 def _table(arguments: Sequence[str], console: Console) -> None:
     _parse("table", arguments, (), (0, 0))
     path = index_path().parent / "README.md"
@@ -208,6 +239,8 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str], Console], None], str]] = {
     "pin": (_pin, "pin [NAME ...]"),
     "forget": (_forget, "forget NAME [file=]"),
     "table": (_table, "table"),
+    "reproduce": (_reproduce, "reproduce NAME [run_dir=]"),
+    "adopt": (_adopt, "adopt RUN NAME recipe=configs/... other_seeds=95.1,94.8"),
 }
 
 

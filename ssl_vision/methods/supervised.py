@@ -200,7 +200,10 @@ class Supervised(Method):
         mixed = paste_regions(images, regions, side=side, grid_side=grid_side)
         features = self.backbone(mixed.images)
         assert features.patches is not None
-        target, source = masked_token_means(features.patches, mixed.is_source)
+        # Networks that average their patches norm after the average: so are regions of them.
+        norm = getattr(self.backbone.model, "fc_norm", nn.Identity())
+        means = masked_token_means(features.patches, mixed.is_source)
+        target, source = (norm(mean) for mean in means)
         terms = smmix_loss(
             self._classify(self.backbone, features.pooled),
             token_head(target),

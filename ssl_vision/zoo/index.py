@@ -182,7 +182,7 @@ def describe_metrics(entry: ZooEntry) -> list[str]:
 
 
 def _row(entry: ZooEntry) -> str:
-    name = f"[{entry.name}]({entry.name}.md)" if entry.status == "own" else entry.name
+    name = f"[{entry.name}]({entry.name}/README.md)" if entry.status == "own" else entry.name
     numbers = "; ".join(line.split(" (")[0] for line in describe_metrics(entry)) or "-"
     cells = (
         name,

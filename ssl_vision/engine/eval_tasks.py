@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ssl_vision.engine.eval_finetune import run_finetune
+from ssl_vision.engine.eval_points import run_n_way, run_parts, run_svm
 from ssl_vision.engine.eval_run import EvalRun, Split, spread
 from ssl_vision.errors import DataError
 from ssl_vision.evaluation import representation as rep
@@ -31,6 +32,7 @@ from ssl_vision.evaluation.plots import Axis, heat_map, line_chart, picture_map
 from ssl_vision.evaluation.projection import project
 from ssl_vision.evaluation.results import Measurement, TaskResult, accuracy_measurements
 from ssl_vision.evaluation.retrieval import retrieval_scores
+from ssl_vision.points.pictures import draw_cloud
 from ssl_vision.randomness import keyed_generator
 from ssl_vision.views import JitterConfig, ViewConfig
 
@@ -123,7 +125,8 @@ def _knn_baselines(run: EvalRun, config: KnnConfig) -> dict[str, Accuracy]:
     if not run.config.baselines:
         return {}
     found = {}
-    for name, other in (("raw pixels", run.pixels()), ("the untrained network", run.untrained())):
+    raw = run.pixels()
+    for name, other in ((raw.loaded.source, raw), ("the untrained network", run.untrained())):
         bank = other.features("train", config.features)
         queries = bank if config.is_leave_one_out else other.features("val", config.features)
         scores = _knn(run, config, bank, queries)
@@ -527,9 +530,11 @@ def run_map(run: EvalRun) -> TaskResult:
     stride = max(1, len(rows) // max(1, config.num_pictures))
     shown = list(range(0, len(rows), stride))[: config.num_pictures]
     pictures = {}
-    view = replace(run.view, size_px=min(48, run.view.size_px))
+    view = run.view
+    if run.point_view is None:
+        view = replace(run.view, size_px=min(48, run.view.size_px))
     for batch in run.loader(run.subset(rows[shown], split), view):
-        images = batch.views["image"].permute(0, 2, 3, 1).numpy()
+        images = _thumbnails(batch.views["image"])
         pictures.update(
             {shown[int(i)]: image for i, image in zip(batch.index, images, strict=True)}
         )
@@ -551,6 +556,13 @@ def run_map(run: EvalRun) -> TaskResult:
     )
 
 
+def _thumbnails(samples: Tensor) -> Any:
+    """Images (B, 3, S, S), or projections of clouds (B, M, 3), as uint8 (B, S, S, 3)."""
+    if samples.ndim == 4:
+        return samples.permute(0, 2, 3, 1).numpy()
+    return np.stack([draw_cloud(c.numpy(), angle=0.6, size_px=48) for c in samples])
+
+
 def _pooled(run: EvalRun) -> tuple[str, ...]:
     return ("pooled",)
 
@@ -561,6 +573,9 @@ TASKS: dict[str, Task] = {
     "logreg": Task(run_logreg, True, lambda run: (run.config.logreg.features,)),
     "finetune": Task(run_finetune, True, lambda run: ()),
     "few_shot": Task(run_few_shot, True, _pooled),
+    "svm": Task(run_svm, True, _pooled),
+    "n_way": Task(run_n_way, True, _pooled, needs_val=False),
+    "parts": Task(run_parts, True, lambda run: ()),
     "retrieval": Task(run_retrieval, True, _pooled),
     "clustering": Task(run_clustering, True, _pooled),
     "metrics": Task(run_metrics, False, _pooled, needs_val=False),

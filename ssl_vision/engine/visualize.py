@@ -202,6 +202,9 @@ def draw_features(scene: Scene) -> Image.Image:
 def draw_reconstruction(scene: Scene) -> Image.Image:
     """Per image: itself, what MAE was shown, what it predicted, and the two together.
 
+    No loss is on patches that were shown, so predictions there mean nothing. With normalised
+    targets, mean and contrast of each hidden patch are the image's own; structure is predicted.
+
     Raises:
         ConfigError: The weights are not a run of MAE with a checkpoint.
     """

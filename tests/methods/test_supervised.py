@@ -353,6 +353,27 @@ def test_data_without_labels_are_refused() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "size_px", "words"),
+    [
+        ("resnet10t", 32, "no attention between tokens"),
+        ("pvt_v2_b0", 110, "size_px=110 do not divide by it; use size_px=108"),
+    ],
+)
+def test_smmix_without_map_or_whole_cells_is_refused(name: str, size_px: int, words: str) -> None:
+    config = BackboneConfig(name=name)
+    plan = TrainPlan(
+        steps_per_epoch=1, epochs=1, global_batch_size=8, num_classes=5, image_size_px=size_px
+    )
+    with pytest.raises(ConfigError, match=words):
+        Supervised(
+            SupervisedConfig(mixing=_smmix()),
+            build_backbone(config, image_size_px=size_px),
+            optim=OptimConfig(),
+            plan=plan,
+        )
+
+
 def test_networks_with_two_classifiers_are_refused() -> None:
     with pytest.raises(ConfigError, match="two classifiers"):
         _method(name="deit_tiny_distilled_patch16_224", args={"depth": 1}, size_px=32)

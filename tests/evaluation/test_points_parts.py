@@ -107,7 +107,7 @@ def test_parts_can_be_learned() -> None:
             "patch_hidden": 32}  # fmt: skip
     backbone = build_backbone(BackboneConfig(name="point_vit_tiny", args=args), image_size_px=64)
     assert isinstance(backbone, PointViT)
-    config = PartsConfig(num_points=48, tuning=TuningConfig(epochs=12, batch_size=8, lr=2e-3))
+    config = PartsConfig(num_points=48, tuning=TuningConfig(epochs=8, batch_size=8, lr=2e-3))
     scores = finetune_parts(
         backbone, two_halves(24, seed=0), two_halves(8, seed=1), config=config, seed=0
     )

@@ -22,7 +22,7 @@ from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.clustering import ClusteringConfig
 from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
-from ssl_vision.evaluation.linear_probe import PRESETS, LinearConfig
+from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
 from ssl_vision.evaluation.logreg import LogregConfig
 from ssl_vision.evaluation.settings import (
     CacheConfig,

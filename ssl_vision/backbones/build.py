@@ -78,6 +78,15 @@ def set_drop_path(module: nn.Module, rate: float) -> None:
             layer.drop_prob = rate
 
 
+def level_drop_path(module: nn.Module) -> None:
+    """Give every stochastic-depth layer the largest rate among them.
+
+    Networks of timm let the rate rise from 0 at the first block; the first keeps none.
+    """
+    rates = [layer.drop_prob for layer in module.modules() if isinstance(layer, DropPath)]
+    set_drop_path(module, max(rates, default=0.0))
+
+
 def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[Any, dict[str, Any]]:
     """Model of timm, and the arguments that rebuild it (without the training-only drop path)."""
     common: dict[str, Any] = dict(config.args)

@@ -42,7 +42,18 @@ def stock_name(
         A stock name and the arguments still needed (those on image sizes), or what came in where
         no name fits.
     """
-    size_args = {name: value for name, value in args.items() if name in _SIZE_ARGS}
+    name = find_stock_name(model, architecture, args)
+    return (architecture, args) if name is None else (name, _size_args(args))
+
+
+def find_stock_name(model: nn.Module, architecture: str, args: dict[str, Any]) -> str | None:
+    """Name from which timm builds the same network without arguments, if there is one.
+
+    Args:
+        model: The timm model, without classifier; its tensors need no storage.
+        architecture: Name of any network of its family.
+        args: Arguments of that network; those on image sizes are read.
+    """
     embed: Any = getattr(model, "patch_embed", None)
     patch = embed.patch_size[0] if embed is not None else None
     image = embed.img_size[0] if embed is not None and embed.img_size else None
@@ -51,9 +62,13 @@ def stock_name(
         name = pattern.format(patch=patch, image=image)
         if not name.startswith(family) or not timm.is_model(name):
             continue
-        if _stock_text(name, tuple(size_args.items())) == _text(model):
-            return name, size_args
-    return architecture, args
+        if _stock_text(name, tuple(_size_args(args).items())) == _text(model):
+            return name
+    return None
+
+
+def _size_args(args: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in args.items() if name in _SIZE_ARGS}
 
 
 @cache

@@ -26,6 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ssl_vision.engine.quickstart:run_quickstart",
         "RECIPE.yaml [key=value ...]   train, and compare with raw pixels",
     ),
+    "extract": (
+        "ssl_vision.engine.extract:run_extract",
+        "RUN [--list] [--size W,D ...] [--all] [--max-params N] OUT   sizes out of a POA run",
+    ),
     "evaluate": (
         "ssl_vision.engine.evaluate:run_evaluate",
         "WEIGHTS [WEIGHTS ...] data.path=DIR [tasks=knn,linear,metrics] [key=value ...]",

@@ -29,7 +29,7 @@ from torch.distributed.tensor import DTensor
 from ssl_vision import schedules
 from ssl_vision.backbones import elastic
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.backbones.build import set_drop_path
+from ssl_vision.backbones.build import level_drop_path, set_drop_path
 from ssl_vision.backbones.elastic_families import extent_of
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Size, candidates, draw
 from ssl_vision.distributed import rank
@@ -93,6 +93,7 @@ class PoaConfig(MethodConfig):
     teacher_temperature_start: float = 0.04
     teacher_temperature_epochs: float = 30.0  # linear warm-up, by update
     sinkhorn_iterations: int = 3
+    is_drop_path_uniform: bool = False  # backbone.drop_path in every block but the first; ViT only
 
     def __post_init__(self) -> None:
         for name in ("intact_weight", "teacher_momentum", "teacher_momentum_end", "mask_fraction"):
@@ -159,6 +160,8 @@ class Poa(Method):
             backbone.add_mask_token()
         if config.position_rule != "timm":
             backbone.set_position_rule(config.position_rule)
+        if config.is_drop_path_uniform:
+            level_drop_path(backbone)
         self.drawn_sizes = candidates(
             extent_of(backbone.model, config.elastic),
             width_bias=config.width_bias,

@@ -14,17 +14,14 @@ import ssl_vision.evaluation.knn
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.features import FeatureSpec, extract_features, normalizer
+from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
 from ssl_vision.evaluation.linear_probe import (
-    PRESETS,
-    BatchPlan,
-    HeadSetting,
-    LinearConfig,
-    _fit,
-    _ProbeData,
-    head_grid,
+    ProbeData,
+    fit_heads,
     linear_probe,
     linear_probe_online,
 )
+from ssl_vision.evaluation.stacked_heads import BatchPlan, HeadSetting, head_grid
 from ssl_vision.randomness import keyed_generator
 from ssl_vision.types import Batch
 
@@ -95,9 +92,9 @@ def test_stacked_heads_equal_heads_trained_alone(name: str) -> None:
     config = CONFIGS[name]
     x, y = clusters(150, 0)
     sets = {"a": (x[:, :6], x[:, 6:]), "b": (x[:, 3:],)}
-    data = _ProbeData.of(sets, y, sets, y, CLASSES, "cpu")
+    data = ProbeData.of(sets, y, sets, y, CLASSES, "cpu")
     grid = head_grid(sets, config)
-    heads = _fit(data, grid, torch.arange(150), config, 5)
+    heads = fit_heads(data, grid, torch.arange(150), config, 5)
     for place, setting in enumerate(grid):
         own = torch.cat(sets[setting.features], dim=1)
         alone = train_alone(setting, own, y, config, 5)

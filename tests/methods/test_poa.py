@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ssl_vision import schedules
 from ssl_vision.backbones import elastic
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
-from ssl_vision.backbones.elastic_grid import ElasticConfig
+from ssl_vision.backbones.elastic_families import extent_of
+from ssl_vision.backbones.elastic_grid import ElasticConfig, candidates
+from ssl_vision.config import load_train_config
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.poa import Logits, Targets
 from ssl_vision.masking import PatchMasks, patch_weights
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.methods.poa import Poa, PoaConfig
-from ssl_vision.optim.recipe import OptimConfig
+from ssl_vision.optim.recipe import (
+    OptimConfig,
+    learning_rate,
+    stretched_steps,
+    weight_decay,
+)
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "poa"
 PLAN = TrainPlan(steps_per_epoch=10, epochs=10, global_batch_size=4, image_size_px=32)
 SMALL_HEADS: dict[str, Any] = {
     "num_prototypes": (12, 20),
@@ -294,6 +304,86 @@ def test_four_images_can_be_learned() -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_uniform_drop_path_levels_the_rates() -> None:
+    rising, level = (
+        [
+            m.drop_prob
+            for m in build(drop_path=0.3, is_drop_path_uniform=u).backbone.modules()
+            if type(m).__name__ == "DropPath"
+        ]
+        for u in (False, True)
+    )
+    assert rising[0] < rising[-1] == pytest.approx(0.3)
+    assert level == [rising[-1]] * 10  # two per block, none in the first
+
+
+# The recipes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "num_sizes", "num_drawn"),
+    [
+        ("vit_l16", "vit", 143, 572),
+        ("swin_b", "swin", 39, 88),
+        ("resnet152", "resnet", 465, 698),
+    ],
+)
+def test_recipes_have_the_official_schedules_and_sizes(
+    recipe: str,
+    key: str,
+    num_sizes: int,
+    num_drawn: int,
+    golden: Callable[[str], dict[str, np.ndarray]],
+) -> None:
+    config = load_train_config([CONFIGS / f"{recipe}_imagenet1k.yaml"])
+    method = config.method
+    assert isinstance(method, PoaConfig)
+    plan = TrainPlan(
+        steps_per_epoch={"vit": 800, "swin": 625, "resnet": 1000}[key],
+        epochs=config.trainer.epochs,
+        global_batch_size=config.data.global_batch_size,
+    )
+    with torch.device("meta"):
+        backbone = build_backbone(config.backbone, image_size_px=224)
+    extent = extent_of(backbone.model, method.elastic)
+    assert len(extent.sizes) == num_sizes
+    drawn = candidates(extent, width_bias=method.width_bias, depth_bias=method.depth_bias)
+    assert len(drawn) == num_drawn
+
+    arrays = golden("poa_loss")
+    for i, step in enumerate(arrays[f"sched.{key}.iters"].tolist()):
+        expected = [arrays[f"sched.{key}.{name}"][i] for name in ("lr", "wd", "mom")]
+        found = [
+            learning_rate(config.optim, plan=plan, step=step),
+            weight_decay(config.optim, plan=plan, step=step),
+            schedules.cosine(
+                step,
+                start=method.teacher_momentum,
+                end=method.teacher_momentum_end,
+                total_steps=stretched_steps(config.optim, plan=plan),
+            ),
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=f"step {step}")
+
+
+@pytest.mark.parametrize(("recipe", "num_sizes"), [("", 12), ("_swin", 8), ("_resnet", 12)])
+def test_tiny_recipes_load_and_train_a_step(recipe: str, num_sizes: int) -> None:
+    config = load_train_config([CONFIGS / f"tiny_cpu{recipe}.yaml"])
+    size_px, local = config.data.size_px, config.data.views["local"]
+    plan = replace(PLAN, image_size_px=size_px)
+    backbone = build_backbone(config.backbone, image_size_px=size_px)
+    method = Poa(config.method, backbone, optim=config.optim, plan=plan)
+    assert len(elastic.sizes(backbone, config.method.elastic)) == num_sizes
+    views = {
+        "global_1": torch.randn(2, 3, size_px, size_px),
+        "global_2": torch.randn(2, 3, size_px, size_px),
+        "local": torch.randn(2 * local.count, 3, local.size_px, local.size_px),
+    }
+    method.step = 5 * PLAN.steps_per_epoch  # masks are on
+    method.compute_loss(Batch(views=views, index=torch.arange(2))).loss.backward()
+    assert method.backbone.mask_token.grad.abs().sum() > 0
 
 
 # Draws ---------------------------------------------------------------------------------------

@@ -1,0 +1,120 @@
+"""Protocols of linear classification: settings, and a preset for each published one.
+
+They follow the authors' evaluation code: DINO, MAE (LARS and batch norm), DINOv2 (a grid of
+learning rates), Barlow Twins, and lightly's benchmark.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from ssl_vision.errors import ConfigError
+from ssl_vision.evaluation.features import parse_feature_set
+
+DINOV2_LRS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig:
+    """How heads are trained and chosen; the presets below fill it in."""
+
+    preset: str = "dinov2"  # where the other values come from; see PRESETS
+    feature_sets: tuple[str, ...] = ("cls1", "cls1+mean", "cls4", "cls4+mean")  # parse_feature_set
+    augment: Literal["none", "cached", "online"] = "none"  # cached: a few views, kept; online: the
+    # published protocol, with the backbone in the loop
+    cached_views: int = 4  # of each training image, for augment=cached
+    crop_area: tuple[float, float] = (0.08, 1.0)  # of augmented views
+    flip_prob: float = 0.5
+    base_lrs: tuple[float, ...] = DINOV2_LRS
+    lr_scaling: Literal["linear", "none"] = "linear"  # linear: lr = base_lr * batch_size / 256
+    weight_decays: tuple[float, ...] = (0.0,)
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    momentum: float = 0.9
+    trust_coefficient: float = 0.001  # LARS only; weights only, not biases
+    batch_size: int = 128
+    epochs: int = 10
+    steps_per_epoch: int | None = None  # None: one pass over the data
+    warmup_epochs: int = 0
+    schedule: Literal["step", "epoch"] = "step"  # cosine to 0, per step or per epoch
+    has_batch_norm: bool = False  # of the features, without scale and shift (MAE)
+    drops_last: bool = False  # an incomplete batch at the end of an epoch
+    init_std: float = 0.01
+    holdout: float = 0.1  # share of the training images that choose between heads
+    select_on: Literal["holdout", "test"] = "holdout"
+    max_bytes: int = 2**30  # of weights trained at once; more heads take turns
+
+    def __post_init__(self) -> None:
+        if not self.base_lrs or not self.weight_decays or min(self.base_lrs) < 0:
+            raise ConfigError("linear.base_lrs and linear.weight_decays each need values >= 0.")
+        for name in ("batch_size", "epochs", "cached_views"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"linear.{name}={getattr(self, name)} must be 1 or more.")
+        for name in self.feature_sets:
+            parse_feature_set(name, depth=12)
+        if not 0 < self.holdout < 1:
+            raise ConfigError(f"linear.holdout={self.holdout} must be between 0 and 1.")
+
+    @property
+    def protocol(self) -> str:
+        """The preset's name, and whatever differs from it: equal where two results compare."""
+        default = PRESETS.get(self.preset)
+        if default is None:
+            return f"linear-{self.preset}"
+        changed = [
+            f"{each.name}={_short(getattr(self, each.name))}"
+            for each in fields(self)
+            if each.name != "max_bytes" and getattr(self, each.name) != getattr(default, each.name)
+        ]
+        return "-".join(["linear", self.preset, *changed])
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_short(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+PRESETS = {
+    "dino": LinearConfig(
+        preset="dino",
+        feature_sets=("cls4",),  # what DINO uses for ViT-S; ViT-B: cls1+mean
+        base_lrs=(0.001,),
+        batch_size=1024,
+        epochs=100,
+        schedule="epoch",
+    ),
+    # Made for batches of 16384: LARS moves a weight by about 0.001 * lr of its length in a step, so
+    # thousands of images in a single batch do not get far in 90 epochs.
+    "mae": LinearConfig(
+        preset="mae",
+        feature_sets=("cls1",),
+        base_lrs=(0.1,),
+        optimizer="lars",
+        batch_size=16_384,
+        epochs=90,
+        warmup_epochs=10,
+        has_batch_norm=True,
+        drops_last=True,
+    ),
+    "dinov2": LinearConfig(steps_per_epoch=1250),
+    "barlow": LinearConfig(
+        preset="barlow",
+        feature_sets=("pooled",),
+        base_lrs=(0.3,),
+        lr_scaling="none",
+        weight_decays=(1e-6,),
+        batch_size=256,
+        epochs=100,
+        schedule="epoch",
+    ),
+    "lightly": LinearConfig(
+        preset="lightly", feature_sets=("pooled",), base_lrs=(0.1,), batch_size=256, epochs=90
+    ),
+    # Not published: seconds on a laptop, for small sets and first looks.
+    "quick": LinearConfig(
+        preset="quick",
+        feature_sets=("pooled",),
+        base_lrs=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+        batch_size=256,
+        epochs=30,
+    ),
+}

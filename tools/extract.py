@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Networks of other sizes out of a POA run: RUN [--list] [--size W,D ...] [--all] OUT.
+
+For example: tools/extract.py runs/poa --max-params 10e6 OUT
+"""
+
+import sys
+
+from ssl_vision.engine.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["extract", *sys.argv[1:]]))

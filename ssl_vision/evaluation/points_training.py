@@ -44,7 +44,8 @@ def with_class_token(backbone: PointViT) -> PointTransformer:
 
 def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, object]]:
     """Trainable parameters with and without decay: biases, 1-d tensors and tokens have none."""
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_spared = parameter.ndim <= 1 or name.endswith(".bias") or "token" in name

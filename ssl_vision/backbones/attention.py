@@ -75,6 +75,11 @@ def class_attention(backbone: Backbone, images: Tensor) -> Tensor:
     return attention[-1]
 
 
+def check_attention(backbone: Backbone, *, queries: Queries = "patches") -> None:
+    """Raise ConfigError unless the network's last block has attention to read."""
+    _last_attention(backbone, queries)
+
+
 def _check_rows(backbone: Backbone, attention: list[Tensor], *, num_images: int) -> None:
     """Refuse maps of windows or channels, which have another number of rows."""
     if not attention or len(attention[-1]) != num_images:

@@ -60,6 +60,12 @@ class DataConfig:
             raise ConfigError(
                 f"data.train_fraction={self.train_fraction} must be above 0 and up to 1."
             )
+        policies = [n for n, v in self.views.items() if v.rand_augment or v.erase]
+        if self.augment_on == "device" and policies:
+            raise ConfigError(
+                f"data.views.{policies[0]} has rand_augment or erase, which run on the CPU after "
+                "the colours; use data.augment_on=cpu."
+            )
         if self.train_list is not None and self.train_fraction != 1:
             raise ConfigError(
                 f"data.train_list={self.train_list} and data.train_fraction={self.train_fraction} "
@@ -249,9 +255,17 @@ class DataModule(L.LightningDataModule):
         """`train_dataloader` under the name that goes with the other two."""
         return self.train_dataloader()
 
-    def train_bank_loader(self) -> EpochLoader[Any]:
-        """Labelled training samples, un-augmented, one view, every sample once."""
-        return self._plain_loader(self.bank_source)
+    def train_bank_loader(self, *, max_samples: int | None = None) -> EpochLoader[Any]:
+        """Labelled training samples, un-augmented, one view, every sample once.
+
+        Args:
+            max_samples: Take at most so many, evenly over all: folders are sorted by class.
+        """
+        source = self.bank_source
+        if max_samples is not None and len(source) > max_samples:
+            rows = np.linspace(0, len(source) - 1, max_samples).astype(np.int64)
+            source = SubsetSource(source, rows)
+        return self._plain_loader(source)
 
     def val_loader(self) -> EpochLoader[Any] | None:
         """Samples to classify, un-augmented, one view; None without labels."""

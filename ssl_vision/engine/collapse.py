@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 LN_TOLERANCE = 0.005  # relative; a loss or entropy this close to ln K is pinned there
-MARGINAL_FLOOR = 0.02  # of ln K: nearly all images on one prototype
+MARGINAL_FLOOR = 0.25  # of ln K: the batch as a whole uses few prototypes ...
+SHARED = 0.1  # of that entropy: ... and every image the same ones
+KNN_DROP = 0.8  # of the untrained network's accuracy
 STD_FLOOR = 0.02  # of isotropic: all images have the same feature
 STD_DROP = 0.1  # of the untrained network's
 RANK_FLOOR = 1.5  # RankMe of one direction and a trace of others
@@ -50,7 +52,7 @@ def diagnose(
     Args:
         values: `feature_std`, `rankme`, `dead_share` of the features (see
             `evaluation.collapse_stats`); of methods with K prototypes also `ln_k`, `loss`,
-            `teacher_entropy` and `teacher_marginal_entropy` (nats).
+            `teacher_entropy` and `teacher_marginal_entropy` (nats); `knn_top1` with labels.
         untrained: The same of the network before training: features that were never diverse are
             no collapse.
     """
@@ -63,12 +65,13 @@ def diagnose(
         )
     before = untrained or {}
     return (
-        _of_features(values, before)
-        or _of_prototypes(values)
+        _of_prototypes(values)
+        or _of_features(values, before)
+        or _of_accuracy(values, before)
         or Verdict(
             "untrained" if not before else "healthy",
             f"feature spread {values['feature_std']:.2f} of 1, effective rank "
-            f"{values['rankme']:.0f}{_was(before, 'rankme')}.",
+            f"{values['rankme']:.1f}{_was(before, 'rankme')}.",
         )
     )
 
@@ -92,10 +95,11 @@ def _of_features(values: Mapping[str, float], before: Mapping[str, float]) -> Ve
             "Dimensions have become copies of each other: raise the redundancy weight (Barlow "
             "Twins), strengthen the augmentations, raise the batch size, or lower optim.base_lr.",
         )
-    if values.get("dead_share", 0.0) > max(DEAD_SHARE, 2 * before.get("dead_share", 0.0)):
+    dead = values.get("dead_share", 0.0)
+    if before and dead > max(DEAD_SHARE, 2 * before.get("dead_share", 0.0)):
         return Verdict(
             "dead dimensions",
-            f"{values['dead_share']:.0%} of the dimensions do not vary between images.",
+            f"{dead:.0%} of the dimensions do not vary between images.",
             "Units have died: lower optim.base_lr or lengthen optim.warmup_epochs.",
         )
     return None
@@ -106,20 +110,20 @@ def _of_prototypes(values: Mapping[str, float]) -> Verdict | None:
         return None
     ln_k, num_prototypes = values["ln_k"], round(math.exp(values["ln_k"]))
     entropy, marginal = values.get("teacher_entropy"), values.get("teacher_marginal_entropy")
-    if marginal is not None and marginal < MARGINAL_FLOOR * ln_k:
+    if entropy is not None and marginal is not None and _is_shared(entropy, marginal, ln_k):
         return Verdict(
-            "one prototype",
-            f"the teacher puts all images on the same prototype (entropy of the mean "
-            f"{marginal:.3f}, possible {ln_k:.2f}).",
-            "Centring does not keep up: lower the centre momentum or raise the teacher "
-            "temperature, or use Sinkhorn centring.",
+            "few prototypes",
+            f"the teacher puts all images on the same {math.exp(marginal):.1f} of "
+            f"{num_prototypes} prototypes.",
+            "Centring does not keep up: lower method.center_momentum, raise the teacher "
+            "temperature, or use method.centering=sinkhorn.",
         )
     if entropy is not None and _is_pinned(entropy, ln_k):
         return Verdict(
             "uniform teacher",
             f"the teacher's answers are uniform: entropy {entropy:.4f} = ln {num_prototypes}.",
-            "Sharpening is too weak: lower the teacher temperature, shorten its warm-up, or lower "
-            "optim.base_lr.",
+            "Sharpening is too weak: lower method.teacher_temperature, shorten its warm-up, or "
+            "lower optim.base_lr.",
         )
     if "loss" in values and _is_pinned(values["loss"], ln_k):
         return Verdict(
@@ -132,9 +136,27 @@ def _of_prototypes(values: Mapping[str, float]) -> Verdict | None:
     return None
 
 
+def _of_accuracy(values: Mapping[str, float], before: Mapping[str, float]) -> Verdict | None:
+    now, then = values.get("knn_top1"), before.get("knn_top1")
+    if now is None or then is None or now >= KNN_DROP * then:
+        return None
+    return Verdict(
+        "worse than untrained",
+        f"kNN accuracy {now:.1%}, {then:.1%} before training.",
+        "The features lose what random weights keep: the run may be too young; if it stays so, "
+        "lower optim.base_lr, check that the views still show the same thing (data.views), and "
+        "look at the views in report.html.",
+    )
+
+
+def _is_shared(entropy: float, marginal: float, ln_k: float) -> bool:
+    """Whether few prototypes serve the batch, and every image answers with about the same."""
+    return marginal < MARGINAL_FLOOR * ln_k and marginal - entropy <= SHARED * marginal
+
+
 def _is_pinned(value: float, ln_k: float) -> bool:
     return abs(value - ln_k) < LN_TOLERANCE * ln_k
 
 
-def _was(before: Mapping[str, float], name: str, *, digits: int = 0) -> str:
+def _was(before: Mapping[str, float], name: str, *, digits: int = 1) -> str:
     return f", {before[name]:.{digits}f} before training" if name in before else ""

@@ -5,7 +5,6 @@ un-augmented images, by all processes together. Nothing of the training is touch
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import torch
@@ -53,7 +52,8 @@ class OnlineEval:
         run = self._run
         with seeded(derive_key(run.config.seed, "online evaluation")):
             backbone = self._exporter.refresh(method)
-            bank = self._extract(backbone, self._data.train_bank_loader())
+            max_bank = run.config.online_eval.max_bank
+            bank = self._extract(backbone, self._data.train_bank_loader(max_samples=max_bank))
             val = self._data.val_loader()
             queries = None if val is None else self._extract(backbone, val)
         if not run.is_main:
@@ -62,7 +62,7 @@ class OnlineEval:
         if method.reads_labels and queries is not None and queries.labels is not None:
             scores |= self._classify(backbone, queries)
         signs = _signs(_spread(bank.features["pooled"].float(), _MAX_RANK_ROWS))
-        verdict = self._judge(method, signs)
+        verdict = self._judge(method, signs | scores)
         values: dict[str, Any] = {f"eval/{name}": value for name, value in (scores | signs).items()}
         values["eval/verdict"] = str(verdict)
         run.record(
@@ -73,8 +73,7 @@ class OnlineEval:
     def _extract(self, backbone: Any, loader: Any) -> FeatureSet:
         """Features of a loader's images, of all processes' parts, on rank 0."""
         device = next(backbone.parameters()).device
-        limit = self._run.config.online_eval.max_bank // (loader.batch_size * world_size())
-        batches = (self._data.normalize(b.to(device)) for b in islice(loader, max(1, limit)))
+        batches = (self._data.normalize(batch.to(device)) for batch in loader)
         own = extract_features(backbone, batches, normalize=None)
         if not is_distributed():
             return own
@@ -85,6 +84,8 @@ class OnlineEval:
     def _knn(self, bank: FeatureSet, queries: FeatureSet | None) -> dict[str, float]:
         if bank.labels is None or queries is None or queries.labels is None:
             return {}
+        if not all(bool(part.features["pooled"].isfinite().all()) for part in (bank, queries)):
+            return {}  # the verdict says so
         settings = self._run.config.online_eval
         accuracy = knn_accuracy(
             bank.features["pooled"],
@@ -121,10 +122,7 @@ class OnlineEval:
         untrained = self._run.untrained
         if method.step == 0:
             self._run.untrained = dict(signs)
-        return diagnose(
-            {**signs, **(of_training if method.step else {})},
-            untrained=untrained,
-        )
+        return diagnose(signs | (of_training if method.step else {}), untrained=untrained)
 
 
 def _joined(parts: Sequence[FeatureSet]) -> FeatureSet:

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from ssl_vision.backbones.attention import class_attention, forward_with_attention
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.config import load_train_config
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.loader import MultiViewLoader
 from ssl_vision.data.module import normalize
 from ssl_vision.data.sources import Source, build_source, digest
 from ssl_vision.engine.arguments import parse_arguments
-from ssl_vision.engine.checkpoint import load_state, newest_complete
 from ssl_vision.engine.pictures import (
     as_image,
     largest_mass,
@@ -28,10 +26,8 @@ from ssl_vision.engine.pictures import (
     sheet,
     spotlight,
 )
-from ssl_vision.engine.run_dir import RunFolder
-from ssl_vision.engine.train import build_method
-from ssl_vision.errors import CheckpointError, ConfigError, DataError
-from ssl_vision.methods.base import Method, TrainPlan
+from ssl_vision.engine.saved_method import load_method, mae_of_export
+from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.methods.mae import Mae
 from ssl_vision.views import evaluation_view
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
@@ -202,12 +198,18 @@ def draw_features(scene: Scene) -> Image.Image:
 def draw_reconstruction(scene: Scene) -> Image.Image:
     """Per image: itself, what MAE was shown, what it predicted, and the two together.
 
+    No loss is on patches that were shown, so predictions there mean nothing. With normalised
+    targets, mean and contrast of each hidden patch are the image's own; structure is predicted.
+
     Raises:
-        ConfigError: The weights are not a run of MAE with a checkpoint.
+        ConfigError: The weights come without a decoder, or the images have another size.
     """
-    method = load_method(scene.run) if scene.run is not None else None
+    method = load_method(scene.run) if scene.run is not None else mae_of_export(scene.loaded)
     if not isinstance(method, Mae):
-        raise ConfigError("reconstructions need the run folder of an mae run.")
+        raise ConfigError(
+            "reconstructions need MAE's decoder: the run folder of an mae run, or official "
+            "weights with it (zoo:mae_vit_base_16?file=full)."
+        )
     if scene.pixels.shape[-1] != method.plan.image_size_px:
         raise ConfigError(f"reconstructions need size_px={method.plan.image_size_px}.")
     found = method.reconstruct(scene.images)
@@ -231,28 +233,6 @@ KINDS: dict[str, Callable[[Scene], Image.Image]] = {
     "features": draw_features,
     "reconstruction": draw_reconstruction,
 }
-
-
-def load_method(run: Path) -> Method:
-    """The whole method of a run, heads and decoder included, from its newest checkpoint.
-
-    Raises:
-        CheckpointError: The run has no complete checkpoint.
-    """
-    config = load_train_config([run / "config.yaml"])
-    checkpoint = newest_complete(RunFolder(run).checkpoints, warn=lambda text: None)
-    if checkpoint is None:
-        raise CheckpointError(f"{run} has no complete checkpoint.")
-    plan = TrainPlan(
-        steps_per_epoch=1,
-        epochs=1,
-        global_batch_size=config.data.global_batch_size,
-        image_size_px=config.data.size_px,
-        seed=config.seed,
-    )
-    method = build_method(config, plan)
-    method.load_state_dict(load_state(checkpoint)["state_dict"])
-    return method.eval()
 
 
 class _Chosen(Source):

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_vision.backbones.attention import forward_with_attention
+from ssl_vision.backbones.attention import check_attention, forward_with_attention
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import set_drop_path
 from ssl_vision.errors import ConfigError
@@ -142,6 +142,8 @@ class Supervised(Method):
         self._head_names = _head_names(backbone, std=config.head_init_std)
         self.token_head: nn.Linear | None = None
         if config.mixing.name == "smmix":
+            check_attention(backbone, queries=config.mixing.queries)
+            _check_grid(backbone, size_px=plan.image_size_px)
             self.token_head = nn.Linear(backbone.width, self.num_classes)
             _init_linear(self.token_head, std=config.head_init_std)
         if config.tune == "head":
@@ -200,7 +202,10 @@ class Supervised(Method):
         mixed = paste_regions(images, regions, side=side, grid_side=grid_side)
         features = self.backbone(mixed.images)
         assert features.patches is not None
-        target, source = masked_token_means(features.patches, mixed.is_source)
+        # Networks that average their patches norm after the average: so are regions of them.
+        norm = getattr(self.backbone.model, "fc_norm", nn.Identity())
+        means = masked_token_means(features.patches, mixed.is_source)
+        target, source = (norm(mean) for mean in means)
         terms = smmix_loss(
             self._classify(self.backbone, features.pooled),
             token_head(target),
@@ -325,6 +330,17 @@ def _head_names(backbone: Backbone, *, std: float) -> frozenset[str]:
             _init_linear(layer, std=std)
     own = {id(parameter) for parameter in classifier.parameters()}
     return frozenset(n for n, p in backbone.named_parameters() if id(p) in own)
+
+
+def _check_grid(backbone: Backbone, *, size_px: int) -> None:
+    """Raise ConfigError unless the image is a whole number of square cells."""
+    grid_side = square_side(backbone.num_patches(size_px))
+    if size_px % grid_side:
+        raise ConfigError(
+            f"method.mixing.name=smmix pastes whole cells of the network's {grid_side} x "
+            f"{grid_side} grid, and views of size_px={size_px} do not divide by it; use size_px="
+            f"{size_px // grid_side * grid_side}."
+        )
 
 
 def _init_linear(layer: nn.Linear, *, std: float) -> None:

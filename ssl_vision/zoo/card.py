@@ -92,7 +92,8 @@ with torch.inference_mode():
 ```
 
 Its side, channels, mean and std are in `config.json`. For a classifier on top, add
-`num_classes=10`; for feature maps, `features_only=True`."""
+`num_classes=10`; for feature maps, `features_only=True`. Uploaded to a hub as it is, the folder is
+`hf-hub:OWNER/NAME`."""
 
 _USAGE_OF_POINTS = """## Use
 

@@ -48,6 +48,7 @@ class LoadedBackbone:
         size_px: Side of the input; for clouds, their number of points.
         crop_pct: Centre crop's side / resized shorter side.
         card: What is known of the weights.
+        folder: Export folder it was read from, heads.safetensors beside it; None for others.
         source: What was asked for, in full.
         sha256: Of the tensors; equal weights have equal values in any file.
     """
@@ -59,6 +60,7 @@ class LoadedBackbone:
     size_px: int
     crop_pct: float
     card: ModelCard
+    folder: Path | None
     source: str
     sha256: str
 
@@ -104,8 +106,7 @@ def _from_folder(folder: Path, *, source: str) -> LoadedBackbone:
     """Export folder, else run folder with an export, else newest complete checkpoint."""
     for candidate in (folder, folder / "export"):
         if (candidate / CONFIG_NAME).is_file() and (candidate / WEIGHTS_NAME).is_file():
-            backbone, config = read_export(candidate)
-            return _describe(backbone, config, source=source)
+            return _from_export(candidate, source=source)
     if (folder / CHECKPOINT_BACKBONE_NAME).is_file():
         return _from_checkpoint(folder, source=source)
     for checkpoint in reversed(_complete_checkpoints(folder)):
@@ -161,11 +162,17 @@ def _from_timm(name: str, *, source: str) -> LoadedBackbone:
 
 def _from_zoo(name: str, *, source: str) -> LoadedBackbone:
     name, options = split_options(name)
-    backbone, config = read_export(fetch_export(name, options))
-    return _describe(backbone, config, source=source)
+    return _from_export(fetch_export(name, options), source=source)
 
 
-def _describe(backbone: Backbone, config: dict[str, Any], *, source: str) -> LoadedBackbone:
+def _from_export(folder: Path, *, source: str) -> LoadedBackbone:
+    backbone, config = read_export(folder)
+    return _describe(backbone, config, source=source, folder=folder)
+
+
+def _describe(
+    backbone: Backbone, config: dict[str, Any], *, source: str, folder: Path | None = None
+) -> LoadedBackbone:
     """LoadedBackbone of a network and its timm config."""
     given = config["pretrained_cfg"]
     if backbone.modality == "points":
@@ -181,6 +188,7 @@ def _describe(backbone: Backbone, config: dict[str, Any], *, source: str) -> Loa
         size_px=int(size[-1] if isinstance(size, list | tuple) else size),
         crop_pct=float(given.get("crop_pct") or 0.875),
         card=read_card(config),
+        folder=folder,
         source=source,
         sha256=sha256_of_tensors(backbone.model.state_dict()),
     )

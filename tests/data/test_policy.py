@@ -11,6 +11,7 @@ from timm.data import auto_augment as theirs
 from ssl_vision.data import policy
 from ssl_vision.data.kernels import view_key
 from ssl_vision.data.loader import MultiViewLoader
+from ssl_vision.data.module import DataConfig
 from ssl_vision.data.sources import build_source
 from ssl_vision.errors import ConfigError
 from ssl_vision.views import EraseConfig, RandAugmentConfig, ViewConfig
@@ -210,3 +211,9 @@ def test_loader_augments_each_sample_alike_on_any_number_of_threads() -> None:
     np.testing.assert_array_equal(one, three)
     changed = (one != untouched).any(axis=(1, 2, 3)).mean()
     assert 0.5 < changed < 0.9  # 1 - 0.75 * 0.25 of all, fewer where an operation changes nothing
+
+
+def test_policies_are_refused_where_colours_come_after_them() -> None:
+    views = {"train": ViewConfig(rand_augment=RandAugmentConfig())}
+    with pytest.raises(ConfigError, match=r"views\.train has rand_augment or erase"):
+        DataConfig(path="digits", views=views, augment_on="device")

@@ -146,3 +146,35 @@ def launch(function: Callable[[int], Any], *, world_size: int = 2) -> list[int]:
 def processes(_warm: None) -> Callable[..., list[int]]:
     """`processes(function, world_size=2)` -> exit statuses of `function(rank)`."""
     return launch
+
+
+@pytest.fixture
+def mae_run(recipe: Callable[..., TrainConfig]) -> Path:
+    """A run folder of MAE, as training leaves it."""
+    import torch
+
+    from ssl_vision.config import to_yaml
+    from ssl_vision.engine.checkpoint import SCHEMA, write_checkpoint
+    from ssl_vision.engine.train import build_method
+    from ssl_vision.methods.base import TrainPlan
+    from ssl_vision.zoo.export import export_backbone
+
+    config = recipe("mae")
+    plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=8, image_size_px=16)
+    method = build_method(config, plan)
+    for parameter in method.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    run = config.run_path
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(config))
+    state = {"schema": SCHEMA, "step": 1, "state_dict": method.state_dict()}
+    write_checkpoint(run / "checkpoints", state, step=1)
+    export_backbone(
+        method.export_backbone(),
+        run / "export",
+        mean=config.data.mean,
+        std=config.data.std,
+        interpolation="bicubic",
+        size_px=16,
+    )
+    return run

@@ -1,5 +1,6 @@
 """`export` takes any WEIGHTS to a verified folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from ssl_vision.engine.export_command import export_weights
 from ssl_vision.errors import ConfigError
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import export_backbone, read_card, read_config
+from ssl_vision.zoo.formats import FORMATS
+from ssl_vision.zoo.verify import outputs_of
 from ssl_vision.zoo.weights import resolve_weights
 
 TINY = "timm:vit_tiny_patch16_224?pretrained=false&img_size=32&patch_size=8&depth=1"
@@ -25,9 +28,18 @@ def trained(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.slow
+@pytest.fixture
+def reload_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reload timm's form in this process; new ones are tests/zoo/test_formats.py's business."""
+
+    def reload(folder: Path, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        return outputs_of(timm.create_model(f"local-dir:{folder}", pretrained=True), images)
+
+    monkeypatch.setitem(FORMATS, "timm", replace(FORMATS["timm"], write_and_reload=reload))
+
+
 def test_command_writes_and_verifies(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reload_here: None, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(trained), str(tmp_path / "out"), "title=Mine"]) == 0
     out = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Supervised training: the authors' SMMix step, fine-tuning's groups, heads and averages."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ from ssl_vision.backbones.transfer import transfer_weights
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods import supervised
 from ssl_vision.methods.base import TrainPlan
+from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.methods.supervised import MixingConfig, Supervised, SupervisedConfig
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
+from ssl_vision.zoo.export import export_backbone
+from ssl_vision.zoo.weights import resolve_weights
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 TINY = {"patch_size": 4, "depth": 2, "embed_dim": 24, "num_heads": 3}
@@ -349,6 +353,27 @@ def test_data_without_labels_are_refused() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "size_px", "words"),
+    [
+        ("resnet10t", 32, "no attention between tokens"),
+        ("pvt_v2_b0", 110, "size_px=110 do not divide by it; use size_px=108"),
+    ],
+)
+def test_smmix_without_map_or_whole_cells_is_refused(name: str, size_px: int, words: str) -> None:
+    config = BackboneConfig(name=name)
+    plan = TrainPlan(
+        steps_per_epoch=1, epochs=1, global_batch_size=8, num_classes=5, image_size_px=size_px
+    )
+    with pytest.raises(ConfigError, match=words):
+        Supervised(
+            SupervisedConfig(mixing=_smmix()),
+            build_backbone(config, image_size_px=size_px),
+            optim=OptimConfig(),
+            plan=plan,
+        )
+
+
 def test_networks_with_two_classifiers_are_refused() -> None:
     with pytest.raises(ConfigError, match="two classifiers"):
         _method(name="deit_tiny_distilled_patch16_224", args={"depth": 1}, size_px=32)
@@ -393,3 +418,50 @@ def test_processes_flip_the_same_coin_and_miss_no_parameter(
         method.compute_loss(_batch()).loss.backward()
         gradient = method.backbone.model.patch_embed.proj.weight.grad
         assert float(gradient.abs().sum()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_regions_of_averaging_networks_are_normed_like_the_whole() -> None:
+    method = _method(mixing=_smmix(), args={"global_pool": "avg"})
+    seen = []
+    method.token_head.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    method.compute_loss(_batch()).loss.backward()
+    for tokens in seen:  # the fresh norm's weight is 1 and its bias 0
+        torch.testing.assert_close(tokens.mean(dim=1), torch.zeros(8), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            tokens.var(dim=1, correction=0), torch.ones(8), rtol=0, atol=0.05
+        )
+
+
+def test_a_mae_export_is_fine_tuned_from_timms_own_logits(tmp_path: Path) -> None:
+    plan = TrainPlan(
+        steps_per_epoch=1, epochs=1, global_batch_size=8, num_classes=5, image_size_px=16
+    )
+    torch.manual_seed(0)
+    config = BackboneConfig(name="vit_tiny_patch16_224", args=TINY)
+    mae = Mae(
+        MaeConfig(decoder_width=16, decoder_depth=1, decoder_num_heads=2),
+        build_backbone(config, image_size_px=16),
+        optim=OptimConfig(),
+        plan=plan,
+    )
+    half = (0.5, 0.5, 0.5)
+    export_backbone(
+        mae.export_backbone(), tmp_path / "mae", mean=half, std=half, interpolation="bicubic",
+        size_px=16,
+    )  # fmt: skip
+    method = _method()
+    transfer_weights(resolve_weights(tmp_path / "mae").backbone, method.backbone)
+    theirs = timm.create_model(f"local-dir:{tmp_path}/mae", pretrained=True, num_classes=5).eval()
+    theirs.head.load_state_dict(method.backbone.model.head.state_dict())
+    images = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(method.predict(images), theirs(images))
+
+
+def test_half_precision_reaches_every_parameter_although_two_passes_share_the_weights() -> None:
+    method = _method(mixing=_smmix())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method.compute_loss(_batch()).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert [n for n, p in method.trainable_parameters() if p.grad is None] == []

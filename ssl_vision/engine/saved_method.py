@@ -1,0 +1,85 @@
+"""Whole methods read back, heads and decoder included: from a run, or from official MAE weights."""
+
+from math import isqrt
+from pathlib import Path
+
+from ssl_vision.config import load_train_config
+from ssl_vision.engine.checkpoint import load_state, newest_complete
+from ssl_vision.engine.run_dir import RunFolder
+from ssl_vision.engine.train import build_method
+from ssl_vision.errors import CheckpointError
+from ssl_vision.methods.base import Method, TrainPlan
+from ssl_vision.methods.mae import Mae, MaeConfig
+from ssl_vision.nn.decoder import MaskedDecoder
+from ssl_vision.optim.recipe import OptimConfig
+from ssl_vision.zoo.export import HEADS_NAME, load_weights
+from ssl_vision.zoo.safe_load import safe_load
+from ssl_vision.zoo.weights import LoadedBackbone
+
+
+def load_method(run: Path) -> Method:
+    """The whole method of a run, heads and decoder included, from its newest checkpoint.
+
+    Raises:
+        CheckpointError: The run has no complete checkpoint.
+    """
+    config = load_train_config([run / "config.yaml"])
+    checkpoint = newest_complete(RunFolder(run).checkpoints, warn=lambda text: None)
+    if checkpoint is None:
+        raise CheckpointError(f"{run} has no complete checkpoint.")
+    plan = TrainPlan(
+        steps_per_epoch=1,
+        epochs=1,
+        global_batch_size=config.data.global_batch_size,
+        image_size_px=config.data.size_px,
+        seed=config.seed,
+    )
+    method = build_method(config, plan)
+    method.load_state_dict(load_state(checkpoint)["state_dict"])
+    return method.eval()
+
+
+def mae_of_export(loaded: LoadedBackbone) -> Mae | None:
+    """MAE of converted official weights; None where they came without the decoder.
+
+    The authors' files that hold one are those for visualisation, trained on plain pixels.
+    """
+    path = None if loaded.folder is None else loaded.folder / HEADS_NAME
+    if path is None or not path.exists():
+        return None
+    heads = safe_load(path)
+    if not {"mask_token", "decoder_embed.weight", "decoder_pred.weight"} <= heads.keys():
+        return None
+    weights = {name.removeprefix("decoder_"): value for name, value in heads.items()}
+    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    width, num_heads = (
+        weights["embed.weight"].shape[0],
+        max(1, weights["embed.weight"].shape[0] // 32),
+    )
+    encoder = {name: value.clone() for name, value in loaded.backbone.model.state_dict().items()}
+    method = Mae(
+        MaeConfig(
+            is_target_normalized=False,
+            decoder_width=width,
+            decoder_depth=depth,
+            decoder_num_heads=num_heads,
+        ),
+        loaded.backbone,
+        optim=OptimConfig(),
+        plan=TrainPlan(
+            steps_per_epoch=1, epochs=1, global_batch_size=1, image_size_px=loaded.size_px
+        ),
+    )
+    loaded.backbone.model.load_state_dict(encoder)  # building the method drew new weights
+    method.decoder = MaskedDecoder(
+        loaded.backbone.width,
+        weights["pred.weight"].shape[0],
+        grid=isqrt(loaded.backbone.num_patches(loaded.size_px)),
+        num_prefix=loaded.backbone.model.num_prefix_tokens,
+        width=width,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / width,
+    )
+    load_weights(method.decoder, weights, source=path)
+    return method.eval()

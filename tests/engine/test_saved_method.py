@@ -1,0 +1,58 @@
+"""What was trained comes back whole: of a run, and of official MAE files that hold a decoder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.engine.saved_method import load_method, mae_of_export
+from ssl_vision.errors import CheckpointError
+from ssl_vision.methods.base import TrainPlan
+from ssl_vision.methods.mae import Mae, MaeConfig
+from ssl_vision.optim.recipe import OptimConfig
+from ssl_vision.zoo.convert import convert_file
+from ssl_vision.zoo.converted import ConvertOptions
+from ssl_vision.zoo.weights import resolve_weights
+
+
+def test_whole_method_is_read_back(mae_run: Path) -> None:
+    first, again = load_method(mae_run).state_dict(), load_method(mae_run).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    (mae_run / "checkpoints/step_000001/manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        load_method(mae_run)
+
+
+def test_official_file_with_a_decoder_reconstructs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    args = {"patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    backbone = build_backbone(
+        BackboneConfig(name="vit_tiny_patch16_224", args=args), image_size_px=16
+    )
+    config = MaeConfig(
+        is_target_normalized=False, decoder_width=64, decoder_depth=1, decoder_num_heads=2
+    )
+    plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=1, image_size_px=16)
+    trained = Mae(config, backbone, optim=OptimConfig(), plan=plan).eval()
+    for parameter in trained.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    official = dict(trained.backbone.model.state_dict())  # the authors' names
+    for name, value in trained.decoder.state_dict().items():
+        official[name if name == "mask_token" else f"decoder_{name}"] = value
+    torch.save({"model": official}, tmp_path / "mae_visualize.pth")
+    convert_file(
+        tmp_path / "mae_visualize.pth", tmp_path / "out", options=ConvertOptions(num_heads=3)
+    )
+    method = mae_of_export(resolve_weights(tmp_path / "out"))
+    assert method is not None
+    images = torch.randn(2, 3, 16, 16)
+    for found, expected in zip(
+        method.reconstruct(images), trained.reconstruct(images), strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_weights_without_a_decoder_have_no_method(tmp_path: Path) -> None:
+    loaded = resolve_weights("timm:vit_tiny_patch16_224?pretrained=false&img_size=32&depth=1")
+    assert mae_of_export(loaded) is None

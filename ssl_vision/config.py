@@ -322,6 +322,8 @@ def _split_plain(plain: dict[Any, Any], schema: Any) -> dict[Any, Any]:
             plain[key] = [part.strip() for part in value.split(",") if part.strip()]
         elif isinstance(value, int | float) and isinstance(known, ListConfig | TupleConfig):
             plain[key] = [value]
+        elif type(value) in (int, float) and isinstance(known, str):
+            plain[key] = str(value)  # trainer.precision=32: a word that looks like a number
         elif isinstance(value, dict) and isinstance(known, DictConfig):
             plain[key] = _split_plain(value, known)
     return plain

@@ -250,10 +250,9 @@ class EvalRun:
         return parse_feature_set(feature_set, depth=self.depth)
 
     def features(self, split: Split, feature_set: str) -> Tensor:
-        """Features of a set, float, (N, D)."""
-        return torch.cat(
-            [as_tensor(part).float() for part in self.parts(split, feature_set)], dim=1
-        )
+        """Features of a set, (N, D), of the stored type; a memory map where one part is cached."""
+        parts = [as_tensor(part) for part in self.parts(split, feature_set)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def parts(self, split: Split, feature_set: str) -> list[Array]:
         """The parts of a set, not yet joined, (N, D_i); memory maps where they are cached."""

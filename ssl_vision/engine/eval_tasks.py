@@ -130,8 +130,8 @@ def _knn_baselines(run: EvalRun, config: KnnConfig) -> dict[str, Accuracy]:
 def run_few_shot(run: EvalRun) -> TaskResult:
     """KNN and logistic regression on n labelled images per class, several draws."""
     config = run.config.few_shot
-    unit = torch.nn.functional.normalize(run.features("train", "pooled"), dim=1)
-    queries = torch.nn.functional.normalize(run.features("val", "pooled"), dim=1)
+    unit = torch.nn.functional.normalize(run.features("train", "pooled").float(), dim=1)
+    queries = torch.nn.functional.normalize(run.features("val", "pooled").float(), dim=1)
     labels, truth = run.labels("train"), run.labels("val")
     scores: dict[str, dict[int, list[float]]] = {"logistic regression": {}, "nearest image": {}}
     for shots in config.shots:

@@ -21,9 +21,14 @@ _KEEP_BYTES = 64 << 20  # scratch larger than this is given back after the image
 
 RGB = 0  # TJPFRGB
 ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT
-_FATAL = 1  # TJERR_FATAL; 0 is a warning
+_STOP_ON_WARNING = 8192  # TJFLAG_STOPONWARNING
 _CMYK_SPACES = (3, 4)  # TJCS_CMYK, TJCS_YCCK: left to Pillow
-_HARMLESS = "extraneous bytes before marker"  # libjpeg skipped filler; every pixel is there
+# Warnings of libjpeg after which every pixel is there all the same.
+_HARMLESS = (
+    "extraneous bytes before marker 0xd9",  # filler between the picture and the end mark
+    "Invalid SOS parameters for sequential JPEG",
+    "Unknown Adobe color transform code",
+)
 _ORIENTATION_TAG = 0x0112
 
 
@@ -46,7 +51,6 @@ def turbojpeg() -> Any:
         library.tjDecompress2.argtypes = [pointer, pointer, size, pointer, *[integer] * 5]
         library.tjGetErrorStr2.argtypes = [pointer]
         library.tjGetErrorStr2.restype = ctypes.c_char_p
-        library.tjGetErrorCode.argtypes = [pointer]
         return library
     return None
 
@@ -214,17 +218,26 @@ class Decoder:
             return None
         w, h = header[:2]
         _check_size(w, h)
-        library, handle = self._library, self._handle
         pixels = self._reserve(w * h * 3)
-        address = pixels.ctypes.data
-        status = library.tjDecompress2(
-            handle, data, len(data), address, w, w * 3, h, RGB, ACCURATE_DCT
-        )
-        if status != 0:
-            message = library.tjGetErrorStr2(handle).decode(errors="replace")
-            if library.tjGetErrorCode(handle) == _FATAL or _HARMLESS not in message:
-                raise DataError(message)
+        # The first warning decides, later ones hide it; so decoding stops there, and is done
+        # again to the end if it was a harmless one.
+        problem = self._decompress(data, pixels, w, h, ACCURATE_DCT | _STOP_ON_WARNING)
+        if problem is not None and problem.endswith(_HARMLESS):
+            problem = self._decompress(data, pixels, w, h, ACCURATE_DCT)
+        if problem is not None and not problem.endswith(_HARMLESS):
+            raise DataError(problem)
         return upright(pixels.reshape(h, w, 3), exif_orientation(data))
+
+    def _decompress(self, data: bytes, out: np.ndarray, w: int, h: int, flags: int) -> str | None:
+        """Decode into `out`; what libjpeg complains about."""
+        library, handle = self._library, self._handle
+        status = library.tjDecompress2(
+            handle, data, len(data), out.ctypes.data, w, w * 3, h, RGB, flags
+        )
+        if status == 0:
+            return None
+        message: str = library.tjGetErrorStr2(handle).decode(errors="replace")
+        return message
 
     def _reserve(self, size: int) -> np.ndarray:
         if size > _KEEP_BYTES:

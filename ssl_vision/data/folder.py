@@ -42,7 +42,7 @@ class FolderSource(Source):
     def fingerprint(self) -> str:
         """Digest of names, and of file sizes (of evenly spaced files where there are many)."""
         step = -(-len(self.paths) // _MAX_STATS)
-        sizes = [os.stat(self.root / path).st_size for path in self.paths[::step]]
+        sizes = [_size(os.path.join(self.root, path)) for path in self.paths[::step]]
         return digest("\n".join(self.paths), np.array(sizes, np.int64))
 
     def encoded(self, index: int) -> bytes:
@@ -60,6 +60,13 @@ class FolderSource(Source):
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
         """One decoded image."""
         return decoder.decode(self.encoded(index))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # a dangling link, say; reading it will name it
+        return -1
 
 
 def list_images(root: Path) -> list[str]:

@@ -61,11 +61,15 @@ _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 
 
 def _jit(function: Callable[..., Any]) -> Any:
-    """Compile without the GIL, cached on disk where any cache folder can be written."""
+    """Compile without the GIL, cached on disk where any cache folder can be written.
+
+    Fast-math is off in so many words: a function that leaves it open inherits it from a caller,
+    and ffcv compiles its pipelines with it.
+    """
     try:
-        return njit(nogil=True, cache=True, error_model="numpy")(function)
+        return njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
     except RuntimeError:  # numba found no writable cache folder
-        return njit(nogil=True, error_model="numpy")(function)
+        return njit(nogil=True, error_model="numpy", fastmath=False)(function)
 
 
 def view_table(view: ViewConfig) -> np.ndarray:

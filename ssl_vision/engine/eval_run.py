@@ -22,6 +22,7 @@ from ssl_vision.distributed import rank, world_size
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.arrays import Array, as_tensor
 from ssl_vision.evaluation.features import extract_features, normalizer, parse_feature_set, spec_of
+from ssl_vision.evaluation.plots import Axis
 from ssl_vision.evaluation.store import FeatureStore, cache_folder, evict, fill_store
 from ssl_vision.randomness import derive_key, keyed_generator, seeded
 from ssl_vision.types import Batch, Features
@@ -30,6 +31,7 @@ from ssl_vision.zoo.safe_load import sha256_of_tensors
 from ssl_vision.zoo.weights import LoadedBackbone
 
 Split = Literal["train", "val"]
+ACCURACY = Axis("top-1, %", is_share=True)  # of every plot of accuracies
 AUTOCAST = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 

@@ -101,6 +101,23 @@ def parallelize(method: Method, strategy: Strategy) -> None:
     fully_shard(method, mesh=mesh, reshard_after_forward=False)
 
 
+def compile_networks(method: Method) -> None:
+    """Compile block by block, in place: names of the state stay, and so does what calls them.
+
+    Regions compile once per kind and input size, in a fraction of the time of a whole network.
+    """
+    stacks = [
+        module
+        for module in method.modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and _is_stack_of_blocks(module)
+    ]
+    regions = [block for stack in stacks for block in stack]
+    if not regions:  # a pyramid of convolutions: its stages
+        regions = [m for m in method.backbone.model.children() if any(True for _ in m.parameters())]
+    for region in regions:
+        region.compile()
+
+
 def _is_stack_of_blocks(module: nn.ModuleList | nn.Sequential) -> bool:
     """Whether a container holds transformer blocks or residual stages worth a unit each."""
     return len(module) > 0 and all(

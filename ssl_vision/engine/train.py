@@ -1,7 +1,7 @@
 """A run from its configuration to its export: build data, method and trainer; fit; report."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from ssl_vision.engine.resume import (
     prepare_folder,
 )
 from ssl_vision.engine.run_dir import RunFolder, describe_environment
-from ssl_vision.engine.strategy import build_trainer, parallelize
+from ssl_vision.engine.strategy import build_trainer, compile_networks, parallelize
 from ssl_vision.engine.stream import BatchStream
 from ssl_vision.engine.watchers import Run, StepEdge, Watcher
 from ssl_vision.errors import CheckpointError
@@ -212,6 +212,10 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
     callbacks.append(edge)
     if run.trainer.world_size > 1 and settings.sync_batch_norm:
         synchronize_batch_norm(method, device_type=run.trainer.strategy.root_device.type)
+    if settings.channels_last:
+        method.to(memory_format=torch.channels_last)
+    if settings.compile:
+        compile_networks(method)
     method.parallelize = lambda network: parallelize(network, run.trainer.strategy)
     _disable_signal_broadcast(run.trainer)
     with ExitStack() as stack:
@@ -219,7 +223,8 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
         stack.enter_context(signals.installed())
         stack.callback(speed.stop)
         stack.callback(writer.settle)  # also on the way out of a failure
-        run.trainer.fit(method, datamodule=_RunData(data, run.stream))
+        run_data = _RunData(data, run.stream, channels_last=settings.channels_last)
+        run.trainer.fit(method, datamodule=run_data)
         if run.is_main:
             checkpointer.finish()
 
@@ -227,8 +232,9 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
 class _RunData(L.LightningDataModule):
     """Hands Lightning the stream, and the data module's normalisation on the device."""
 
-    def __init__(self, data: DataModule, stream: BatchStream) -> None:
+    def __init__(self, data: DataModule, stream: BatchStream, *, channels_last: bool) -> None:
         super().__init__()
+        self._channels_last = channels_last
         self._data = data
         self._stream = stream
 
@@ -237,8 +243,15 @@ class _RunData(L.LightningDataModule):
         return self._stream
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise."""
-        return self._data.on_after_batch_transfer(batch, dataloader_idx)
+        """Normalise, and lay images out as the network's convolutions want them."""
+        batch = self._data.on_after_batch_transfer(batch, dataloader_idx)
+        if not self._channels_last:
+            return batch
+        views = {
+            name: view.contiguous(memory_format=torch.channels_last) if view.ndim == 4 else view
+            for name, view in batch.views.items()
+        }
+        return replace(batch, views=views)
 
 
 def _claim(folder: RunFolder, config: TrainConfig) -> None:

@@ -10,6 +10,7 @@ from ssl_vision.evaluation.linear_probe import linear_probe as linear_probe
 # Looked up on first use: the package must import where an optional part is missing.
 _PUBLIC = {
     "alpha_req": "representation",
+    "classification_report": "classification",
     "cluster_scores": "clustering",
     "collapse_stats": "representation",
     "extract_features": "features",

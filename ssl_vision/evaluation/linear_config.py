@@ -4,7 +4,7 @@ They follow the authors' evaluation code: DINO, MAE (LARS and batch norm), DINOv
 learning rates), Barlow Twins, and lightly's benchmark.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from ssl_vision.errors import ConfigError
@@ -52,6 +52,25 @@ class LinearConfig:
             parse_feature_set(name, depth=12)
         if not 0 < self.holdout < 1:
             raise ConfigError(f"linear.holdout={self.holdout} must be between 0 and 1.")
+
+    @property
+    def protocol(self) -> str:
+        """The preset's name, and whatever differs from it: equal where two results compare."""
+        default = PRESETS.get(self.preset)
+        if default is None:
+            return f"linear-{self.preset}"
+        changed = [
+            f"{each.name}={_short(getattr(self, each.name))}"
+            for each in fields(self)
+            if each.name != "max_bytes" and getattr(self, each.name) != getattr(default, each.name)
+        ]
+        return "-".join(["linear", self.preset, *changed])
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_short(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 PRESETS = {

@@ -8,7 +8,9 @@ and fits again on all. Regularisation falls along the path, each fit starting fr
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_vision.errors import ConfigError, DataError
@@ -158,48 +160,47 @@ def fit_logistic(
     # Classes without images take no part: their bias would fall without end.
     present, compact = target.unique(return_inverse=True)
     penalty = (2.0 if len(present) == 2 else 1.0) / (c * len(rows))
-    weight, bias = _start(start, present, rows)
-    _minimize(weight, bias, rows, compact, penalty, config)
+    begin = torch.zeros(len(present), rows.shape[1] + 1, dtype=torch.float64)
+    if start is not None:
+        begin = torch.cat([start.weight[present], start.bias[present, None]], dim=1).cpu()
+    found = _minimize(begin, rows, compact, penalty, config).to(rows.device)
+    weight, bias = found[:, :-1], found[:, -1]
     full_weight = rows.new_zeros((num_classes, rows.shape[1]))
     full_bias = rows.new_full((num_classes,), -torch.inf)
     full_weight[present], full_bias[present] = weight, bias - bias.mean()
     return LinearClassifier(full_weight, full_bias)
 
 
-def _start(start: LinearClassifier | None, present: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    if start is None:
-        return rows.new_zeros((len(present), rows.shape[1])), rows.new_zeros(len(present))
-    return start.weight[present].clone(), start.bias[present].clone()
-
-
 def _minimize(
-    weight: Tensor,
-    bias: Tensor,
-    rows: Tensor,
-    target: Tensor,
-    penalty: float,
-    config: LogregConfig,
-) -> None:
-    """L-BFGS in place; the gradient is written out, so that no graph is kept."""
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=config.max_iterations,
-        max_eval=2 * config.max_iterations,
-        history_size=20,
-        tolerance_grad=config.tolerance,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
-    )
+    begin: Tensor, rows: Tensor, target: Tensor, penalty: float, config: LogregConfig
+) -> Tensor:
+    """Weight and bias side by side, (K, D + 1), at the minimum.
+
+    L-BFGS takes its steps on the CPU; loss and gradient are computed where the rows are.
+    """
+    from scipy.optimize import minimize
+
     each = torch.arange(len(rows), device=rows.device)
 
-    def closure() -> Tensor:
+    def loss_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        both = torch.from_numpy(flat).view(begin.shape).to(rows.device)
+        weight, bias = both[:, :-1], both[:, -1]
         log_probs = torch.addmm(bias, rows, weight.T).log_softmax(dim=1)
         loss = -log_probs[each, target].mean() + 0.5 * penalty * weight.square().sum()
         gradient = log_probs.exp_()
         gradient[each, target] -= 1.0
         gradient /= len(rows)
-        weight.grad = torch.addmm(weight * penalty, gradient.T, rows)
-        bias.grad = gradient.sum(dim=0)
-        return loss
+        weight_gradient = torch.addmm(weight * penalty, gradient.T, rows)
+        stacked = torch.cat([weight_gradient, gradient.sum(dim=0)[:, None]], dim=1)
+        return float(loss), stacked.cpu().flatten().numpy()
 
-    optimizer.step(closure)
+    options = {
+        "maxiter": config.max_iterations,
+        "gtol": config.tolerance,
+        "ftol": 0.0,  # the gradient decides
+        "maxls": 50,
+    }
+    found = minimize(
+        loss_and_gradient, begin.flatten().numpy(), method="L-BFGS-B", jac=True, options=options
+    )
+    return torch.from_numpy(found.x).view(begin.shape)

@@ -116,7 +116,7 @@ def heat_map(
     finite = [value for row in values for value in row if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     margin = 12 + 6.4 * max(len(row) for row in rows)
-    cell_x = max(34.0, (WIDTH - margin - 10) / len(columns))
+    cell_x = max(38.0, (WIDTH - margin - 10) / len(columns))
     width, height = margin + cell_x * len(columns) + 10, _TOP + 24 * len(rows) + 40
     parts = []
     for i, row in enumerate(values):

@@ -39,7 +39,10 @@ def project(
                     "map.projection=umap needs UMAP; pip install umap-learn, or use pca."
                 ) from error
         else:
-            reducer = umap.UMAP(n_neighbors=15, metric="cosine", random_state=seed)
+            neighbours = min(15, len(matrix) - 1)
+            reducer = umap.UMAP(
+                n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1
+            )
             return np.asarray(reducer.fit_transform(matrix.numpy()), dtype=np.float64), "UMAP"
     centred = matrix - matrix.mean(dim=0)
     _, values, directions = torch.linalg.svd(centred, full_matrices=False)

@@ -6,6 +6,7 @@ from ssl_vision.losses.distillation import dino_loss, sinkhorn
 from ssl_vision.losses.koleo import koleo
 from ssl_vision.losses.paired_masks import paired_mask_contrast
 from ssl_vision.losses.reconstruction import masked_patch_loss
+from ssl_vision.losses.smmix import smmix_loss
 
 __all__ = [
     "barlow_twins_loss",
@@ -15,4 +16,5 @@ __all__ = [
     "masked_patch_loss",
     "paired_mask_contrast",
     "sinkhorn",
+    "smmix_loss",
 ]

@@ -14,7 +14,10 @@ import ssl_vision
 from ssl_vision.config import load_eval_config
 from ssl_vision.engine.cli import main
 from ssl_vision.engine.embed import embed
+from ssl_vision.engine.eval_linear import run_linear
+from ssl_vision.engine.eval_run import spread
 from ssl_vision.engine.eval_tasks import TASKS, Task, draw_shots
+from ssl_vision.engine.eval_unlabelled import run_metrics
 from ssl_vision.engine.evaluate import evaluate, method_of, report_folder
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.knn import knn_accuracy
@@ -276,6 +279,20 @@ def test_shots_are_drawn_per_class() -> None:
     assert labels[rows].bincount().tolist() == [3, 0, 0, 3, 0, 2]
     assert not torch.equal(rows, draw_shots(labels, 3, seed=0, draw=1))
     assert torch.equal(rows, draw_shots(labels, 3, seed=0, draw=0))
+
+
+def test_a_fixed_draw_of_rows() -> None:
+    rows = spread(100, 10, seed=0, name="map")
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert len(rows) == 10
+    assert torch.equal(rows, spread(100, 10, seed=0, name="map"))
+    assert spread(5, 10, seed=0, name="map").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_table_holds_the_tasks() -> None:
+    assert TASKS["linear"].run is run_linear
+    assert TASKS["metrics"].run is run_metrics
+    assert not TASKS["metrics"].needs_labels
 
 
 def test_the_python_door(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ torch.save(features, {str(tmp_path / "features.pt")!r})
 
 def test_measurements_are_kept_beside_the_run_and_hold_for_its_weights(run_folder: Path) -> None:
     run = ElasticRun(run_folder)
-    (measured,) = run.measure([run.describe((48, 1))], has_knn=True)
+    (measured,) = run.measure_knn(run.measure_latency([run.describe((48, 1))]))
     again = ElasticRun(run_folder).describe((48, 1))
     assert again == measured
     moved = ElasticRun(run_folder, ["data.path=mnist5k"])

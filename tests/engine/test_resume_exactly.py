@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssl_vision.config import load_train_config
 from ssl_vision.engine.checkpoint import list_checkpoints, load_state
 from ssl_vision.engine.train import train
 from ssl_vision.engine.watchers import StepEdge
@@ -116,3 +117,32 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(recipe, child, tm
     assert_equal(states[0]["state_dict"], states[1]["state_dict"])
     name = "backbone.model.blocks.0.attn.qkv.weight"
     assert not torch.equal(states[0]["state_dict"][name], states[2]["state_dict"][name])
+
+
+SMALL = {
+    "poa": ("data.global_batch_size=16",),
+    "point_mae": ("data.global_batch_size=16",),
+    "point_cmae": ("data.global_batch_size=16",),
+    "supervised": ("data.global_batch_size=32",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", SMALL)
+def test_the_other_methods_resume_exactly_too(child, tmp_path, method):
+    recipe = Path(__file__).parents[2] / "configs" / method / "tiny_cpu.yaml"
+    common = [*SMALL[method], "data.num_threads=1", "trainer.accelerator=cpu",
+              "trainer.max_steps=4", "trainer.checkpoint_every_steps=2",
+              "trainer.log_every_steps=1", "online_eval.every_epochs=0"]  # fmt: skip
+
+    def config(run):
+        return load_train_config([recipe], [*common, f"run_dir={tmp_path / run}"])
+
+    assert child(lambda: interrupted(config("straight"), ids=tmp_path / "a")) == 0
+    status = child(lambda: interrupted(config("stopped"), update=4, by=KILL, ids=tmp_path / "b"))
+    assert status == -KILL
+    assert child(lambda: interrupted(config("stopped"), ids=tmp_path / "b")) == 0
+    a, b = final_state(tmp_path / "straight"), final_state(tmp_path / "stopped")
+    a.pop("config"), b.pop("config")
+    assert_equal(a, b)
+    assert samples(tmp_path / "a") == samples(tmp_path / "b")

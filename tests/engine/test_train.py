@@ -25,3 +25,26 @@ def test_run_leaves_an_export_that_plain_timm_loads_and_the_files_promised(recip
     assert "effective rank" in report
     assert "http" not in report.split("<h2>Machine")[0]  # self-contained
     assert json.loads((result.run_dir / "environment.json").read_text())["sessions"][0]["versions"]
+
+
+def test_layout_and_compilation_change_speed_only(recipe, monkeypatch):
+    """Same losses in channels_last; blocks are compiled in place, under their own names."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    plain = train(recipe("mae", "trainer.max_steps=3", run="plain"))
+    fast = train(
+        recipe(
+            "mae",
+            "trainer.max_steps=3",
+            "trainer.channels_last=true",
+            "trainer.compile=true",
+            run="fast",
+        )
+    )
+    assert plain.metrics["train/loss"] == pytest.approx(fast.metrics["train/loss"], rel=1e-5)
+    names = [
+        set(load_state(list_checkpoints(r.run_dir / "checkpoints")[-1])["state_dict"])
+        for r in (plain, fast)
+    ]
+    assert names[0] == names[1]
+    assert len([m for m in compiled if hasattr(m, "attn")]) == 3  # two of encoder, one of decoder

@@ -456,3 +456,12 @@ def test_a_mae_export_is_fine_tuned_from_timms_own_logits(tmp_path: Path) -> Non
     images = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(method.predict(images), theirs(images))
+
+
+def test_half_precision_reaches_every_parameter_although_two_passes_share_the_weights() -> None:
+    method = _method(mixing=_smmix())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method.compute_loss(_batch()).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert [n for n, p in method.trainable_parameters() if p.grad is None] == []

@@ -1,0 +1,205 @@
+"""Packed data sets: same views as the folder, both ways with ffcv, loud on damaged files."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_vision.data.beton import BetonSource, multi_view_decoder, split_views
+from ssl_vision.data.beton_format import ALLOCATION, FIELD, HEADER, IMAGE, data_start, record_type
+from ssl_vision.data.decode import Decoder
+from ssl_vision.data.loader import MultiViewLoader
+from ssl_vision.data.pack import PackConfig, pack
+from ssl_vision.data.sources import build_source
+from ssl_vision.errors import DataError
+from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
+
+VIEWS = {
+    "a": ViewConfig(size_px=24, jitter=JitterConfig(), blur=BlurConfig(), gray_prob=0.2),
+    "b": ViewConfig(size_px=16, count=2, interpolation="bilinear", solarize=SolarizeConfig()),
+}
+
+
+def packed(folder: Path, mode: str) -> Path:
+    path = folder.parent / f"{mode}.beton"
+    pack(build_source(str(folder)), path, PackConfig(mode=mode))
+    return path
+
+
+def batches(source, **changes) -> list:
+    settings = {"batch_size": 8, "seed": 1, "num_threads": 2} | changes
+    return list(MultiViewLoader(source, VIEWS, **settings))
+
+
+def test_views_of_folder_and_beton_are_equal_bit_for_bit(image_folder) -> None:
+    folder, beton = build_source(str(image_folder)), BetonSource(packed(image_folder, "keep"))
+    for a, b in zip(batches(folder), batches(beton, num_threads=1), strict=True):
+        assert torch.equal(a.index, b.index)
+        assert torch.equal(a.label, b.label)
+        assert all(torch.equal(a.views[name], b.views[name]) for name in VIEWS)
+    assert beton.class_names == folder.class_names == ["cat", "dog"]
+    assert folder.name(3) in beton.name(3)
+
+
+def test_raw_beton_holds_the_decoded_pixels_and_skips_decoding(image_folder) -> None:
+    folder, raw = build_source(str(image_folder)), BetonSource(packed(image_folder, "raw"))
+    assert raw.raw_block(np.arange(4)) is not None
+    for a, b in zip(batches(folder), batches(raw), strict=True):
+        assert all(torch.equal(a.views[name], b.views[name]) for name in VIEWS)
+
+
+def test_modes_can_be_mixed(image_folder) -> None:
+    mixed = BetonSource(packed(image_folder, "proportion"))
+    kinds = [mixed.encoded(i) is None for i in range(len(mixed))]
+    assert 0 < sum(kinds) < len(kinds)
+    folder = build_source(str(image_folder))
+    for i, is_raw in enumerate(kinds):
+        difference = mixed.pixels(i, Decoder()).astype(int) - folder.pixels(i, Decoder())
+        assert np.abs(difference).mean() < (0.01 if is_raw else 8)  # lossy: the same picture
+
+
+def test_a_million_samples_open_in_a_second(tmp_path) -> None:
+    import time
+
+    num = 1_281_167
+    record = record_type([2, 1])
+    start = -(-data_start(2, num * record.itemsize) // (1 << 23)) << 23
+    records, table = np.zeros(num, record), np.zeros(num, ALLOCATION)
+    table["sample_id"] = np.arange(num)
+    table["ptr"] = start + np.arange(num) * 12
+    table["size"] = 12
+    records["f0"]["mode"], records["f0"]["width"], records["f0"]["height"] = 1, 2, 2
+    records["f0"]["data_ptr"] = table["ptr"]
+    fields = np.zeros(2, FIELD)
+    fields["type_id"] = [2, 1]
+    header = np.zeros((), HEADER)
+    header["version"], header["num_fields"], header["page_size"] = 2, 2, 1 << 23
+    header["num_samples"], header["alloc_table_ptr"] = num, start + num * 12
+    path = tmp_path / "large.beton"
+    with open(path, "wb") as file:
+        file.write(header.tobytes() + fields.tobytes() + records.tobytes())
+        file.seek(start + num * 12)
+        file.write(table.tobytes())
+    begin = time.process_time()
+    source = BetonSource(path)
+    loader = MultiViewLoader(source, {"a": ViewConfig(size_px=2)}, batch_size=64, seed=0)
+    opened = time.process_time() - begin
+    assert next(iter(loader)).num_samples == 64
+    assert len(source) == num
+    assert opened < 1.5  # 0.4 s on a quiet core; the machine may be busy
+
+
+def damage(path: Path, how: str) -> str:
+    """Damage a file; words its error must have."""
+    data = bytearray(path.read_bytes())
+    if how == "empty":
+        data = bytearray()
+    elif how == "not a beton":
+        data = bytearray(b"PK\x03\x04" * 1000)
+    elif how == "cut off":
+        del data[len(data) // 2 :]
+    elif how == "table cut off":
+        del data[-40:]
+    elif how == "old version":
+        data[0] = 1
+    elif how == "points outside":
+        record = np.frombuffer(data, IMAGE, 1, offset=data_start(2, 0)).copy()
+        record["data_ptr"] = 1 << 60
+        data[data_start(2, 0) : data_start(2, 0) + IMAGE.itemsize] = record.tobytes()
+    path.write_bytes(data)
+    return {
+        "empty": "0 bytes", "not a beton": "no .beton file", "cut off": "cut off",
+        "table cut off": "write it again", "old version": "version 2",
+        "points outside": "no entry in its table",
+    }[how]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "how", ["empty", "not a beton", "cut off", "table cut off", "old version", "points outside"]
+)
+def test_damaged_files_are_refused_by_name(image_folder, how) -> None:
+    path = packed(image_folder, "keep")
+    words = damage(path, how)
+    with pytest.raises(DataError, match=words) as caught:
+        BetonSource(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_foreign_sidecar_is_refused(image_folder) -> None:
+    path = packed(image_folder, "keep")
+    other = packed(image_folder, "raw")
+    Path(f"{path}.json").write_bytes(Path(f"{other}.json").read_bytes())
+    with pytest.raises(DataError, match="belongs to another"):
+        BetonSource(path)
+    Path(f"{path}.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        BetonSource(path)
+
+
+def test_a_flipped_byte_in_a_sample_names_the_sample(image_folder) -> None:
+    path = packed(image_folder, "keep")
+    place = int(BetonSource(path)._pointers[5])
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(b"\x00\x00\x00")
+    with pytest.raises(DataError, match=r"sample 5 .*keep\.beton\[5\]"):
+        batches(BetonSource(path), shuffle=False)
+
+
+def test_reading_leaves_no_file_open(image_folder) -> None:
+    path = packed(image_folder, "keep")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        source = BetonSource(path)
+        source.pixels(0, Decoder())
+        del source
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.ffcv
+@pytest.mark.slow
+def test_ffcv_reads_ours_and_we_read_ffcvs(image_folder, tmp_path) -> None:
+    pytest.importorskip("ffcv", reason="ffcv is not installed")
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.decoders import CenterCropRGBImageDecoder, IntDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import ToTensor
+    from ffcv.writer import DatasetWriter
+
+    folder = build_source(str(image_folder))
+    mixed = packed(image_folder, "proportion")
+    decoder = multi_view_decoder(VIEWS, seed=1)
+    steps = {"image": [decoder, ToTensor()], "label": [IntDecoder(), ToTensor()]}
+    order = OrderOption.SEQUENTIAL
+    theirs = Loader(str(mixed), batch_size=8, num_workers=1, order=order, pipelines=steps)
+    ours = MultiViewLoader(BetonSource(mixed), VIEWS, batch_size=8, seed=1, shuffle=False)
+    for epoch in range(2):  # the decoder in ffcv's own loader draws the loader's views
+        decoder.set_epoch(epoch)
+        for (flat, label), batch in zip(theirs, ours, strict=True):
+            views = split_views(flat, VIEWS)
+            assert all(torch.equal(views[name], batch.views[name]) for name in VIEWS)
+            assert torch.equal(label.flatten(), batch.label)
+        decoder.check()
+
+    for mode in ("keep", "raw"):
+        steps = {"image": [CenterCropRGBImageDecoder((30, 30), 1.0)], "label": None}
+        path = str(packed(image_folder, mode))
+        loader = Loader(path, batch_size=8, num_workers=1, order=order, pipelines=steps)
+        assert sum(len(batch[0]) for batch in loader) == 24
+
+    class Samples:
+        def __len__(self) -> int:
+            return len(folder)
+
+        def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+            return folder.pixels(i, Decoder()).copy(), int(folder.labels[i])
+
+    target = tmp_path / "theirs.beton"
+    fields = {"image": RGBImageField(write_mode="raw"), "label": IntField()}
+    DatasetWriter(str(target), fields, num_workers=1).from_indexed_dataset(Samples())
+    written = build_source(str(target))
+    assert written.labels.tolist() == folder.labels.tolist()
+    for i in range(len(folder)):
+        assert np.array_equal(written.pixels(i, Decoder()), folder.pixels(i, Decoder()))

@@ -1,0 +1,127 @@
+"""Decoding: Pillow's bits, upright RGB of every kind of file, and reasons for bad ones."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from ssl_vision.data import decode
+from ssl_vision.data.decode import Decoder, exif_orientation, jpeg_components, upright
+from ssl_vision.errors import DataError
+
+
+def picture(height: int = 37, width: int = 53, seed: int = 0) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encode(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+JPEGS = {
+    "4:4:4": encode(picture(), subsampling="4:4:4"),
+    "4:2:2": encode(picture(), subsampling="4:2:2"),
+    "4:2:0": encode(picture(), subsampling="4:2:0", quality=30),
+    "progressive": encode(picture(), progressive=True),
+    "gray": encode(picture().convert("L")),
+    "CMYK": encode(picture().convert("CMYK")),
+    "one pixel": encode(picture(1, 1)),
+    "restart markers": encode(picture(), restart_marker_blocks=2),
+}
+
+
+@pytest.mark.parametrize("name", JPEGS)
+@pytest.mark.parametrize("has_turbojpeg", [True, False])
+def test_jpeg_has_pillows_bits(name, has_turbojpeg, monkeypatch) -> None:
+    if has_turbojpeg and decode.turbojpeg() is None:
+        pytest.skip("libturbojpeg is not installed: apt-get install libturbojpeg0")
+    if not has_turbojpeg:
+        monkeypatch.setattr(decode, "turbojpeg", lambda: None)
+    with Image.open(io.BytesIO(JPEGS[name])) as image:
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(Decoder().decode(JPEGS[name]), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_comes_out_upright(orientation) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture(), exif=exif)
+    assert exif_orientation(data) == orientation
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(Decoder().decode(data), expected)
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(upright(np.asarray(image), orientation), expected)
+
+
+def test_one_decoder_serves_images_of_all_sizes_in_turn() -> None:
+    decoder = Decoder()
+    for height, width in ((9, 8), (120, 200), (3, 5), (64, 64)):
+        data = encode(picture(height, width))
+        with Image.open(io.BytesIO(data)) as image:
+            assert np.array_equal(decoder.decode(data), np.asarray(image))
+
+
+def test_sixteen_bit_is_scaled_and_not_cut() -> None:
+    levels = np.array([[0, 257, 32896, 65535]], np.uint16)
+    data = encode(Image.fromarray(levels), "PNG")
+    assert Decoder().decode(data)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_other_modes_become_rgb() -> None:
+    rgb = np.asarray(picture())
+    alpha = Image.fromarray(np.dstack([rgb, np.full(rgb.shape[:2], 7, np.uint8)]))
+    assert np.array_equal(Decoder().decode(encode(alpha, "PNG")), rgb)
+    palette = picture().quantize(16)
+    expected = np.asarray(palette.convert("RGB"))
+    assert np.array_equal(Decoder().decode(encode(palette, "PNG")), expected)
+    gray = picture().convert("L")
+    assert np.array_equal(Decoder().decode(encode(gray, "PNG"))[:, :, 2], np.asarray(gray))
+    bilevel = picture().convert("1")
+    assert set(np.unique(Decoder().decode(encode(bilevel, "PNG")))) <= {0, 255}
+
+
+GOOD = JPEGS["4:2:0"]
+BAD = {
+    "truncated": (GOOD[: len(GOOD) // 2], "(?i)premature end|truncated"),
+    "cut in the header": (GOOD[:40], ""),
+    "empty": (b"", "empty"),
+    "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
+    "wrong magic": (b"\x00\x01\x02\x03" * 50, "no image format"),
+    "text": (b"hello\n", "no image format"),
+    "truncated PNG": (encode(picture(), "PNG")[:200], ""),
+    "floating point": (encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "mode F"),
+    "damaged scan": (GOOD[:-120] + b"\xff\xc4" + GOOD[-118:], "Corrupt JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_bytes_give_a_reason(name) -> None:
+    data, words = BAD[name]
+    with pytest.raises(DataError, match=words or "."):
+        Decoder().decode(data)
+    good = Decoder()
+    with pytest.raises(DataError):
+        good.decode(data)
+    assert good.decode(GOOD).shape == (37, 53, 3)  # a failure leaves the decoder usable
+
+
+def test_too_large_an_image_is_refused_before_memory_is_taken() -> None:
+    # A valid header that claims 60000 x 60000 pixels.
+    data = bytearray(GOOD)
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (60000).to_bytes(2, "big") * 2
+    with pytest.raises(DataError, match="60000x60000"):
+        Decoder().decode(bytes(data))
+
+
+def test_header_readers() -> None:
+    assert [jpeg_components(JPEGS[name]) for name in ("4:2:0", "gray", "CMYK")] == [3, 1, 4]
+    assert jpeg_components(b"\xff\xd8\xff") == 0
+    assert Decoder().size(GOOD) == (37, 53)
+    assert exif_orientation(b"\xff\xd8Exif\x00\x00II*\x00") == 1  # cut off

@@ -24,6 +24,8 @@ from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
 from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
 from ssl_vision.evaluation.logreg import LogregConfig
+from ssl_vision.evaluation.points_classification import PointFewShotConfig, PointFinetuneConfig
+from ssl_vision.evaluation.points_parts import PartsConfig
 from ssl_vision.evaluation.settings import (
     CacheConfig,
     EvalDataConfig,
@@ -32,6 +34,7 @@ from ssl_vision.evaluation.settings import (
     MetricsConfig,
     RetrievalConfig,
 )
+from ssl_vision.evaluation.svm import SvmConfig
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
 from ssl_vision.optim.recipe import OptimConfig
@@ -131,6 +134,10 @@ class EvalConfig:
     logreg: LogregConfig = field(default_factory=LogregConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    svm: SvmConfig = field(default_factory=SvmConfig)
+    n_way: PointFewShotConfig = field(default_factory=PointFewShotConfig)
+    point_finetune: PointFinetuneConfig = field(default_factory=PointFinetuneConfig)
+    parts: PartsConfig = field(default_factory=PartsConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
@@ -315,6 +322,8 @@ def _split_plain(plain: dict[Any, Any], schema: Any) -> dict[Any, Any]:
             plain[key] = [part.strip() for part in value.split(",") if part.strip()]
         elif isinstance(value, int | float) and isinstance(known, ListConfig | TupleConfig):
             plain[key] = [value]
+        elif type(value) in (int, float) and isinstance(known, str):
+            plain[key] = str(value)  # trainer.precision=32: a word that looks like a number
         elif isinstance(value, dict) and isinstance(known, DictConfig):
             plain[key] = _split_plain(value, known)
     return plain

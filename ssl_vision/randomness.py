@@ -24,16 +24,24 @@ def derive_key(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _shift_right(values: Tensor, bits: int) -> Tensor:
+def shift_right(values: Tensor, bits: int) -> Tensor:
     """Logical (unsigned) shift of int64; torch's own shift copies the sign bit."""
     return (values >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _mix(values: Tensor) -> Tensor:
     """Finaliser of splitmix64 (Steele et al. 2014) on int64 tensors, arithmetic modulo 2^64."""
-    values = (values ^ _shift_right(values, 30)) * _MIX_1
-    values = (values ^ _shift_right(values, 27)) * _MIX_2
-    return values ^ _shift_right(values, 31)
+    values = (values ^ shift_right(values, 30)) * _MIX_1
+    values = (values ^ shift_right(values, 27)) * _MIX_2
+    return values ^ shift_right(values, 31)
+
+
+def absorb(key: Tensor, number: Tensor | int) -> Tensor:
+    """Key of (key, number), int64 element by element; the kernels of `data/` derive theirs so."""
+    step = (number + 1) * _GOLDEN
+    if isinstance(step, int):
+        step = (step + (1 << 63)) % (1 << 64) - (1 << 63)  # as int64 arithmetic wraps around
+    return _mix(key + step)
 
 
 def keyed_uniform(key: int, ids: Tensor, num: int) -> Tensor:
@@ -51,7 +59,7 @@ def keyed_uniform(key: int, ids: Tensor, num: int) -> Tensor:
     stream = _mix(ids.to(torch.int64) * _GOLDEN + key)  # (B,)
     counter = torch.arange(1, num + 1, device=ids.device, dtype=torch.int64)
     bits = _mix(stream[:, None] + counter * _GOLDEN)  # (B, num)
-    return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
+    return shift_right(bits, 40).to(torch.float32) * 2.0**-24
 
 
 def keyed_generator(*parts: int | str) -> torch.Generator:

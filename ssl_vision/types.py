@@ -23,11 +23,13 @@ class Batch:
             rows [j*B, (j+1)*B) are the j-th drawing of it.
         index: Row of each sample in its data set, int64, (B,).
         label: Class of each sample, int64, (B,); None where the data has no labels.
+        epoch: Epoch the views were drawn in.
     """
 
     views: dict[str, Tensor]
     index: Tensor
     label: Tensor | None = None
+    epoch: int = 0
 
     @property
     def num_samples(self) -> int:

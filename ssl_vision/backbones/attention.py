@@ -6,7 +6,8 @@ so that memory stays bounded; elsewhere that one block runs unfused and its map 
 All other blocks, and the features that come out, are those of the plain forward pass.
 """
 
-from collections.abc import Callable, Iterator
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -295,3 +296,32 @@ def _no_map(module: nn.Module) -> ConfigError:
         f"{type(module).__name__} has no attention from patch to patch in its last stage; "
         f"{_WAY_OUT}"
     )
+
+
+def has_block_diagonal_attention(device: torch.device) -> bool:
+    """Whether xformers' block-diagonal kernel can be used on a device."""
+    return device.type == "cuda" and importlib.util.find_spec("xformers") is not None
+
+
+def block_diagonal_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, lengths: Sequence[int], dropout: float = 0.0
+) -> Tensor:
+    """Attention within each of the sequences that are packed one after the other (xformers).
+
+    Args:
+        q: Queries of all sequences, (T, H, d).
+        k: Keys, likewise.
+        v: Values, likewise.
+        lengths: Of the sequences; their sum is T.
+        dropout: Of the attention weights.
+
+    Returns:
+        (T, H, d).
+    """
+    from xformers.ops import fmha
+
+    mask = fmha.attn_bias.BlockDiagonalMask.from_seqlens(list(lengths))
+    mixed: Tensor = fmha.memory_efficient_attention(
+        q[None], k[None], v[None], attn_bias=mask, p=dropout
+    )
+    return mixed[0]

@@ -1,5 +1,6 @@
 """What the rest of the package sees of a network: images in, `Features` out."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from timm.models import group_parameters
@@ -45,6 +46,17 @@ class Backbone(nn.Module):
             mask: Patches to replace by the mask token, bool, (B, N), row-major.
         """
         raise NotImplementedError
+
+    def forward_groups(
+        self, groups: Sequence[Tensor], *, masks: Sequence[Tensor | None]
+    ) -> list[Features]:
+        """Features of crops of several sizes, one pass each unless the network can pack them.
+
+        Args:
+            groups: Normalised images, (B_i, C, S_i, S_i).
+            masks: As `mask` of `forward`, per group.
+        """
+        return [self(images, mask=mask) for images, mask in zip(groups, masks, strict=True)]
 
     def num_patches(self, size_px: int) -> int:
         """Patches N of a square image; the length of `Features.patches` and of masks."""

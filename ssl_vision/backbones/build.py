@@ -11,6 +11,7 @@ from timm.models import VisionTransformer, load_model_config_from_hf
 from torch import nn
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.packed import can_pack
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
@@ -26,6 +27,7 @@ class BackboneConfig:
     drop_path: float = 0.0  # stochastic depth rate of the student; teachers have none
     in_chans: int = 3
     is_checkpointed: bool = False  # recompute activations in the backward pass
+    is_packed: bool = False  # ViTs: crops of several sizes (DINO's) in one pass
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_path < 1:
@@ -47,7 +49,15 @@ def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
     model, args = _create(config, image_size_px=image_size_px)
     if config.is_checkpointed:
         model.set_grad_checkpointing(True)
-    return wrap_model(model, architecture=config.name, model_args=args)
+    backbone = wrap_model(model, architecture=config.name, model_args=args)
+    if config.is_packed:
+        if not (isinstance(backbone, TimmViT) and can_pack(backbone)):
+            raise ConfigError(
+                f"backbone.is_packed=true needs a ViT of timm's plain blocks; {config.name} is "
+                "another network. Set it to false."
+            )
+        backbone.is_packed = True
+    return backbone
 
 
 def wrap_model(

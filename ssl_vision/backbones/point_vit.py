@@ -39,6 +39,9 @@ class PointTransformer(nn.Module):
         pool: Features are the maximum and mean over patch tokens, or class token and maximum.
         skips_near_origin: Choose centres as the authors' kernel does, which overlooks points near
             the origin; for their released weights.
+
+    Attributes:
+        arguments: All of the above, with which the same network can be built again.
     """
 
     num_classes = 0
@@ -71,6 +74,13 @@ class PointTransformer(nn.Module):
             raise ValueError("num_groups, group_size and depth must be at least 1.")
         if patch_hidden < 4 or patch_hidden % 4:
             raise ValueError(f"patch_hidden={patch_hidden} must be a multiple of 4.")
+        self.arguments: dict[str, Any] = {
+            **{"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads},
+            **{"num_groups": num_groups, "group_size": group_size, "num_points": num_points},
+            **{"mlp_ratio": mlp_ratio, "patch_hidden": patch_hidden, "class_token": class_token},
+            **{"pool": pool, "skips_near_origin": skips_near_origin},
+            "drop_path_rate": drop_path_rate,
+        }
         self.embed_dim, self.num_features = embed_dim, embed_dim
         self.head_hidden_size = 2 * embed_dim
         self.num_groups, self.group_size, self.num_points = num_groups, group_size, num_points

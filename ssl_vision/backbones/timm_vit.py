@@ -1,11 +1,13 @@
 """timm's VisionTransformer family: class token, patch tokens, masked and shortened inputs."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.packed import can_pack, forward_packed
 from ssl_vision.nn.patches import dino_positions
 from ssl_vision.types import Features
 
@@ -14,6 +16,7 @@ class TimmViT(Backbone):
     """A timm VisionTransformer (plain, with registers, without class token, LayerScale ...)."""
 
     has_tokens = True
+    is_packed = False  # crops of several sizes in one pass
 
     def __init__(self, model: nn.Module, *, architecture: str, model_args: dict[str, Any]) -> None:
         super().__init__(model, architecture=architecture, model_args=model_args)
@@ -55,6 +58,14 @@ class TimmViT(Backbone):
     def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
         """Pooled features and patch tokens; see `Backbone.forward`."""
         return self.read_tokens(self.encode(self.embed(images, mask=mask)))
+
+    def forward_groups(
+        self, groups: Sequence[Tensor], *, masks: Sequence[Tensor | None]
+    ) -> list[Features]:
+        """In one pass where `is_packed` is set and the blocks allow it; see `packed`."""
+        if self.is_packed and can_pack(self):
+            return forward_packed(self, groups, masks=masks)
+        return super().forward_groups(groups, masks=masks)
 
     def forward_visible(self, images: Tensor, *, keep: Tensor) -> Tensor:
         """Encode the kept patches only (MAE); cost falls with their number."""

@@ -6,7 +6,6 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import CheckpointError
 
 
@@ -66,34 +65,3 @@ def _free_prefixes(model: nn.Module) -> set[str]:
     names = config.get("classifier") or ()
     names = (names,) if isinstance(names, str) else names
     return prefixes | {f"{name}." for name in names}
-
-
-def classifier_from(
-    source: Backbone,
-    *,
-    num_classes: int,
-    drop_path: float,
-    global_pool: str | None,
-    image_size_px: int,
-    is_random: bool = False,
-) -> Backbone:
-    """A new network with a classifier, started from another's weights.
-
-    Args:
-        source: Network to start from; left as it is.
-        num_classes: Outputs of the classifier, `model.get_classifier()`.
-        drop_path: Stochastic depth rate.
-        global_pool: `avg` pools patches (MAE's fine-tuning), `token` reads the class token; None
-            keeps what the source does. Only networks with tokens have a choice.
-        image_size_px: Side of the images it will see.
-        is_random: Leave the weights random: the same network from scratch.
-    """
-    args = dict(source.model_args)
-    if global_pool is not None and source.has_tokens:
-        args["global_pool"] = global_pool
-    config = BackboneConfig(name=source.architecture, args=args, drop_path=drop_path)
-    target = build_backbone(config, image_size_px=image_size_px)
-    if not is_random:
-        transfer_weights(source, target)
-    target.model.reset_classifier(num_classes)
-    return target

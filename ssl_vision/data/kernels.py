@@ -43,8 +43,8 @@ _SHIFT_11 = np.uint64(11)
 
 # Slots of the draws of one view; fixed, so that no operation shifts the draws of another.
 _TRIES = 10
-_FLIP, _JITTER, _ORDER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = 40, 41, 42, 43, 44, 45, 46
-_GRAY, _BLUR, _SIGMA, _SOLARIZE = 47, 48, 49, 50
+FLIP, JITTER, ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE = 40, 41, 42, 43, 44, 45, 46
+GRAY, BLUR, SIGMA, SOLARIZE = 47, 48, 49, 50
 
 # Columns of the table `view_table` makes of a ViewConfig.
 _IS_RANDOM, _AREA_0, _AREA_1, _RATIO_0, _RATIO_1, _FRACTION, _IS_CUBIC, _FLIP_PROB = range(8)
@@ -530,7 +530,7 @@ def crop(flat: Array, height: int, width: int, table: Array, key: Number, out: A
         else:
             full = (int(short * height / width), short)
         shift = (round((full[0] - size) / 2.0), round((full[1] - size) / 2.0))
-    is_flipped = draw(key, _FLIP) < table[_FLIP_PROB]
+    is_flipped = draw(key, FLIP) < table[_FLIP_PROB]
     if table[_IS_CUBIC] != 0:
         _resize_bicubic(flat, width, box, full, shift, is_flipped, out)
     else:
@@ -724,7 +724,7 @@ def solarize(planes: Array, threshold: Number) -> None:
 @_jit
 def _jitter(planes: Array, size: int, table: Array, key: Number) -> None:
     """Brightness, contrast, saturation, hue in an order drawn per sample."""
-    rank = int(draw(key, _ORDER) * 24.0)
+    rank = int(draw(key, ORDER) * 24.0)
     order = np.array([0, 1, 2, 3])
     for place in range(3):  # the rank's digits in the factorial base pick without replacement
         radix = (6, 2, 1)[place]
@@ -737,15 +737,15 @@ def _jitter(planes: Array, size: int, table: Array, key: Number) -> None:
     for operation in order:
         if operation == 0 and table[_B] > 0:
             low, high = max(0.0, 1 - table[_B]), 1 + table[_B]
-            adjust_brightness(planes, _between(key, _BRIGHTNESS, low, high))
+            adjust_brightness(planes, _between(key, BRIGHTNESS, low, high))
         elif operation == 1 and table[_C] > 0:
             low, high = max(0.0, 1 - table[_C]), 1 + table[_C]
-            adjust_contrast(planes, _between(key, _CONTRAST, low, high), size)
+            adjust_contrast(planes, _between(key, CONTRAST, low, high), size)
         elif operation == 2 and table[_S] > 0:
             low, high = max(0.0, 1 - table[_S]), 1 + table[_S]
-            adjust_saturation(planes, _between(key, _SATURATION, low, high))
+            adjust_saturation(planes, _between(key, SATURATION, low, high))
         elif operation == 3 and table[_H] > 0:
-            adjust_hue(planes, _between(key, _HUE, -table[_H], table[_H]))
+            adjust_hue(planes, _between(key, HUE, -table[_H], table[_H]))
 
 
 @_jit
@@ -758,10 +758,10 @@ def recolor(image: Array, table: Array, key: Number, scratch: Array) -> None:
         key: Of `view_key`.
         scratch: float32, at least `scratch_size(S)` long.
     """
-    is_jittered = draw(key, _JITTER) < table[_JITTER_PROB]
-    is_gray = draw(key, _GRAY) < table[_GRAY_PROB]
-    is_blurred = draw(key, _BLUR) < table[_BLUR_PROB]
-    is_solarized = draw(key, _SOLARIZE) < table[_SOLARIZE_PROB]
+    is_jittered = draw(key, JITTER) < table[_JITTER_PROB]
+    is_gray = draw(key, GRAY) < table[_GRAY_PROB]
+    is_blurred = draw(key, BLUR) < table[_BLUR_PROB]
+    is_solarized = draw(key, SOLARIZE) < table[_SOLARIZE_PROB]
     if not (is_jittered or is_gray or is_blurred or is_solarized):
         return
     size = image.shape[1]
@@ -776,7 +776,7 @@ def recolor(image: Array, table: Array, key: Number, scratch: Array) -> None:
     if is_gray:
         to_gray(planes)
     if is_blurred:
-        sigma = _between(key, _SIGMA, table[_SIGMA_0], table[_SIGMA_1])
+        sigma = _between(key, SIGMA, table[_SIGMA_0], table[_SIGMA_1])
         blur(planes, sigma, size, scratch[3 * area : 4 * area])
     if is_solarized:
         solarize(planes, table[_THRESHOLD])

@@ -268,6 +268,7 @@ class EpochLoader(Generic[_ViewKind]):
             views={name: tensor.flatten(0, 1) for name, tensor in job.tensors.items()},
             index=torch.from_numpy(job.indices),
             label=None if labels is None else torch.from_numpy(labels[job.indices]),
+            epoch=job.epoch,
         )
 
     # What a subclass defines -------------------------------------------------------------

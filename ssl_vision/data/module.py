@@ -1,7 +1,7 @@
 """Settings of the data, and the Lightning module that makes loaders of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ssl_vision.data.arrays import stratified_split
+from ssl_vision.data.kernels import view_stream
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader
 from ssl_vision.data.point_loader import PointLoader
 from ssl_vision.data.points import build_point_source
+from ssl_vision.data.recolor import crops_only, recolor, view_keys
 from ssl_vision.data.sources import Source, Split, SubsetSource, build_source
 from ssl_vision.data.subsets import fraction_rows, rows_of_list, with_classes_of
 from ssl_vision.errors import ConfigError, DataError
@@ -189,6 +191,7 @@ class DataModule(L.LightningDataModule):
         self.train_source = self._chosen(self.train_source)
         self.bank_source = self._chosen(self.bank_source)
         self._train_loader: EpochLoader[Any] | None = None
+        self._copy_stream: torch.cuda.Stream | None = None
         self._statistics: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -244,12 +247,19 @@ class DataModule(L.LightningDataModule):
         if self._train_loader is None:
             self._train_loader = self._loader(
                 self.train_source,
-                self.config.point_views or self.config.views,
+                self.config.point_views or self._cpu_views(),
                 batch_size=self.batch_size,
                 accumulate=self.accumulate,
                 drop_last=self.config.drop_last,
             )
         return self._train_loader
+
+    def _cpu_views(self) -> dict[str, ViewConfig]:
+        """The training views as the loader renders them."""
+        views = self.config.views
+        if self.config.augment_on == "cpu":
+            return views
+        return {name: crops_only(view) for name, view in views.items()}
 
     def train_loader(self) -> EpochLoader[Any]:
         """`train_dataloader` under the name that goes with the other two."""
@@ -301,9 +311,41 @@ class DataModule(L.LightningDataModule):
 
     # On the device -----------------------------------------------------------------------
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Copy from page-locked memory on a stream of its own, beside the step that still runs."""
+        if device.type != "cuda":
+            return batch.to(device)
+        if self._copy_stream is None:
+            self._copy_stream = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._copy_stream):
+            moved = batch.to(device, non_blocking=True)
+        compute = torch.cuda.current_stream(device)
+        compute.wait_stream(self._copy_stream)
+        for tensor in (*moved.views.values(), moved.index, moved.label):
+            if tensor is not None:  # its memory belongs to the copy stream: keep it until used
+                tensor.record_stream(compute)
+        return moved
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise uint8 views; float views (point clouds) pass."""
+        """Colour training views if that is the device's part; normalise uint8 views."""
+        is_ours = batch.views.keys() == self.config.views.keys()
+        if self.config.augment_on == "device" and is_ours and not self.config.is_points:
+            batch = replace(batch, views=self._recolored(batch))
         return self.normalize(batch)
+
+    def _recolored(self, batch: Batch) -> dict[str, Tensor]:
+        views = {}
+        for name, view in self.config.views.items():
+            keys = view_keys(
+                int(view_stream(self.train_dataloader().seed, name)),
+                epoch=batch.epoch,
+                index=batch.index,
+                count=view.count,
+            )
+            views[name] = recolor(batch.views[name], view, keys)
+        return views
 
     def normalize(self, batch: Batch) -> Batch:
         """The batch with uint8 views turned into normalised floats, where they lie."""
@@ -316,7 +358,7 @@ class DataModule(L.LightningDataModule):
             name: normalize(view, mean=mean, std=std) if view.dtype == torch.uint8 else view
             for name, view in batch.views.items()
         }
-        return Batch(views=views, index=batch.index, label=batch.label)
+        return replace(batch, views=views)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the training loader's own state is saved by the trainer."""

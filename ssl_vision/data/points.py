@@ -358,7 +358,8 @@ def _shapenetpart(folder: Path, split: Split) -> PartSource | None:
         lambda row: _point_and_part(files[row]),
         labels=[class_of_folder[kind] for kind, _ in pairs],
         class_names=classes,
-        part_names=[f"{c}/{p}" for c in classes for p in SHAPENET_PARTS.get(c, ())],
+        # All 50, also where only some classes are there: the files number them so.
+        part_names=[f"{c}/{p}" for c, parts_of in SHAPENET_PARTS.items() for p in parts_of],
         parts_of_class=_part_numbers(classes),
         mark=",".join(str(file.stat().st_size) for file in files),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssl_vision.config import EvalConfig, load_eval_config
 from ssl_vision.engine.eval_run import EvalRun
+from ssl_vision.engine.evaluate import split_words
 from ssl_vision.engine.files import write_atomically
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.evaluation.features import frozen
@@ -36,8 +37,7 @@ class Embedding:
 
 def run_embed(arguments: Sequence[str]) -> int:
     """`embed WEIGHTS data.path=DIR OUT [patches=true] [split=train|val] [key=value ...]`."""
-    words = [word for word in arguments if "=" not in word or word.startswith(("zoo:", "timm:"))]
-    overrides = [word for word in arguments if word not in words]
+    words, overrides = split_words(arguments)
     options = {"patches": "false", "split": "train", "dtype": "float32"}
     for word in list(overrides):
         key, _, value = word.partition("=")

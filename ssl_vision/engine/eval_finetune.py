@@ -12,6 +12,7 @@ import torch
 from ssl_vision.data.sources import Source, SubsetSource
 from ssl_vision.data.subsets import fraction_rows, rows_of_list
 from ssl_vision.distributed import world_size
+from ssl_vision.engine.eval_points import run_point_finetune
 from ssl_vision.engine.eval_run import AUTOCAST, EvalRun
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Interval
@@ -23,6 +24,8 @@ from ssl_vision.evaluation.results import Measurement, TaskResult
 
 def run_finetune(run: EvalRun) -> TaskResult:
     """Train, and report the last epoch; nothing is chosen on the test images."""
+    if run.point_view is not None:
+        return run_point_finetune(run)
     config = run.config.finetune
     if world_size() > 1:
         raise ConfigError(

@@ -15,8 +15,9 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.config import EvalConfig
-from ssl_vision.data.loader import MultiViewLoader
+from ssl_vision.data.loader import EpochLoader, MultiViewLoader
 from ssl_vision.data.module import DataConfig, DataModule
+from ssl_vision.data.point_loader import PointLoader
 from ssl_vision.data.sources import Source, SubsetSource
 from ssl_vision.distributed import rank, world_size
 from ssl_vision.errors import ConfigError, DataError
@@ -24,6 +25,8 @@ from ssl_vision.evaluation.arrays import Array, as_tensor
 from ssl_vision.evaluation.features import extract_features, normalizer, parse_feature_set, spec_of
 from ssl_vision.evaluation.plots import Axis
 from ssl_vision.evaluation.store import FeatureStore, cache_folder, evict, fill_store
+from ssl_vision.points.pictures import raw_statistics
+from ssl_vision.points.views import PointViewConfig, evaluation_point_view
 from ssl_vision.randomness import derive_key, keyed_generator, seeded
 from ssl_vision.types import Batch, Features
 from ssl_vision.views import ViewConfig, evaluation_view
@@ -43,6 +46,7 @@ class EvalRun:
         loaded: The network and what its input needs.
         device: Where it runs.
         view: How images are shown: resize and centre crop.
+        point_view: How clouds are shown, where the network takes clouds; else None.
         normalize: From uint8 images to what the network takes.
         num_computed: Rows whose features had to be computed, so far; 0 when all were cached.
         say: Where progress is told.
@@ -74,12 +78,18 @@ class EvalRun:
         )
         self.mean, self.std = data.mean or loaded.mean, data.std or loaded.std
         self.normalize = normalizer(self.mean, self.std)
+        self.point_view: PointViewConfig | None = None
+        if loaded.backbone.modality == "points":
+            num_points = data.num_points or loaded.size_px
+            self.point_view = evaluation_point_view(num_points=num_points)
+            self.normalize = as_is
         self.num_computed = 0
         self._columns: dict[tuple[Split, str], Tensor] = {}
         self.bank_source: Source
         self.val_source: Source | None
         if like is not None:
             self.view, self.normalize = like.view, like.normalize
+            self.point_view = like.point_view
             self.mean, self.std = like.mean, like.std
             self.bank_source, self.val_source = like.bank_source, like.val_source
             return
@@ -88,7 +98,8 @@ class EvalRun:
                 path=data.path,
                 val_path=data.val_path,
                 download=data.download,
-                views={"image": self.view},
+                views={"image": self.view} if self.point_view is None else {},
+                point_views={} if self.point_view is None else {"image": self.point_view},
             ),
             seed=config.seed,
         )
@@ -100,7 +111,9 @@ class EvalRun:
         )
 
     def describe_transform(self) -> dict[str, Any]:
-        """How images were shown, as JSON values."""
+        """How images or clouds were shown, as JSON values."""
+        if self.point_view is not None:
+            return asdict(self.point_view)
         view = self.view
         return {
             "size_px": view.size_px,
@@ -168,12 +181,22 @@ class EvalRun:
         *,
         shuffle: bool = False,
         batch_size: int | None = None,
-    ) -> MultiViewLoader:
-        """Batches of one view, every image once."""
+    ) -> EpochLoader[Any]:
+        """Batches of one view, every image (or cloud) once.
+
+        Raises:
+            ConfigError: The view is of augmented images and the network takes clouds.
+        """
         data = self.config.data
-        return MultiViewLoader(
+        if self.point_view is not None and view != self.view:
+            raise ConfigError(
+                f"this task augments images; {self.loaded.backbone.architecture} takes point "
+                "clouds. Use tasks=knn,linear,logreg,svm,few_shot,n_way,finetune,metrics."
+            )
+        kind: type[EpochLoader[Any]] = MultiViewLoader if self.point_view is None else PointLoader
+        return kind(
             source,
-            {"image": view},
+            {"image": self.point_view or view},
             batch_size=-(-(batch_size or data.batch_size) // world_size()),
             seed=self.config.seed,
             rank=rank(),
@@ -203,7 +226,12 @@ class EvalRun:
         return EvalRun(self.config, loaded, say=self.say, like=self)
 
     def pixels(self) -> "EvalRun":
-        """The same images with their pixels as features."""
+        """The same images with their pixels as features; of clouds, hand-made statistics."""
+        if self.point_view is not None:
+            loaded = replace(
+                self.loaded, backbone=CloudStatistics(), source="raw statistics", sha256="clouds"
+            )
+            return EvalRun(self.config, loaded, say=self.say, like=self)
         loaded = replace(self.loaded, backbone=Pixels(), source="raw pixels", sha256="pixels")
         return EvalRun(self.config, loaded, say=self.say, like=self)
 
@@ -222,10 +250,9 @@ class EvalRun:
         return parse_feature_set(feature_set, depth=self.depth)
 
     def features(self, split: Split, feature_set: str) -> Tensor:
-        """Features of a set, float, (N, D)."""
-        return torch.cat(
-            [as_tensor(part).float() for part in self.parts(split, feature_set)], dim=1
-        )
+        """Features of a set, (N, D), of the stored type; a memory map where one part is cached."""
+        parts = [as_tensor(part) for part in self.parts(split, feature_set)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def parts(self, split: Split, feature_set: str) -> list[Array]:
         """The parts of a set, not yet joined, (N, D_i); memory maps where they are cached."""
@@ -290,7 +317,7 @@ class EvalRun:
             "weights": self.loaded.sha256,
             "architecture": self.loaded.backbone.architecture,
             "data": source.fingerprint(),
-            "view": asdict(self.view),
+            "view": asdict(self.point_view or self.view),
             "mean": list(self.mean),
             "std": list(self.std),
             "precision": self.config.precision,
@@ -319,6 +346,26 @@ class Pixels(Backbone):
         if images.ndim == 4 and images.shape[-1] > 32:
             images = nn.functional.adaptive_avg_pool2d(images, 32)
         return Features(pooled=images.flatten(1))
+
+
+class CloudStatistics(Backbone):
+    """Features are spreads and profiles of a cloud: what any network of clouds has to beat."""
+
+    modality = "points"
+
+    def __init__(self) -> None:
+        model: Any = nn.Identity()
+        model.num_features = 40
+        super().__init__(model, architecture="cloud statistics", model_args={})
+
+    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
+        """Statistics of clouds, (B, 40); see `raw_statistics`."""
+        return Features(pooled=torch.from_numpy(raw_statistics(images.cpu().numpy())))
+
+
+def as_is(clouds: Tensor) -> Tensor:
+    """Clouds are normalised by their view already."""
+    return clouds
 
 
 def spread(num_rows: int, num_wanted: int, *, seed: int, name: str) -> Tensor:

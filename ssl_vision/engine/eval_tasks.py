@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssl_vision.engine.eval_finetune import run_finetune
 from ssl_vision.engine.eval_linear import run_linear, run_logreg
+from ssl_vision.engine.eval_points import run_n_way, run_parts, run_svm
 from ssl_vision.engine.eval_run import ACCURACY, EvalRun
 from ssl_vision.engine.eval_unlabelled import run_lidar, run_map, run_metrics
 from ssl_vision.evaluation.accuracy import Accuracy
@@ -117,7 +118,8 @@ def _knn_baselines(run: EvalRun, config: KnnConfig) -> dict[str, Accuracy]:
     if not run.config.baselines:
         return {}
     found = {}
-    for name, other in (("raw pixels", run.pixels()), ("the untrained network", run.untrained())):
+    raw = run.pixels()
+    for name, other in ((raw.loaded.source, raw), ("the untrained network", run.untrained())):
         bank = other.features("train", config.features)
         queries = bank if config.is_leave_one_out else other.features("val", config.features)
         scores = _knn(run, config, bank, queries)
@@ -128,8 +130,8 @@ def _knn_baselines(run: EvalRun, config: KnnConfig) -> dict[str, Accuracy]:
 def run_few_shot(run: EvalRun) -> TaskResult:
     """KNN and logistic regression on n labelled images per class, several draws."""
     config = run.config.few_shot
-    unit = torch.nn.functional.normalize(run.features("train", "pooled"), dim=1)
-    queries = torch.nn.functional.normalize(run.features("val", "pooled"), dim=1)
+    unit = torch.nn.functional.normalize(run.features("train", "pooled").float(), dim=1)
+    queries = torch.nn.functional.normalize(run.features("val", "pooled").float(), dim=1)
     labels, truth = run.labels("train"), run.labels("val")
     scores: dict[str, dict[int, list[float]]] = {"logistic regression": {}, "nearest image": {}}
     for shots in config.shots:
@@ -254,6 +256,9 @@ TASKS: dict[str, Task] = {
     "logreg": Task(run_logreg, True, lambda run: (run.config.logreg.features,)),
     "finetune": Task(run_finetune, True, lambda run: ()),
     "few_shot": Task(run_few_shot, True, _pooled),
+    "svm": Task(run_svm, True, _pooled),
+    "n_way": Task(run_n_way, True, _pooled, needs_val=False),
+    "parts": Task(run_parts, True, lambda run: ()),
     "retrieval": Task(run_retrieval, True, _pooled),
     "clustering": Task(run_clustering, True, _pooled),
     "metrics": Task(run_metrics, False, _pooled, needs_val=False),

@@ -1,7 +1,9 @@
 """Tasks that need no labels: spectra, LiDAR, and the map with thumbnails."""
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from ssl_vision.evaluation.features import extract_views
 from ssl_vision.evaluation.plots import Axis, line_chart, picture_map
 from ssl_vision.evaluation.projection import project
 from ssl_vision.evaluation.results import Measurement, TaskResult
+from ssl_vision.points.pictures import draw_cloud
 from ssl_vision.views import JitterConfig, ViewConfig
 
 
@@ -125,9 +128,11 @@ def run_map(run: EvalRun) -> TaskResult:
     stride = max(1, len(rows) // max(1, config.num_pictures))
     shown = list(range(0, len(rows), stride))[: config.num_pictures]
     pictures = {}
-    view = replace(run.view, size_px=min(48, run.view.size_px))
+    view = run.view
+    if run.point_view is None:
+        view = replace(run.view, size_px=min(48, run.view.size_px))
     for batch in run.loader(run.subset(rows[shown], split), view):
-        images = batch.views["image"].permute(0, 2, 3, 1).numpy()
+        images = _thumbnails(batch.views["image"])
         pictures.update(
             {shown[int(i)]: image for i, image in zip(batch.index, images, strict=True)}
         )
@@ -147,3 +152,10 @@ def run_map(run: EvalRun) -> TaskResult:
         plots=(plot,),
         warnings=("distances in the plane are not distances of features.",),
     )
+
+
+def _thumbnails(samples: Tensor) -> Any:
+    """Images (B, 3, S, S), or projections of clouds (B, M, 3), as uint8 (B, S, S, 3)."""
+    if samples.ndim == 4:
+        return samples.permute(0, 2, 3, 1).numpy()
+    return np.stack([draw_cloud(c.numpy(), angle=0.6, size_px=48) for c in samples])

@@ -82,8 +82,7 @@ def run_evaluate(arguments: Sequence[str]) -> int:
 
     `evaluate compare RESULTS RESULTS ... [out=FOLDER]` puts finished evaluations into one table.
     """
-    words = [word for word in arguments if "=" not in word or word.startswith(("zoo:", "timm:"))]
-    overrides = [word for word in arguments if word not in words]
+    words, overrides = split_words(arguments)
     files = [word for word in words if word.endswith((".yaml", ".yml"))]
     weights = [word for word in words if word not in files]
     console = Console()
@@ -102,6 +101,16 @@ def run_evaluate(arguments: Sequence[str]) -> int:
     if len(found) > 1:
         _write_comparison(found, folders[0].parent if overrides else Path("evaluation"), console)
     return 0
+
+
+def split_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words (weights, folders, YAML files) and `key=value` overrides.
+
+    `timm:NAME?pretrained=false` is a word in spite of its `=`.
+    """
+    schemes = ("zoo:", "timm:", "hf-hub:", "hf_hub:", "local-dir:")
+    words = [word for word in arguments if "=" not in word or word.startswith(schemes)]
+    return words, [word for word in arguments if word not in words]
 
 
 def _evaluate(config: EvalConfig, console: Console) -> Evaluation:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ssl_vision.backbones.classifier import classify
 from ssl_vision.data.module import DataModule
 from ssl_vision.distributed import is_distributed, rank, world_size
 from ssl_vision.engine.collapse import Verdict, diagnose
@@ -102,7 +103,7 @@ class OnlineEval:
         device = next(backbone.parameters()).device
         with torch.inference_mode():
             pooled = queries.features["pooled"].to(device).float()
-            logits = backbone.model.get_classifier()(pooled)
+            logits = classify(backbone, pooled)
         source = self._data.val_source
         assert queries.labels is not None
         assert source is not None

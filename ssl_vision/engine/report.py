@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssl_vision.engine.curves import curve
 from ssl_vision.engine.files import write_atomically
+from ssl_vision.engine.point_pictures import draw_views
 from ssl_vision.engine.run_dir import read_jsonl
 from ssl_vision.errors import CheckpointError
 from ssl_vision.types import Batch
@@ -78,12 +79,15 @@ pre{background:#f5f5f5;padding:.8em;overflow:auto;font-size:12px} img{image-rend
 """
 
 
-def write_report(folder: Path, *, views: Batch | None = None) -> Path:
+def write_report(
+    folder: Path, *, views: Batch | None = None, completion: bytes | None = None
+) -> Path:
     """Write report.html from the files of a run folder.
 
     Args:
         folder: The run folder.
-        views: A training batch, to show what the network is shown; uint8 images.
+        views: A training batch, to show what the network is shown; uint8 images, or clouds.
+        completion: PNG of completed point clouds, of methods that complete them.
 
     Raises:
         CheckpointError: The folder lacks the run's files or cannot be written.
@@ -94,7 +98,7 @@ def write_report(folder: Path, *, views: Batch | None = None) -> Path:
         metrics = read_jsonl(folder / "metrics.jsonl")
         speeds = read_jsonl(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
         environment = json.loads((folder / "environment.json").read_text())
-        write_atomically(path, render(config_text, metrics, speeds, environment, views))
+        write_atomically(path, render(config_text, metrics, speeds, environment, views, completion))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from error
     return path
@@ -106,6 +110,7 @@ def render(
     speeds: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
     views: Batch | None,
+    completion: bytes | None = None,
 ) -> str:
     """The page as text."""
     config = yaml.safe_load(config_text)
@@ -129,6 +134,7 @@ def render(
         *(_curves(metrics, by_room["optim"])),
         *(_curves(speeds, ["images_per_s", "data_wait_share"])),
         _preview(views),
+        _completed(completion),
         "<h2>Settings</h2>",
         f"<pre>{html.escape(config_text)}</pre>",
         "<h2>Machine</h2>",
@@ -145,9 +151,12 @@ def picture(views: Mapping[str, Tensor], *, num_samples: int) -> Image.Image | N
     """One row of thumbnails per image, all its views side by side.
 
     Args:
-        views: Name -> uint8 images, (k*B, 3, S, S).
+        views: Name -> uint8 images, (k*B, 3, S, S), or clouds, (k*B, M, 3).
         num_samples: B.
     """
+    clouds = draw_views(views, num_samples=num_samples, size_px=_TILE_PX)
+    if clouds is not None:
+        return clouds
     images = {n: v for n, v in views.items() if v.ndim == 4 and v.shape[1] == 3}
     rows = min(_NUM_IMAGES, num_samples)
     columns = [
@@ -213,6 +222,17 @@ def _preview(views: Batch | None) -> str:
         f"<h2>Views</h2><p>What the network is shown, image by image: "
         f"{html.escape(', '.join(views.views))}.</p>"
         f'<img alt="training views" src="data:image/png;base64,{data}">'
+    )
+
+
+def _completed(png: bytes | None) -> str:
+    if png is None:
+        return ""
+    data = base64.b64encode(png).decode()
+    return (
+        "<h2>Completion</h2><p>Clouds from turning angles: the input, the patches the encoder "
+        "sees, and these in grey with what is predicted for the hidden ones in colour.</p>"
+        f'<img alt="completed clouds" src="data:image/png;base64,{data}">'
     )
 
 

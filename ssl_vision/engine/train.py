@@ -21,6 +21,7 @@ from ssl_vision.engine.failures import explained
 from ssl_vision.engine.metrics import MetricsLog, SpeedMeter
 from ssl_vision.engine.nonfinite import NonFiniteGuard
 from ssl_vision.engine.online_eval import OnlineEval
+from ssl_vision.engine.point_pictures import completion_png
 from ssl_vision.engine.preemption import StopSignals
 from ssl_vision.engine.report import write_report
 from ssl_vision.engine.resume import (
@@ -342,7 +343,12 @@ def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
     exporter.refresh(method)
     if run.is_main:
         exporter.write(method)
-        write_report(run.folder.path, views=run.stream.first)
+        first = run.stream.first
+        write_report(
+            run.folder.path,
+            views=first,
+            completion=completion_png(method, None if first is None else first.views),
+        )
         run.say(exporter.snippet())
     return RunResult(
         run_dir=run.folder.path,

@@ -26,6 +26,7 @@ from ssl_vision.engine.pictures import (
     sheet,
     spotlight,
 )
+from ssl_vision.engine.point_pictures import visualize_clouds
 from ssl_vision.engine.saved_method import load_method, mae_of_export
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.methods.mae import Mae
@@ -107,7 +108,8 @@ def visualize(
         out: Folder for the PNG files.
         what: attention, features, reconstruction; by default all the weights allow.
         count: Images of a folder or data set.
-        size_px: Side of the input; the weights' own by default. Larger ones give finer maps.
+        size_px: Side of the input; the weights' own by default. Larger ones give finer maps. Of
+            point clouds the number of points.
         note: Is told what was left out, and why.
 
     Returns:
@@ -121,6 +123,15 @@ def visualize(
         if kind not in KINDS:
             raise ConfigError(f"what={kind} must be one of {', '.join(KINDS)}.")
     loaded = resolve_weights(weights)
+    if loaded.backbone.modality == "points":
+        is_run = (Path(str(weights)) / "config.yaml").is_file()
+        return visualize_clouds(
+            load_method(Path(weights)) if is_run else None,
+            list(images),
+            out,
+            num_points=size_px or loaded.size_px,
+            count=count,
+        )
     pixels = _read_images(images, loaded, count=count, size_px=size_px or loaded.size_px)
     is_run = (Path(str(weights)) / "config.yaml").is_file()
     scene = Scene(loaded=loaded, pixels=pixels, run=Path(weights) if is_run else None)

@@ -11,10 +11,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.backbones.transfer import classifier_from
+from ssl_vision.backbones.classifier import (
+    classifier_from,
+    classifier_names,
+    classify,
+    freeze_all_but_classifier,
+)
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.classification import ClassificationReport, classification_report
 from ssl_vision.losses.smmix import smooth_labels, soft_cross_entropy
@@ -216,27 +221,21 @@ def start_network(
     network = classifier_from(
         backbone,
         num_classes=num_classes,
+        std=config.head_init_std,
         drop_path=0.0 if config.tune == "head" else config.drop_path,
         # A frozen network is read as it was trained.
         global_pool=None if config.tune == "head" else config.global_pool,
         image_size_px=image_size_px,
         is_random=config.start == "random",
     )
-    head = network.model.get_classifier()
-    for layer in head.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=config.head_init_std)
-            nn.init.zeros_(layer.bias)
     if config.tune == "head":
-        network.requires_grad_(False)
-        head.requires_grad_(True)
+        freeze_all_but_classifier(network)
     return network.train(config.tune == "all")
 
 
 def layer_groups(network: Backbone, optim: OptimConfig) -> list[ParamGroup]:
     """Parameters with layer decay; no weight decay on 1-d tensors, positions and class tokens."""
-    head = {id(p) for p in network.model.get_classifier().parameters()}
-    head_names = {name for name, p in network.named_parameters() if id(p) in head}
+    head_names = classifier_names(network)
     exempt: set[str] = getattr(network.model, "no_weight_decay", set)()
     return split_parameters(
         network.named_parameters(),
@@ -272,7 +271,7 @@ def training_loss(
         )
     else:
         targets = smooth_labels(labels, num_classes=num_classes, smoothing=config.label_smoothing)
-    logits = network.model.get_classifier()(network(images).pooled)
+    logits = classify(network, network(images).pooled)
     return soft_cross_entropy(logits, targets)
 
 
@@ -290,7 +289,7 @@ def predict(
     for batch in batches:
         images, labels = _images_and_labels(batch, normalize, device)
         with autocast:
-            scores.append(network.model.get_classifier()(network(images).pooled).float().cpu())
+            scores.append(classify(network, network(images).pooled).float().cpu())
         truth.append(labels.cpu())
     return torch.cat(scores), torch.cat(truth)
 

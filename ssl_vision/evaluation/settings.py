@@ -18,6 +18,7 @@ class EvalDataConfig:
     num_threads: int = 0  # 0: the cores this process may use
     on_error: Literal["raise", "substitute"] = "raise"
     size_px: int | None = None  # None: the weights' own, as for all below
+    num_points: int | None = None  # of point clouds, instead of size_px
     center_fraction: float | None = None  # size_px / resized shorter side; DINO's protocol: 0.875
     interpolation: Literal["bicubic", "bilinear"] | None = None
     mean: tuple[float, float, float] | None = None
@@ -26,7 +27,7 @@ class EvalDataConfig:
     max_val: int | None = None
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "size_px", "max_train", "max_val"):
+        for key in ("batch_size", "size_px", "num_points", "max_train", "max_val"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{key}={value} must be 1 or more.")

@@ -188,13 +188,13 @@ class Dino(Method):
             num = len(crops)
             patches = None if student.patches is None else student.patches[:num]
             return Features(student.pooled[:num], patches), student.pooled
-        student = self.backbone(crops, mask=mask)
-        return student, torch.cat([student.pooled, self._local(local)])
+        student, small = self._by_size(crops, local, mask)
+        return student, torch.cat([student.pooled, small.pooled])
 
-    def _local(self, local: Tensor) -> Tensor:
-        """Pooled features of the local crops."""
+    def _by_size(self, crops: Tensor, local: Tensor, mask: Tensor | None) -> list[Features]:
+        """Features of the global and of the local crops."""
         try:
-            return self.backbone(local).pooled
+            return self.backbone.forward_groups([crops, local], masks=[mask, None])
         except AssertionError as error:  # timm's check of the input size
             raise ConfigError(
                 f"data.views.local.size_px={local.shape[-1]}: "

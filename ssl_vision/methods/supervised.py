@@ -21,6 +21,13 @@ from torch import Tensor, nn
 from ssl_vision.backbones.attention import check_attention, forward_with_attention
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import set_drop_path
+from ssl_vision.backbones.classifier import (
+    add_classifier,
+    classifier_names,
+    classify,
+    freeze_all_but_classifier,
+    init_linear,
+)
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.smmix import (
     masked_token_means,
@@ -138,17 +145,16 @@ class Supervised(Method):
                 "class, or a labelled set."
             )
         self.num_classes = plan.num_classes
-        backbone.model.reset_classifier(self.num_classes)
-        self._head_names = _head_names(backbone, std=config.head_init_std)
+        add_classifier(backbone, num_classes=self.num_classes, std=config.head_init_std)
+        self._head_names = classifier_names(backbone)
         self.token_head: nn.Linear | None = None
         if config.mixing.name == "smmix":
             check_attention(backbone, queries=config.mixing.queries)
             _check_grid(backbone, size_px=plan.image_size_px)
             self.token_head = nn.Linear(backbone.width, self.num_classes)
-            _init_linear(self.token_head, std=config.head_init_std)
+            init_linear(self.token_head, std=config.head_init_std)
         if config.tune == "head":
-            for name, parameter in backbone.named_parameters():
-                parameter.requires_grad_(name in self._head_names)
+            freeze_all_but_classifier(backbone)
         self.teacher: EmaTeacher | None = None
         if config.ema_momentum is not None:
             self.teacher = EmaTeacher(backbone)
@@ -207,7 +213,7 @@ class Supervised(Method):
         means = masked_token_means(features.patches, mixed.is_source)
         target, source = (norm(mean) for mean in means)
         terms = smmix_loss(
-            self._classify(self.backbone, features.pooled),
+            classify(self.backbone, features.pooled),
             token_head(target),
             token_head(source),
             unmixed_logits,
@@ -232,7 +238,7 @@ class Supervised(Method):
         features = forward_with_attention(network, images, queries=mixing.queries)
         network.train(was_training)
         assert features.attention is not None
-        return self._classify(network, features.pooled), features.attention
+        return classify(network, features.pooled), features.attention
 
     def after_update(self, step: int) -> None:
         """The average follows; batch-norm statistics are copied, they are averages already."""
@@ -252,7 +258,7 @@ class Supervised(Method):
                 pooled = self.backbone(images).pooled
         else:
             pooled = self.backbone(images).pooled
-        return self._classify(self.backbone, pooled)
+        return classify(self.backbone, pooled)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
@@ -260,7 +266,7 @@ class Supervised(Method):
         network = self.export_backbone()
         was_training = network.training
         network.eval()
-        scores = self._classify(network, network(images).pooled)
+        scores = classify(network, network(images).pooled)
         network.train(was_training)
         return scores
 
@@ -308,29 +314,6 @@ class Supervised(Method):
         assert batch.label is not None, "a labelled set yields labels"
         return images, batch.label.repeat(len(images) // batch.num_samples)
 
-    @staticmethod
-    def _classify(network: Backbone, pooled: Tensor) -> Tensor:
-        return network.model.get_classifier()(pooled)
-
-
-def _head_names(backbone: Backbone, *, std: float) -> frozenset[str]:
-    """Names of the classifier's parameters within the backbone; initialises it.
-
-    Raises:
-        ConfigError: The network has several classifiers (distilled DeiT).
-    """
-    classifier = backbone.model.get_classifier()
-    if not isinstance(classifier, nn.Module):
-        raise ConfigError(
-            f"backbone.name={backbone.architecture!r} has two classifiers; use the network "
-            "without distillation."
-        )
-    for layer in classifier.modules():
-        if isinstance(layer, nn.Linear):
-            _init_linear(layer, std=std)
-    own = {id(parameter) for parameter in classifier.parameters()}
-    return frozenset(n for n, p in backbone.named_parameters() if id(p) in own)
-
 
 def _check_grid(backbone: Backbone, *, size_px: int) -> None:
     """Raise ConfigError unless the image is a whole number of square cells."""
@@ -341,11 +324,6 @@ def _check_grid(backbone: Backbone, *, size_px: int) -> None:
             f"{grid_side} grid, and views of size_px={size_px} do not divide by it; use size_px="
             f"{size_px // grid_side * grid_side}."
         )
-
-
-def _init_linear(layer: nn.Linear, *, std: float) -> None:
-    nn.init.trunc_normal_(layer.weight, std=std)
-    nn.init.zeros_(layer.bias)
 
 
 def _accuracy(logits: Tensor, targets: Tensor) -> Tensor:

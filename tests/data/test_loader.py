@@ -2,12 +2,14 @@
 
 import threading
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 
 from ssl_vision.data.arrays import ArraySource, digits
 from ssl_vision.data.loader import MultiViewLoader, epoch_order
+from ssl_vision.errors import DataError
 from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
 
 VIEWS = {
@@ -121,3 +123,179 @@ def test_digits_split_is_fixed_and_stratified() -> None:
     train, val = digits("train"), digits("val")
     assert (len(train), len(val)) == (1497, 300)
     assert np.bincount(val.labels).tolist() == [30] * 10
+
+
+# Faults ------------------------------------------------------------------------------------
+
+
+class Faulty(ArraySource):
+    """Samples 3 and 17 cannot be read."""
+
+    def raw_block(self, indices):
+        return None
+
+    def pixels(self, index, decoder):
+        if index in (3, 17):
+            raise DataError("it is damaged")
+        return super().pixels(index, decoder)
+
+
+def faulty_loader(**changes) -> MultiViewLoader:
+    settings = {"batch_size": 8, "seed": 3, "num_threads": 2} | changes
+    images = np.random.default_rng(0).integers(0, 256, (40, 9, 11, 3), dtype=np.uint8)
+    return MultiViewLoader(Faulty(images, np.arange(40) % 5), VIEWS, **settings)
+
+
+def test_an_unreadable_sample_raises_its_id_and_name() -> None:
+    with pytest.raises(DataError, match=r"sample (3|17) \(array\[\1\]\).*it is damaged.*on_error"):
+        list(faulty_loader())
+    assert_no_thread_is_left()
+
+
+def test_substitutes_are_the_same_everywhere_and_counted() -> None:
+    loader = faulty_loader(on_error="substitute")
+    batches = list(loader)
+    ids = torch.cat([b.index for b in batches]).tolist()
+    assert len(ids) == 40
+    assert not {3, 17} & set(ids)
+    assert set(loader.bad_samples) == {3, 17}
+    assert loader.num_substituted == 2
+    assert all(torch.equal(b.label, b.index % 5) for b in batches)
+    for changes in ({"num_threads": 4}, {"num_threads": 1}):
+        again = list(faulty_loader(on_error="substitute", **changes))
+        for a, b in zip(batches, again, strict=True):
+            assert torch.equal(a.index, b.index)
+            assert torch.equal(a.views["a"], b.views["a"])
+
+
+def test_a_data_set_without_a_readable_sample_ends_with_a_message() -> None:
+    loader = faulty_loader(on_error="substitute")
+    loader.source.pixels = lambda index, decoder: (_ for _ in ()).throw(DataError("gone"))
+    with pytest.raises(DataError, match="samples drawn to replace"):
+        list(loader)
+
+
+def test_a_dying_thread_ends_the_pass_with_its_message() -> None:
+    loader = faulty_loader()
+
+    def fail(index, decoder):
+        raise MemoryError("no memory left in the thread")
+
+    loader.source.pixels = fail
+    with pytest.raises(MemoryError, match="no memory left in the thread"):
+        list(loader)
+    assert_no_thread_is_left()
+
+
+def assert_no_thread_is_left() -> None:
+    assert not [t for t in threading.enumerate() if t.name.startswith("ssl-vision")]
+
+
+def test_batches_held_keep_their_data() -> None:
+    loader = make_loader()
+    held = list(loader)
+    copies = [b.views["a"].clone() for b in held]
+    for _ in range(3):
+        list(loader)
+    assert all(torch.equal(b.views["a"], copy) for b, copy in zip(held, copies, strict=True))
+
+
+def test_memory_is_flat_over_epochs() -> None:
+    import resource
+
+    images = np.zeros((64, 32, 32, 3), np.uint8)
+    views = {"a": ViewConfig(size_px=96, jitter=JitterConfig())}
+    loader = MultiViewLoader(ArraySource(images), views, batch_size=32, seed=0, num_threads=2)
+    for _ in range(3):
+        list(loader)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(40):
+        for _ in loader:
+            pass
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096  # kilobytes
+
+
+def test_thread_counts_of_others_are_left_alone() -> None:
+    import numba
+
+    before = torch.get_num_threads(), numba.get_num_threads()
+    list(make_loader(num_threads=4))
+    assert (torch.get_num_threads(), numba.get_num_threads()) == before
+
+
+def test_resuming_with_another_number_of_processes_shows_the_rest_once() -> None:
+    first = make_loader(batch_size=4, rank=0, world_size=2)
+    batches = iter(first)
+    next(batches)
+    next(batches)
+    state = first.state_dict()
+    batches.close()
+    assert state["samples_consumed"] == 16
+    rest = make_loader(batch_size=8)
+    rest.load_state_dict(state)
+    order = epoch_order(40, seed=3, epoch=0)
+    assert torch.cat([b.index for b in rest]).tolist() == order[16:].tolist()
+
+
+def test_a_state_of_other_data_is_refused() -> None:
+    loader = make_loader()
+    with pytest.raises(DataError, match="had 41 images, the data now has 40"):
+        loader.load_state_dict(loader.state_dict() | {"num_samples": 41})
+
+
+def test_last_batch_is_kept_on_request_and_ranks_agree_in_length() -> None:
+    whole = list(make_loader(batch_size=16, drop_last=False, shuffle=False))
+    assert [b.num_samples for b in whole] == [16, 16, 8]
+    parts = [
+        list(make_loader(batch_size=5, rank=r, world_size=3, drop_last=False, shuffle=False))
+        for r in range(3)
+    ]
+    assert len({tuple(b.num_samples for b in part) for part in parts}) == 1
+    seen = {i for part in parts for b in part for i in b.index.tolist()}
+    assert seen == set(range(40))
+
+
+def test_accumulated_batches_fill_whole_updates() -> None:
+    assert len(make_loader(batch_size=4, accumulate=4)) == 8  # 2 updates of 16, 8 images left out
+
+
+def test_too_little_data_for_one_batch_says_so() -> None:
+    with pytest.raises(DataError, match=r"40 images.*global batch of 64"):
+        make_loader(batch_size=64)
+
+
+class Counting(L.LightningModule):
+    """Notes the samples it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch.index.tolist())
+        return self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+# Not at an epoch edge: there the loop of Lightning itself repeats a batch (the engine has its own).
+@pytest.mark.parametrize("stop", [3, 7])
+def test_lightning_resumes_at_the_sample(tmp_path, stop) -> None:
+    def fit(loader, module, steps, checkpoint=None):
+        trainer = L.Trainer(
+            max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False,
+            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+            use_distributed_sampler=False,
+        )  # fmt: skip
+        trainer.fit(module, loader, ckpt_path=checkpoint)
+        return trainer
+
+    straight = Counting()
+    fit(make_loader(), straight, 10)
+    first = Counting()
+    fit(make_loader(), first, stop).save_checkpoint(tmp_path / "x.ckpt")
+    rest = Counting()
+    fit(make_loader(), rest, 10, str(tmp_path / "x.ckpt"))
+    assert first.seen + rest.seen == straight.seen

@@ -109,6 +109,7 @@ def test_shapenetpart(tmp_path: Path) -> None:
     assert train.cloud(0).shape == (2, 3)
     # The published numbering: bags have parts 4 and 5, mugs 36 and 37, of 50.
     assert train.parts_of_class == [[4, 5], [36, 37]]
+    assert len(train.part_names) == 50
     assert len(build_point_source(str(tmp_path), split="val")) == 1
 
 

@@ -9,6 +9,7 @@ from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.features import (
     FeatureSpec,
     extract_features,
+    extract_views,
     normalizer,
     read_features,
 )
@@ -116,3 +117,15 @@ def test_what_a_vit_lacks_is_said() -> None:
         read_features(without, images, FeatureSpec(pools=("cls",)))
     with pytest.raises(ConfigError, match="must name some of"):
         FeatureSpec(pools=("max",))
+
+
+def test_views_are_grouped_by_image() -> None:
+    net, normalize = network().eval(), normalizer(MEAN, STD)
+    first, second = (batch.views["eval"] for batch in batches([[5, 2], [7, 8]]))
+    # A loader stacks drawings outermost: both images' first view, then both images' second.
+    stacked = Batch(views={"eval": torch.cat([first, second])}, index=torch.tensor([5, 2]))
+    found = extract_views(net, [stacked], num_views=2, normalize=normalize)
+    with torch.no_grad():
+        ones, twos = net(normalize(first)).pooled, net(normalize(second)).pooled
+    torch.testing.assert_close(found[0], torch.stack([ones[1], twos[1]]))  # image 2
+    torch.testing.assert_close(found[1], torch.stack([ones[0], twos[0]]))  # image 5

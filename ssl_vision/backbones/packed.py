@@ -1,0 +1,128 @@
+"""Crops of several sizes through a ViT in one pass: multi-crop without a pass per size.
+
+Norms, projections and MLPs see the tokens of all crops as one sequence; only attention knows which
+tokens belong together. It runs block-diagonally: with xformers' kernel where that is installed (on
+GPUs), else as one call of torch's attention per crop size, since crops of one size are a batch. The
+results are those of separate passes; what is saved is kernel launches and small matrix products.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers.attention import Attention
+from timm.layers.drop import DropPath
+from timm.models.vision_transformer import Block
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.utils.checkpoint import checkpoint
+
+from ssl_vision.backbones.attention import block_diagonal_attention, has_block_diagonal_attention
+from ssl_vision.types import Features
+
+if TYPE_CHECKING:
+    from ssl_vision.backbones.timm_vit import TimmViT
+
+
+class Group(NamedTuple):
+    """Crops of one size within a packed sequence."""
+
+    num: int  # crops
+    length: int  # tokens of each
+
+
+def can_pack(backbone: "TimmViT") -> bool:
+    """Whether every block is timm's plain one, whole on this process.
+
+    Other blocks mix tokens in ways of their own, and FSDP2 gathers a block's parameters only when
+    the block itself is called.
+    """
+    blocks = list(backbone.model.blocks)
+    return isinstance(backbone.model.patch_drop, torch.nn.Identity) and all(
+        type(block) is Block
+        and type(block.attn) is Attention
+        and block.attn.gate is None
+        and not isinstance(block, FSDPModule)
+        for block in blocks
+    )
+
+
+def forward_packed(
+    backbone: "TimmViT", groups: Sequence[Tensor], *, masks: Sequence[Tensor | None]
+) -> list[Features]:
+    """Features of each group of crops, as `backbone(images, mask=mask)` gives them one by one.
+
+    Args:
+        backbone: For which `can_pack` holds.
+        groups: Normalised images, (B_i, C, S_i, S_i), of any sides.
+        masks: Masked patches of each group, bool, (B_i, N_i), or None.
+    """
+    model = backbone.model
+    embedded = [backbone.embed(x, mask=mask) for x, mask in zip(groups, masks, strict=True)]
+    embedded = [model.norm_pre(tokens) for tokens in embedded]
+    layout = [Group(num=len(tokens), length=tokens.shape[1]) for tokens in embedded]
+    packed = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (T, D)
+    for block in model.blocks:
+        if model.grad_checkpointing and torch.is_grad_enabled():
+            packed = checkpoint(_block, block, packed, layout, use_reentrant=False)
+        else:
+            packed = _block(block, packed, layout)
+    packed = model.norm(packed)
+    parts = packed.split([group.num * group.length for group in layout])
+    return [
+        backbone.read_tokens(part.view(group.num, group.length, -1))
+        for part, group in zip(parts, layout, strict=True)
+    ]
+
+
+def _block(block: Any, tokens: Tensor, layout: Sequence[Group]) -> Tensor:
+    """A block of timm on a packed sequence, (T, D)."""
+    attended = _attention(block.attn, block.norm1(tokens), layout)
+    tokens = tokens + _drop_path(block.drop_path1, block.ls1(attended), layout)
+    return tokens + _drop_path(block.drop_path2, block.ls2(block.mlp(block.norm2(tokens))), layout)
+
+
+def _attention(attn: Any, tokens: Tensor, layout: Sequence[Group]) -> Tensor:
+    qkv = attn.qkv(tokens).view(-1, 3, attn.num_heads, attn.head_dim)  # (T, 3, H, d)
+    q, k, v = qkv.unbind(1)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    drop = attn.attn_drop.p if attn.training else 0.0
+    if has_block_diagonal_attention(tokens.device):
+        lengths = [group.length for group in layout for _ in range(group.num)]
+        mixed = block_diagonal_attention(q, k, v, lengths=lengths, dropout=drop)
+    else:
+        mixed = _attention_by_group(q, k, v, layout, dropout=drop)
+    return attn.proj_drop(attn.proj(attn.norm(mixed.flatten(1))))
+
+
+def _attention_by_group(
+    q: Tensor, k: Tensor, v: Tensor, layout: Sequence[Group], *, dropout: float
+) -> Tensor:
+    """One call per crop size, (T, H, d) each -> (T, H, d)."""
+    sizes = [group.num * group.length for group in layout]
+    parts = []
+    for group, *segments in zip(
+        layout, q.split(sizes), k.split(sizes), v.split(sizes), strict=True
+    ):
+        queries, keys, values = (
+            s.view(group.num, group.length, *s.shape[1:]).transpose(1, 2) for s in segments
+        )
+        mixed = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
+        parts.append(mixed.transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts)
+
+
+def _drop_path(layer: Any, residual: Tensor, layout: Sequence[Group]) -> Tensor:
+    """Stochastic depth per crop; timm's layer would drop the whole sequence."""
+    if not (isinstance(layer, DropPath) and layer.training and layer.drop_prob > 0):
+        return residual
+    num_crops = sum(group.num for group in layout)
+    keep = 1 - layer.drop_prob
+    kept = residual.new_empty(num_crops, 1).bernoulli_(keep)
+    if layer.scale_by_keep and keep > 0:
+        kept = kept / keep
+    lengths = torch.tensor(
+        [group.length for group in layout for _ in range(group.num)], device=residual.device
+    )
+    return residual * kept.repeat_interleave(lengths, dim=0, output_size=len(residual))

@@ -1,0 +1,78 @@
+"""Folders: what counts as an image, what as a class, and what the fingerprint sees."""
+
+from pathlib import Path
+
+import pytest
+
+from ssl_vision.data.decode import Decoder
+from ssl_vision.data.folder import FolderSource, list_images
+from ssl_vision.data.sources import build_source
+from ssl_vision.errors import DataError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def test_class_folders_give_labels_in_sorted_order(tmp_path) -> None:
+    source = FolderSource(touch(tmp_path, "b/1.jpg", "a/2.PNG", "a/deep/3.webp", "b/notes.txt"))
+    assert source.paths == ["a/2.PNG", "a/deep/3.webp", "b/1.jpg"]
+    assert source.class_names == ["a", "b"]
+    assert source.labels.tolist() == [0, 0, 1]
+    assert source.name(2) == str(tmp_path / "b/1.jpg")
+
+
+@pytest.mark.parametrize(
+    "names", [("1.jpg", "2.jpg"), ("1.jpg", "a/2.jpg", "b/3.jpg"), ("a/1.jpg", "a/2.jpg")]
+)
+def test_without_class_folders_there_are_no_labels(tmp_path, names) -> None:
+    source = FolderSource(touch(tmp_path, *names))
+    assert source.labels is None
+    assert source.class_names == []
+
+
+def test_hidden_files_are_skipped_and_links_followed_once(tmp_path) -> None:
+    root = touch(tmp_path / "root", "a/1.jpg", ".cache/2.jpg", "a/._3.jpg")
+    other = touch(tmp_path / "other", "4.jpg")
+    (root / "b").symlink_to(other)
+    (root / "a" / "loop").symlink_to(root)
+    assert list_images(root) == ["a/1.jpg", "b/4.jpg"]
+
+
+def test_a_folder_without_images_says_what_it_looked_for(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"holds no image files.*\.jpg"):
+        FolderSource(touch(tmp_path, "notes.txt"))
+
+
+def test_the_fingerprint_sees_names_and_sizes(tmp_path) -> None:
+    root = touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    before = FolderSource(root).fingerprint()
+    assert FolderSource(root).fingerprint() == before
+    (root / "b/2.jpg").write_bytes(b"longer")
+    changed = FolderSource(root).fingerprint()
+    touch(root, "b/3.jpg")
+    assert len({before, changed, FolderSource(root).fingerprint()}) == 3
+
+
+def test_a_file_that_vanished_is_named(tmp_path) -> None:
+    source = FolderSource(touch(tmp_path, "1.jpg", "2.jpg"))
+    (tmp_path / "1.jpg").unlink()
+    with pytest.raises(DataError, match="No such file"):
+        source.pixels(0, Decoder())
+
+
+def test_splits_are_entered_by_name(tmp_path) -> None:
+    touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg")
+    assert build_source(str(tmp_path)).paths == ["a/1.jpg", "b/2.jpg"]
+    assert build_source(str(tmp_path), split="val").paths == ["a/3.jpg", "b/4.jpg"]
+
+
+def test_a_missing_split_and_a_strange_file_are_refused(tmp_path) -> None:
+    root = touch(tmp_path, "1.jpg", "data.zip")
+    with pytest.raises(DataError, match="no folder 'val'"):
+        build_source(str(root), split="val")
+    with pytest.raises(DataError, match=r"neither a folder of images nor a \.beton"):
+        build_source(str(root / "data.zip"))

@@ -1,0 +1,294 @@
+#!/usr/bin/env python3
+"""One training step side by side: our engine, a bare loop, lightly, stable-pretraining.
+
+Run: tools/benchmark.py step [method=barlow_twins|mae|dino|poa|all] [recipe=FILE.yaml]
+     [batch=32] [steps=12] [rounds=3] [device=cpu|cuda] [precision=32|bf16] [threads=1] [out=FILE]
+
+Every contender trains on the same batches in memory, so that loaders do not count. `bare` is our
+method in a loop written by hand (forward, backward, optimizer, teacher: no Lightning, no checks, no
+logs); what `ours` takes more is the price of the engine. `lightly` is the method as lightly's
+examples write it (their head and loss, our backbone, Lightning), `spt` is stable-pretraining's
+module. Contenders that are not installed are left out. Figures are medians of the steps of
+alternating rounds: seconds of the wall, and seconds of the CPU, which other programs on the machine
+disturb less. Memory is the peak of a fresh process of one contender.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.engine.export import Exporter
+from ssl_vision.engine.run_dir import RunFolder
+from ssl_vision.engine.strategy import build_trainer
+from ssl_vision.engine.stream import BatchStream
+from ssl_vision.engine.train import build_method, fit
+from ssl_vision.engine.watchers import Run
+from ssl_vision.methods.base import TrainPlan
+from ssl_vision.optim.recipe import apply_schedules
+from ssl_vision.types import Batch
+
+DEFAULTS: dict[str, Any] = {
+    "method": "all", "recipe": "", "batch": 32, "steps": 12, "rounds": 3, "device": "cpu",
+    "precision": "32", "threads": 1, "out": "", "alone": "",
+}  # fmt: skip
+METHODS = ("barlow_twins", "mae", "dino")
+WARMUP_STEPS = 3  # of each round, not counted
+Clock = list[tuple[float, float]]  # wall and CPU seconds at the start of each step
+
+
+class FixedLoader:
+    """The same few batches, over and over; notes when each is asked for."""
+
+    def __init__(self, batches: list[Batch], steps: int, clock: Clock) -> None:
+        self._batches, self._steps, self._clock = batches, steps, clock
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(self._steps):
+            if self._batches[0].index.is_cuda:
+                torch.cuda.synchronize()
+            self._clock.append((time.perf_counter(), time.process_time()))
+            yield self._batches[step % len(self._batches)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to keep."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class NoData:
+    """Stands in for the data module: batches are normalised already."""
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """The batch."""
+        return batch
+
+
+def configure(settings: dict[str, Any], method: str) -> TrainConfig:
+    """The method's tiny recipe, or the one given, without scores and at the size asked for."""
+    recipe = settings["recipe"] or f"configs/{method}/tiny_cpu.yaml"
+    return load_train_config(
+        [recipe],
+        [
+            f"data.global_batch_size={settings['batch']}",
+            "online_eval.every_epochs=0",
+            f"trainer.precision={settings['precision']}",
+            f"trainer.accelerator={'gpu' if settings['device'] == 'cuda' else 'cpu'}",
+            "trainer.devices=1",
+        ],
+    )
+
+
+def make_batches(config: TrainConfig, *, device: str) -> list[Batch]:
+    """Four batches of noise with the recipe's views."""
+    size = config.data.global_batch_size
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for number in range(4):
+        views = {
+            name: torch.randn(view.count * size, 3, view.size_px, view.size_px, generator=generator)
+            for name, view in config.data.views.items()
+        }
+        index = torch.arange(size) + number * size
+        batches.append(Batch(views=views, index=index, label=None).to(device))
+    return batches
+
+
+def make_plan(config: TrainConfig, steps: int) -> TrainPlan:
+    """A run of as many steps as are timed."""
+    return TrainPlan(
+        steps_per_epoch=steps,
+        epochs=config.trainer.epochs,
+        global_batch_size=config.data.global_batch_size,
+        image_size_px=config.data.size_px,
+    )
+
+
+def run_ours(config: TrainConfig, steps: int, device: str, clock: Clock) -> None:
+    """The engine as it is, with checkpoints and logs at their usual distance."""
+    plan = make_plan(config, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(
+            config=config,
+            folder=RunFolder(Path(folder)),
+            stream=BatchStream(
+                FixedLoader(make_batches(config, device=device), steps, clock),
+                seed=0,
+                steps_per_epoch=steps,
+                accumulate=1,
+                global_batch_size=plan.global_batch_size,
+                stop_step=steps,
+            ),
+            trainer=build_trainer(config),
+            console=Console(file=StringIO()),
+            stop_step=steps,
+        )
+        method = build_method(config, plan)
+        data: Any = NoData()
+        fit(run, method, data, Exporter(run, method))
+
+
+def run_bare(config: TrainConfig, steps: int, device: str, clock: Clock) -> None:
+    """The same method in ten lines."""
+    method = build_method(config, make_plan(config, steps)).to(device).train()
+    optimizer = method.configure_optimizers()
+    is_mixed = config.trainer.precision == "bf16"
+    for batch in FixedLoader(make_batches(config, device=device), steps, clock):
+        apply_schedules(optimizer, method.optim, plan=method.plan, step=method.step)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=is_mixed):
+            loss = method.compute_loss(batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        method.before_update(method.step)
+        optimizer.step()
+        method.after_update(method.step)
+        method.step += 1
+
+
+def run_peer(
+    build: Callable[..., Any], config: TrainConfig, steps: int, device: str, clock: Clock
+) -> None:
+    """A peer's module around our backbone, in Lightning as its examples have it."""
+    import lightning as L
+
+    module = build(config, build_method(config, make_plan(config, steps)))
+    L.Trainer(
+        max_epochs=1, accelerator="gpu" if device == "cuda" else "cpu", devices=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        precision="bf16-mixed" if config.trainer.precision == "bf16" else "32-true",
+    ).fit(module, FixedLoader(make_batches(config, device=device), steps, clock))  # fmt: skip
+
+
+def run_lightly(config: TrainConfig, steps: int, device: str, clock: Clock) -> None:
+    """Lightly's head and loss."""
+    from benchmarks._step_lightly import build
+
+    run_peer(build, config, steps, device, clock)
+
+
+def run_spt(config: TrainConfig, steps: int, device: str, clock: Clock) -> None:
+    """stable-pretraining's method class."""
+    from benchmarks._step_spt import build
+
+    run_peer(build, config, steps, device, clock)
+
+
+CONTENDERS: dict[str, Callable[[TrainConfig, int, str, Clock], None]] = {
+    "bare": run_bare,
+    "ours": run_ours,
+    "lightly": run_lightly,
+    "spt": run_spt,
+}
+
+
+def time_once(
+    name: str, config: TrainConfig, settings: dict[str, Any]
+) -> list[tuple[float, float]]:
+    """Wall and CPU seconds of each step of one round."""
+    clock: Clock = []
+    CONTENDERS[name](config, settings["steps"] + WARMUP_STEPS, settings["device"], clock)
+    return [
+        (after[0] - before[0], after[1] - before[1])
+        for before, after in zip(clock[WARMUP_STEPS:], clock[WARMUP_STEPS + 1 :], strict=False)
+    ]
+
+
+def peak_memory_mb(name: str, settings: dict[str, Any]) -> float:
+    """Peak of a fresh process that runs one contender for one round."""
+    words = [f"{k}={v}" for k, v in settings.items() if k not in ("out", "alone")]
+    command = [sys.executable, "tools/benchmark.py", "step", *words, f"alone={name}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def compare(method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Medians of all contenders that are installed, for one method."""
+    config = configure(settings, method)
+    names = [name for name in CONTENDERS if is_available(name, method)]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for _ in range(settings["rounds"]):
+        for name in names:
+            times[name] += time_once(name, config, settings)
+    return {
+        name: {
+            "wall_ms": 1e3 * median(wall for wall, _ in times[name]),
+            "cpu_ms": 1e3 * median(cpu for _, cpu in times[name]),
+            "peak_mb": peak_memory_mb(name, settings | {"method": method}),
+        }
+        for name in names
+    }
+
+
+def is_available(name: str, method: str) -> bool:
+    """Whether a contender is installed and has the method."""
+    try:
+        if name == "lightly":
+            from benchmarks._step_lightly import BUILDERS as known
+        elif name == "spt":
+            from benchmarks._step_spt import NAMES as known
+        else:
+            return True
+    except ImportError:
+        return False
+    return method in known
+
+
+def show(method: str, found: dict[str, Any]) -> None:
+    """A table row per contender."""
+    bare = found["bare"]
+    for name, row in found.items():
+        extra = row["cpu_ms"] - bare["cpu_ms"]
+        print(
+            f"| {method} | {name} | {row['wall_ms']:.2f} | {row['cpu_ms']:.2f} | {extra:+.2f} | "
+            f"{row['cpu_ms'] / bare['cpu_ms']:.3f} | {row['peak_mb']:.0f} |"
+        )
+
+
+def main(arguments: list[str]) -> int:
+    """Run the comparison."""
+    settings = dict(DEFAULTS)
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in DEFAULTS:
+            print(f"{key!r} is unknown; choose from {', '.join(DEFAULTS)}", file=sys.stderr)
+            return 2
+        settings[key] = type(DEFAULTS[key])(value)
+    torch.set_num_threads(settings["threads"])
+    if settings["alone"]:
+        time_once(settings["alone"], configure(settings, settings["method"]), settings)
+        if settings["device"] == "cuda":
+            print(torch.cuda.max_memory_allocated() / 1e6)
+        else:
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+        return 0
+    methods = METHODS if settings["method"] == "all" else (settings["method"],)
+    print("| method | contender | wall ms | CPU ms | CPU over bare, ms | ratio | peak MB |")
+    print("|---|---|---|---|---|---|---|")
+    results = {}
+    for method in methods:
+        results[method] = compare(method, settings)
+        show(method, results[method])
+    if settings["out"]:
+        Path(settings["out"]).write_text(json.dumps({"settings": settings, **results}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from scipy.stats import t as student_t
 
-from ssl_vision.config import load_train_config, to_yaml
+from ssl_vision.config import TrainConfig, load_train_config, to_yaml
 from ssl_vision.engine.evaluate import evaluate
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError
@@ -27,6 +27,14 @@ from ssl_vision.zoo.weights import resolve_weights
 
 LARGEST_BYTES = 5_000_000  # of weights that travel with the repository
 _LICENSE = "cc0-1.0"
+# Settings that say where a run runs, not what it learns.
+_OF_THE_MACHINE = {
+    "data": ("num_threads", "download"),
+    "trainer": (
+        *("accelerator", "devices", "num_nodes", "strategy", "log_every_steps"),
+        *("checkpoint_every_epochs", "checkpoint_every_steps", "keep_checkpoints"),
+    ),
+}
 Say = Callable[[str], None]
 
 
@@ -127,8 +135,10 @@ def adopt(
     saved = load_train_config([run / "config.yaml"])
     root = index_path().parent.parent
     fresh = load_train_config([root / recipe], [f"seed={saved.seed}", f"run_dir={saved.run_dir}"])
-    if to_yaml(saved) != to_yaml(fresh):
-        raise ConfigError(f"{run} was not trained by {recipe} as it is now.")
+    if differing := _differing(saved, fresh):
+        raise ConfigError(
+            f"{run} was not trained by {recipe} as it is now: {', '.join(differing)} differ."
+        )
     folder, data = index_path().parent / name, saved.data.path
     value, interval = knn_percent(run / "export", data=data, out=run / "evaluation")
     origin = "of the test images"
@@ -148,6 +158,18 @@ def adopt(
     _append_entry(name, folder, origin=made_by, data=data, numbers=numbers)
     say(f"written: {folder}, {result.num_bytes:,} bytes")
     return find_entry(name)
+
+
+def _differing(saved: TrainConfig, fresh: TrainConfig) -> list[str]:
+    """Sections of two configurations that differ in more than where and how often to look."""
+    parts = []
+    for config in (saved, fresh):
+        content = yaml.safe_load(to_yaml(config))
+        for section, keys in _OF_THE_MACHINE.items():
+            for key in keys:
+                content[section].pop(key, None)
+        parts.append({k: content[k] for k in ("method", "backbone", "optim", *_OF_THE_MACHINE)})
+    return [name for name in parts[0] if parts[0][name] != parts[1][name]]
 
 
 def _write(

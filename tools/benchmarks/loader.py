@@ -1,13 +1,15 @@
 """Image loaders on the same JPEG bytes, contenders alternating in one run.
 
     tools/benchmark.py loader images=FOLDER [views=2x224|2x224+8x96|1x224] [recipe=crops|full]
-        [rounds=5] [only=SUBSTRING] [python=OTHER_PYTHON] [num=IMAGES_PER_PASS] [out=FILE]
+        [rounds=5] [only=SUBSTRING;SUBSTRING] [python=OTHER_PYTHON] [num=IMAGES_PER_PASS]
+        [out=FILE] [limit_s=3600]
 
 FOLDER holds class folders of JPEGs (tools/make_benchmark_images.py makes one). Each contender is a
 process of its own with two threads or workers; a round lets each make one pass over all images, one
 after the other. Reported: medians over the rounds of CPU milliseconds per image (all threads and
 workers) and of images per second. `python` names an interpreter that also has nvidia-dali and
-lightly; a contender that cannot be imported is left out, and named.
+lightly; a contender that cannot be imported is left out, and named. No round begins after `limit_s`
+seconds.
 """
 
 import json
@@ -17,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ def main(arguments: list[str]) -> int:
     """Run the comparison and print a table; the exit status."""
     settings = {
         "images": "", "views": "2x224", "recipe": "crops", "rounds": "5", "only": "",
-        "python": sys.executable, "num": "1000", "out": "",
+        "python": sys.executable, "num": "1000", "out": "", "limit_s": "3600",
     }  # fmt: skip
     for argument in arguments:
         key, _, value = argument.partition("=")
@@ -97,7 +100,9 @@ def _measure(settings: dict[str, str], paths: dict[str, str]) -> dict[str, Any]:
         names = ["ours, beton", *_FULL]
     else:
         names = [name for name in CONTENDERS if name not in _FULL]
-    names = [name for name in names if settings["only"] in name]
+    wanted = [part.strip() for part in settings["only"].split(";")]
+    names = [name for name in names if any(part in name for part in wanted)]
+    begin = time.monotonic()
     processes, results = {}, {}
     for name in names:  # one at a time: each compiles and warms up undisturbed
         process = _start(name, settings, paths)
@@ -109,6 +114,8 @@ def _measure(settings: dict[str, str], paths: dict[str, str]) -> dict[str, Any]:
             problem = process.stderr.read().strip().splitlines()[-1:]
             print(f"{name}: left out ({''.join(problem)})", file=sys.stderr)
     for _ in range(int(settings["rounds"])):
+        if time.monotonic() - begin > float(settings["limit_s"]):
+            break
         for name, process in processes.items():
             process.stdin.write("pass\n")
             process.stdin.flush()
@@ -126,7 +133,7 @@ def _table(settings: dict[str, str], results: dict[str, Any]) -> str:
     first = next(iter(cpu.values()), 1.0)
     lines = [
         f"### {settings['views']}, {settings['recipe']} ({settings['num']} images a pass, "
-        f"median of {settings['rounds']})",
+        f"median of {len(next(iter(results.values()), []))})",
         "",
         "| loader | CPU ms/image | relative | images/s |",
         "|---|---|---|---|",

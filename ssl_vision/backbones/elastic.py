@@ -28,6 +28,7 @@ import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import wrap_model
@@ -331,16 +332,43 @@ def _build_like(parent: nn.Module, changes: dict[str, Any]) -> nn.Module:
     architecture, args = _description(parent)
     args |= changes
     try:
-        model = timm.create_model(architecture, num_classes=0, **args)
+        with _WithoutDraws():
+            model = timm.create_model(architecture, num_classes=0, **args)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"timm cannot build {architecture} with {args}: {error}") from error
     if not isinstance(parent, Backbone):
         return model
     backbone = wrap_model(model, architecture=architecture, model_args=args)
     if parent.mask_token is not None:
-        backbone.add_mask_token()
+        with _WithoutDraws():
+            backbone.add_mask_token()
     _copy_rule(parent, backbone)
     return backbone
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Leave new weights as they are: they are overwritten, or have no storage.
+
+    Saves most of a large network's construction, and leaves the random numbers of the step in
+    which a skeleton is first needed as they would be without it.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        # Functions of torch.nn.init arrive here whole: what they call inside would not.
+        if func in _DRAWS or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+# What initialisations of torch and timm are made of; `clamp_` and `erfinv_` shape the normal ones.
+_DRAWS = {
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    torch.Tensor.clamp_,
+    torch.Tensor.erfinv_,
+}
 
 
 def _copy_rule(parent: nn.Module, small: nn.Module) -> None:

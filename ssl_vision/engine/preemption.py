@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -38,6 +39,9 @@ class StopSignals:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Handle the signals inside; the previous handlers come back afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python delivers signals to the main thread, whose business they stay
+            return
         previous: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
         self.install()
         try:
@@ -48,8 +52,9 @@ class StopSignals:
 
     def install(self) -> None:
         """Set the handlers (again: Lightning sets its own for SIGTERM when training starts)."""
-        for number in SIGNALS:
-            signal.signal(number, self.handle)
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self.handle)
 
 
 def requeue() -> str | None:

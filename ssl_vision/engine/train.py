@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from rich.console import Console
 
-from ssl_vision.backbones.build import build_backbone
+from ssl_vision.backbones.build import build_backbone, check_architecture
 from ssl_vision.backbones.transfer import transfer_weights
 from ssl_vision.config import TrainConfig, to_yaml
 from ssl_vision.data.module import DataModule, per_process_batch
@@ -68,6 +68,7 @@ def train(config: TrainConfig) -> RunResult:
     Raises:
         SslVisionError: With the exit code its class states; one line that says what to do.
     """
+    check_architecture(config.backbone.name, key="backbone.name")
     trainer = build_trainer(config)
     per_process_batch(
         config.data.global_batch_size,

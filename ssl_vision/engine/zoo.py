@@ -240,7 +240,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str], Console], None], str]] = {
     "forget": (_forget, "forget NAME [file=]"),
     "table": (_table, "table"),
     "reproduce": (_reproduce, "reproduce NAME [run_dir=]"),
-    "adopt": (_adopt, "adopt RUN NAME recipe=configs/... other_seeds=95.1,94.8"),
+    "adopt": (_adopt, "adopt RUN NAME recipe=configs/... [other_seeds=95.1,94.8]"),
 }
 
 

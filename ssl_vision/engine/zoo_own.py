@@ -1,7 +1,8 @@
 """Checkpoints of this project's own: adopted from a run, reproduced from their recipe.
 
-A model of `model_zoo/` states the kNN accuracy of its seed and the interval in which another run
-of the same recipe is expected, from the spread over seeds. `reproduce` trains it again and looks.
+A model of `model_zoo/` states the kNN accuracy of its seed and an interval in which a repetition is
+expected: from the spread over seeds where there are several, else the 95 % interval of the
+accuracy itself, which comes from the number of test images. `reproduce` trains again and looks.
 """
 
 import math
@@ -13,10 +14,11 @@ from typing import Any
 import yaml
 from scipy.stats import t as student_t
 
-from ssl_vision.config import load_train_config, to_yaml
+from ssl_vision.config import TrainConfig, load_train_config, to_yaml
 from ssl_vision.engine.evaluate import evaluate
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError
+from ssl_vision.evaluation.accuracy import Interval
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import ExportResult, export_backbone
 from ssl_vision.zoo.hashes import sha256_of
@@ -25,6 +27,14 @@ from ssl_vision.zoo.weights import resolve_weights
 
 LARGEST_BYTES = 5_000_000  # of weights that travel with the repository
 _LICENSE = "cc0-1.0"
+# Settings that say where a run runs, not what it learns.
+_OF_THE_MACHINE = {
+    "data": ("num_threads", "download"),
+    "trainer": (
+        *("accelerator", "devices", "num_nodes", "strategy", "log_every_steps"),
+        *("checkpoint_every_epochs", "checkpoint_every_steps", "keep_checkpoints"),
+    ),
+}
 Say = Callable[[str], None]
 
 
@@ -65,10 +75,12 @@ def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def knn_percent(weights: str | Path, *, data: str, out: Path) -> float:
-    """Accuracy of the 20-nearest-neighbour vote, in percent, by this package's evaluation."""
+def knn_percent(weights: str | Path, *, data: str, out: Path) -> tuple[float, Interval]:
+    """Accuracy of the 20-nearest-neighbour vote and its 95 % interval, in percent."""
     result = evaluate(weights, tasks=["knn"], data={"path": data}, out=out)
-    return 100 * result["knn"].main.value
+    found = result["knn"].main
+    assert found.interval is not None, "accuracies have one"
+    return 100 * found.value, Interval(*(100 * bound for bound in found.interval))
 
 
 def reproduce(name: str, run_dir: Path, *, say: Say = lambda text: None) -> Reproduction:
@@ -93,7 +105,7 @@ def reproduce(name: str, run_dir: Path, *, say: Say = lambda text: None) -> Repr
     say(f"training {recipe} with seed={entry.origin['seed']} in {run_dir}")
     config = load_train_config([recipe], [f"seed={entry.origin['seed']}", f"run_dir={run_dir}"])
     export = train(config).export
-    found = knn_percent(export, data=data, out=run_dir / "reproduction")
+    found, _ = knn_percent(export, data=data, out=run_dir / "reproduction")
     return Reproduction(
         found=found,
         stated=float(numbers["knn"]),
@@ -111,7 +123,8 @@ def adopt(
         run: Run folder of a recipe of this repository.
         name: Of the new entry.
         recipe: Path of the recipe in the repository.
-        other_seeds: kNN accuracies in percent of the same recipe with other seeds.
+        other_seeds: kNN accuracies in percent of the same recipe with other seeds; none if it was
+            run once.
         say: Is told what happens.
 
     Raises:
@@ -122,25 +135,41 @@ def adopt(
     saved = load_train_config([run / "config.yaml"])
     root = index_path().parent.parent
     fresh = load_train_config([root / recipe], [f"seed={saved.seed}", f"run_dir={saved.run_dir}"])
-    if to_yaml(saved) != to_yaml(fresh):
-        raise ConfigError(f"{run} was not trained by {recipe} as it is now.")
+    if differing := _differing(saved, fresh):
+        raise ConfigError(
+            f"{run} was not trained by {recipe} as it is now: {', '.join(differing)} differ."
+        )
     folder, data = index_path().parent / name, saved.data.path
-    value = knn_percent(run / "export", data=data, out=run / "evaluation")
-    low, high = prediction_interval([value, *other_seeds])
+    value, interval = knn_percent(run / "export", data=data, out=run / "evaluation")
+    origin = "of the test images"
+    if other_seeds:
+        interval = Interval(*prediction_interval([value, *other_seeds]))
+        origin = f"for another run, from {1 + len(other_seeds)} seeds"
     numbers = {
         "knn": round(value, 2),
-        "interval": [round(low, 2), round(high, 2)],
-        "source": f"{recipe}, seed {saved.seed}; interval for another run, from "
-        f"{1 + len(other_seeds)} seeds",
+        "interval": [round(interval.low, 2), round(interval.high, 2)],
+        "source": f"{recipe}, seed {saved.seed}; 95 % interval {origin}",
         "reproduced": True,
     }
     result = _write(run, folder, name=name, data=data, recipe=recipe, numbers=numbers)
     if result.num_bytes > LARGEST_BYTES:
         raise ConfigError(f"{folder} has {result.num_bytes:,} bytes, above {LARGEST_BYTES:,}.")
-    origin = {"recipe": recipe, "seed": saved.seed}
-    _append_entry(name, folder, origin=origin, data=data, numbers=numbers)
+    made_by = {"recipe": recipe, "seed": saved.seed}
+    _append_entry(name, folder, origin=made_by, data=data, numbers=numbers)
     say(f"written: {folder}, {result.num_bytes:,} bytes")
     return find_entry(name)
+
+
+def _differing(saved: TrainConfig, fresh: TrainConfig) -> list[str]:
+    """Sections of two configurations that differ in more than where and how often to look."""
+    parts = []
+    for config in (saved, fresh):
+        content = yaml.safe_load(to_yaml(config))
+        for section, keys in _OF_THE_MACHINE.items():
+            for key in keys:
+                content[section].pop(key, None)
+        parts.append({k: content[k] for k in ("method", "backbone", "optim", *_OF_THE_MACHINE)})
+    return [name for name in parts[0] if parts[0][name] != parts[1][name]]
 
 
 def _write(
@@ -157,7 +186,7 @@ def _write(
         steps=loaded.card.steps,
         metrics={
             "kNN top-1 (k=20, T=0.07)": f"{numbers['knn']:.2f} %",
-            "expected of another run": "{:.2f} to {:.2f} %".format(*numbers["interval"]),
+            "expected of a repetition": "{:.2f} to {:.2f} %".format(*numbers["interval"]),
         },
         notes=("Trained by this project; the weights are in the public domain (CC0).",),
     )

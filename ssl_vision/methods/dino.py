@@ -272,7 +272,7 @@ class Dino(Method):
         )
 
     def teacher_momentum(self, step: int) -> float:
-        """M of an update."""
+        """Momentum m of an update."""
         return schedules.cosine(
             step,
             start=self.config.teacher_momentum,

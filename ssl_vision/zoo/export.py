@@ -276,7 +276,9 @@ def check_target(folder: Path) -> None:
 
 def replace_folder(new: Path, folder: Path) -> None:
     """Move a finished folder to its name, the old one aside first; both on one file system."""
+    mode = 0o666 & ~_umask()
     for path in sorted(new.iterdir()):
+        path.chmod(mode)  # safetensors writes files only their owner can read
         with path.open("rb") as file:
             os.fsync(file.fileno())
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -286,6 +288,13 @@ def replace_folder(new: Path, folder: Path) -> None:
     new.rename(folder)
     if had_old:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    """The process's mask; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _write_and_verify(

@@ -325,6 +325,17 @@ def test_copies_and_pickles_carry_nothing_of_the_caches() -> None:
     parent.load_state_dict(torch.load(buffer))
 
 
+def test_neither_cuts_nor_extractions_draw_random_numbers() -> None:
+    """Or a resumed run, which builds its skeletons at other steps, would differ."""
+    for kind in PARENTS:
+        parent = build_parent(kind)
+        size = elastic.sizes(parent)[0]
+        before = torch.get_rng_state()
+        elastic.cut(parent, size)
+        elastic.extract(parent, size)
+        assert torch.equal(before, torch.get_rng_state()), kind
+
+
 def test_the_parents_mode_and_drop_path_rates_hold() -> None:
     parent = build_parent("vit", drop_path=0.9).train()
     image, _ = images_of("vit", num=8)

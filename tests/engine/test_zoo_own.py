@@ -52,7 +52,7 @@ def test_adopted_run_is_reproduced_bit_by_bit_and_a_changed_promise_is_not(
     (repository / "recipe.yaml").write_text(text)
     train(config)
     run = str(config.run_path)
-    arguments = [run, "digits_mae", "recipe=recipe.yaml", "other_seeds=40.0,60.0"]
+    arguments = [run, "digits_mae", "recipe=recipe.yaml"]
     assert main(["zoo", "adopt", *arguments]) == 0, capsys.readouterr().err
     entry = find_entry("digits_mae")
     assert entry.metrics["digits"]["reproduced"]
@@ -93,7 +93,7 @@ def test_shipped_weights_have_the_stated_accuracy(name: str, tmp_path: Path) -> 
     assert entry.files["backbone"].bytes < 5_000_000
     loaded = resolve_weights(f"zoo:{name}")
     assert loaded.card.license == entry.license == "cc0-1.0"
-    found = knn_percent(f"zoo:{name}", data=data, out=tmp_path)
+    found, _ = knn_percent(f"zoo:{name}", data=data, out=tmp_path)
     # Sums in another order may move a vote or two of a thousand.
     assert found == pytest.approx(numbers["knn"], abs=0.2)
     assert numbers["interval"][0] <= found <= numbers["interval"][1]

@@ -1,6 +1,7 @@
 """An export is what stock timm makes of it: same outputs, the run's own preprocessing."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,14 @@ def test_the_card_and_heads_lie_beside_the_weights(tmp_path: Path) -> None:
     for words in ("license: cc0-1.0", "0.9 ± 0.1", "1,200", "| reloaded |", "dino"):
         assert words in readme
     assert read_card(read_config(tmp_path / "export")) == card
+
+
+def test_others_can_read_an_export(tmp_path: Path) -> None:
+    export_backbone(tiny(), tmp_path / "export", **INPUT)
+    mask = os.umask(0)
+    os.umask(mask)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "export").iterdir()}
+    assert modes == {0o666 & ~mask}
 
 
 def test_masks_and_tokens_of_training_stay_out(tmp_path: Path) -> None:

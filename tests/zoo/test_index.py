@@ -43,7 +43,7 @@ def test_shipped_index_is_valid_and_covers_the_official_releases() -> None:
     index = load_index()
     assert {entry.method for entry in index.values()} >= {"dino", "mae", "barlow_twins", "smmix"}
     for entry in index.values():
-        assert entry.origin["repo"] or entry.origin["recipe"]
+        assert entry.origin.get("repo") or entry.origin.get("recipe")
         for file in entry.files.values():
             assert (file.converter or "dino") in CONVERTERS
         if entry.timm_alias:

@@ -149,6 +149,7 @@ def measure(settings: dict[str, Any]) -> list[dict[str, Any]]:
                 times.setdefault(name, []).append(time.perf_counter() - start)
                 cpu[name] = min(cpu.get(name, float("inf")), time.process_time() - busy)
                 answers[name] = answer
+                print(f"{name}, k={k}: {cpu[name]:.1f} CPU seconds", file=sys.stderr, flush=True)
         reference = answers["ours, torch"]
         for name, seconds in times.items():
             row = {"contender": name, "k": k, "seconds": min(seconds), "cpu": cpu[name]}

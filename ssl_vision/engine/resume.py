@@ -22,6 +22,7 @@ _MACHINE = ("run_dir", "resume", "init_from", "loggers", "data.num_threads", "da
             "trainer.log_every_steps", "trainer.keep_checkpoints",
             "trainer.checkpoint_every_epochs", "trainer.checkpoint_every_steps")  # fmt: skip
 _ABSENT = "(absent)"
+_MAX_SHOWN = 3  # refused changes in a message
 
 
 def prepare_folder(folder: RunFolder, config: TrainConfig) -> bool:
@@ -73,7 +74,10 @@ def config_changes(saved: str, config: TrainConfig) -> dict[str, tuple[Any, Any]
 
 def check_changes(changes: Mapping[str, tuple[Any, Any]], *, run_dir: Path) -> None:
     """Raise ConfigError if a change makes it another run; the message shows all such changes."""
-    refused = {key: values for key, values in changes.items() if _is_under(key, _FIXED)}
+    # In the order of _FIXED: what tells two runs apart comes first.
+    refused = {
+        key: values for root in _FIXED for key, values in changes.items() if _is_under(key, (root,))
+    }
     if refused:
         raise ConfigError(
             f"run_dir={run_dir} holds a run with {describe_changes(refused, was=True)}; set it "
@@ -93,7 +97,9 @@ def check_data(saved: str, now: str, *, policy: Literal["refuse", "allow"], path
 def describe_changes(changes: Mapping[str, tuple[Any, Any]], *, was: bool = False) -> str:
     """`key=old (now new)` for each change."""
     if was:
-        return ", ".join(f"{k}={_show(o)} (now {_show(n)})" for k, (o, n) in changes.items())
+        shown = [f"{k}={_show(o)} (now {_show(n)})" for k, (o, n) in changes.items()]
+        more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
+        return ", ".join(shown[:_MAX_SHOWN]) + more
     return ", ".join(f"{k}: {_show(o)} -> {_show(n)}" for k, (o, n) in changes.items())
 
 

@@ -244,7 +244,8 @@ def is_available(name: str, method: str) -> bool:
             from benchmarks._step_spt import NAMES as known
         else:
             return True
-    except ImportError:
+    except Exception as error:  # not installed, or broken beside what is
+        print(f"{name} is left out: {type(error).__name__}: {error}", file=sys.stderr)
         return False
     return method in known
 

@@ -5,6 +5,8 @@ then computed again, differentiably, from the found pairs alone. That is the exa
 minimum passes its gradient to its argument) at a memory of the clouds' own size.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -87,19 +89,32 @@ def _nearest_index(queries: Tensor, points: Tensor, chunk_elements: int | None) 
     """Index of the nearest of `points` (B, m, 3) for each of `queries` (B, n, 3), (B, n)."""
     if chunk_elements is None:
         chunk_elements = _CPU_CHUNK if points.device.type == "cpu" else _DEVICE_CHUNK
-    num_points = points.shape[1]
-    clouds = max(1, chunk_elements // (num_points * queries.shape[1]))
-    columns = max(1, chunk_elements // num_points)
-    found = []
-    for some, others in zip(queries.split(clouds), points.split(clouds), strict=True):
-        # The minimum over a dimension that is not the last runs on vectors of queries: on the CPU
-        # ten times faster, so that a distance per direction is cheaper than one for both.
-        parts = [
-            _squared_distances(others, part).min(dim=1).indices
-            for part in some.split(columns, dim=1)
-        ]
-        found.append(torch.cat(parts, dim=1))
-    return torch.cat(found)
+    # Tiles of queries and points as square as their numbers allow: the minimum over a dimension
+    # that is not the last runs on vectors of queries (on the CPU ten times faster, so that a pass
+    # per direction is cheaper than one for both), and both sides of a tile are read often.
+    side = max(1, math.isqrt(chunk_elements))
+    columns = min(queries.shape[1], side)
+    rows = min(points.shape[1], max(1, chunk_elements // columns))
+    clouds = max(1, chunk_elements // (columns * rows))
+    found = torch.empty(queries.shape[:2], dtype=torch.int64, device=queries.device)
+    for first in range(0, len(queries), clouds):
+        some, others = queries[first : first + clouds], points[first : first + clouds]
+        for start in range(0, queries.shape[1], columns):
+            part = some[:, start : start + columns]
+            found[first : first + clouds, start : start + columns] = _nearest_of(part, others, rows)
+    return found
+
+
+def _nearest_of(queries: Tensor, points: Tensor, rows: int) -> Tensor:
+    """Nearest point of each query, (B, n), looking at `rows` points at a time."""
+    best, index = _squared_distances(points[:, :rows], queries).min(dim=1)
+    for start in range(rows, points.shape[1], rows):
+        distances = _squared_distances(points[:, start : start + rows], queries)
+        value, place = distances.min(dim=1)
+        is_nearer = value < best  # strictly: the lowest index keeps a tie
+        best = torch.where(is_nearer, value, best)
+        index = torch.where(is_nearer, place + start, index)
+    return index
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -31,7 +31,15 @@ from ssl_vision.types import Batch, LossOutput
 
 @dataclass(frozen=True, kw_only=True)
 class PointCmaeConfig(PointMaskConfig):
-    """The common settings, and the contrast."""
+    """The common settings, and the contrast.
+
+    The default compares a token with its twin, as the paper's equation does. At the published
+    weights the two forms cannot be told apart after a short run (200 updates of a small network on
+    the built-in solids, three seeds, 300 test clouds: linear SVM 78.7 % and 78.7 %, Point-MAE
+    78.3 %): the reconstruction outweighs the contrast a thousandfold, and the contrast barely
+    moves. The form matters once it does: comparing with every token is least only where all tokens
+    are equal, a collapse that comparing twins does not ask for. "all" repeats the authors' code.
+    """
 
     name: Literal["point_cmae"] = "point_cmae"
     reconstruction_weight: float = 1000.0  # authors' code

@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RECIPE ?= configs/dino/tiny_cpu.yaml
+RECIPE ?= configs/barlow_twins/tiny_cpu.yaml
 RUN ?= runs/quickstart
 SYSTEM_PACKAGES := python3-venv python3-dev g++ pkg-config libturbojpeg0-dev libopencv-dev
 TEST_PACKAGES := tuxpaint-stamps-default

@@ -58,7 +58,7 @@ def run_embed(arguments: Sequence[str]) -> int:
         dtype=_choice("dtype", options["dtype"], ("float16", "float32")),
     )
     for name, shape in made.files.items():
-        console.print(f"{made.folder / name}  {' x '.join(map(str, shape))}")
+        console.print(f"{made.folder / name}  {' x '.join(map(str, shape))}", soft_wrap=True)
     return 0
 
 

@@ -310,7 +310,7 @@ def _write_comparison(evaluations: Sequence[Evaluation], folder: Path, console: 
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print(f"comparison  {folder / 'comparison.html'}")
+    console.print(f"comparison  {folder / 'comparison.html'}", soft_wrap=True)
 
 
 def _print(evaluation: Evaluation, folder: Path, console: Console) -> None:
@@ -324,4 +324,4 @@ def _print(evaluation: Evaluation, folder: Path, console: Console) -> None:
     for result in evaluation.tasks.values():
         for warning in result.warnings:
             console.print(f"[yellow]{result.task}: {warning}[/yellow]")
-    console.print(f"report  {folder / 'report.html'}")
+    console.print(f"report  {folder / 'report.html'}", soft_wrap=True)

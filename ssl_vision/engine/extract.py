@@ -393,7 +393,7 @@ def _write_all(
     rows = [asdict(card) | {"label": card.label} for card in cards]
     write_atomically(out / "table.json", json.dumps(rows, indent=1))
     write_atomically(out / "table.md", markdown_table(rows))
-    console.print(f"table   {out / 'table.md'}")
+    console.print(f"table   {out / 'table.md'}", soft_wrap=True)
     picture = draw_picture(rows, out / "accuracy.png")
     console.print(f"picture {picture}" if picture else "no picture: no accuracies or matplotlib")
 

@@ -30,8 +30,8 @@ def run_quickstart(arguments: Sequence[str]) -> int:
     )
     console = Console()
     console.print(score_table(evaluation.tasks["knn"], title=f"kNN on {config.data.path}"))
-    console.print(f"report  {result.run_dir / 'report.html'}")
-    console.print(f"model   {result.export}")
+    console.print(f"report  {result.run_dir / 'report.html'}", soft_wrap=True)
+    console.print(f"model   {result.export}", soft_wrap=True)
     return 0
 
 

@@ -52,12 +52,12 @@ class Exporter:
 
     def snippet(self) -> str:
         """Lines that load and use the export."""
-        folder = self._run.folder.export
+        folder = self._run.folder.export.resolve()
         return (
             f"done: {self._run.folder.path / 'report.html'}\n"
             "use the backbone anywhere timm is installed:\n\n"
             "    import timm\n"
-            f'    model = timm.create_model("local-dir:{folder.resolve()}", pretrained=True)\n\n'
+            f'    model = timm.create_model("local-dir:{folder}", pretrained=True).eval()\n\n'
             "or score and embed:\n\n"
             f"    ssl-vision evaluate {self._run.folder.path} data.path=DIR tasks=knn,linear\n"
             f"    ssl-vision embed {self._run.folder.path} data.path=DIR OUT"

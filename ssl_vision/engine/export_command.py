@@ -43,7 +43,8 @@ def run_export(arguments: Sequence[str]) -> int:
         console.print(f"{check}: {outcome}")
     console.print(f"{result.num_bytes / 2**20:.2f} MiB, sha256 {result.sha256}", soft_wrap=True)
     folder = result.folder.resolve()
-    console.print(f'timm.create_model("local-dir:{folder}", pretrained=True)', soft_wrap=True)
+    line = f'timm.create_model("local-dir:{folder}", pretrained=True).eval()'
+    console.print(line, soft_wrap=True)
     return 0
 
 

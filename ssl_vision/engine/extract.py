@@ -387,7 +387,7 @@ def _write_all(
     """Folders of all sizes, and for several the table and the picture."""
     for card in cards:
         folder = run.write(card, out / card.label, is_scale_folded=is_folded)
-        console.print(f'timm.create_model("local-dir:{folder.resolve()}", pretrained=True)')
+        console.print(f'timm.create_model("local-dir:{folder.resolve()}", pretrained=True).eval()')
     if len(cards) < 2:
         return
     rows = [asdict(card) | {"label": card.label} for card in cards]

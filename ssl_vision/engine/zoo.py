@@ -128,7 +128,7 @@ def _convert(arguments: Sequence[str], console: Console) -> None:
     for check, outcome in result.checks.items():
         console.print(f"{check}: {outcome}")
     console.print(
-        f'timm.create_model("local-dir:{result.folder.resolve()}", pretrained=True)',
+        f'timm.create_model("local-dir:{result.folder.resolve()}", pretrained=True).eval()',
         soft_wrap=True,
     )
 

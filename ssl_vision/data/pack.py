@@ -42,6 +42,7 @@ from ssl_vision.data.decode import Decoder, exif_orientation, is_jpeg, jpeg_comp
 from ssl_vision.data.loader import auto_threads
 from ssl_vision.data.sources import Source
 from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.files import fsync_folder, write_atomically
 from ssl_vision.randomness import derive_key
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -166,7 +167,7 @@ def pack(
         raise DataError(
             f"{target} cannot be written: {error.strerror or error} ({free >> 20} MiB free there)."
         ) from error
-    _sync_folder(target.parent)
+    fsync_folder(target.parent)
     kinds = Counter(sample.kind for sample in samples)
     return PackReport(
         target, len(samples), target.stat().st_size,
@@ -421,8 +422,8 @@ def _write_sidecars(
         "num_bad": len(bad),
         "class_names": source.class_names if source.labels is not None else [],
     }
-    _write_atomically(names_path(target), names)
-    _write_atomically(index_path(target), json.dumps(content, indent=1) + "\n")
+    write_atomically(names_path(target), names)
+    write_atomically(index_path(target), json.dumps(content, indent=1) + "\n")
     if not bad:
         _bad_path(target).unlink(missing_ok=True)
 
@@ -433,22 +434,7 @@ def _bad_path(target: Path) -> Path:
 
 def _write_bad(target: Path, bad: list[BadSample]) -> None:
     lines = (f"{sample.name}\t{' '.join(sample.reason.split())}\n" for sample in bad)
-    _write_atomically(_bad_path(target), "".join(lines))
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_atomically(_bad_path(target), "".join(lines))
 
 
 def _existing(path: Path) -> Path:

@@ -18,8 +18,8 @@ from typing import IO, Any
 
 import torch
 
-from ssl_vision.engine.files import fsync_folder
 from ssl_vision.errors import CheckpointError
+from ssl_vision.files import fsync_folder
 from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.safe_load import safe_load
 

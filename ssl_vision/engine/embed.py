@@ -16,9 +16,9 @@ from torch import Tensor
 from ssl_vision.config import EvalConfig, load_eval_config
 from ssl_vision.engine.eval_run import EvalRun
 from ssl_vision.engine.evaluate import split_words
-from ssl_vision.engine.files import write_atomically
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.evaluation.features import frozen
+from ssl_vision.files import write_atomically
 from ssl_vision.zoo.weights import resolve_weights
 
 

@@ -23,7 +23,6 @@ from ssl_vision.config import EvalConfig, load_eval_config, make_eval_config, to
 from ssl_vision.distributed import rank
 from ssl_vision.engine.eval_run import EvalRun
 from ssl_vision.engine.eval_tasks import TASKS
-from ssl_vision.engine.files import write_atomically
 from ssl_vision.engine.run_dir import describe_environment
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.anchors import known_data_name
@@ -36,6 +35,7 @@ from ssl_vision.evaluation.report import (
     to_markdown,
 )
 from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
+from ssl_vision.files import write_atomically
 from ssl_vision.zoo.safe_load import sha256_of_tensors
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 

@@ -23,10 +23,10 @@ from ssl_vision.backbones.elastic_stock import find_stock_name
 from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.module import DataModule
 from ssl_vision.engine.extract_report import draw_picture, markdown_table, print_table
-from ssl_vision.engine.files import write_atomically
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.evaluation.features import extract_features
 from ssl_vision.evaluation.knn import knn_accuracy
+from ssl_vision.files import write_atomically
 from ssl_vision.methods.poa import PoaConfig
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import export_backbone

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_vision.engine.curves import curve
-from ssl_vision.engine.files import write_atomically
 from ssl_vision.engine.point_pictures import draw_views
 from ssl_vision.engine.run_dir import read_jsonl
 from ssl_vision.errors import CheckpointError
+from ssl_vision.files import write_atomically
 from ssl_vision.types import Batch
 
 _NUM_IMAGES = 6  # of the preview

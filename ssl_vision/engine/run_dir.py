@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from ssl_vision.engine.files import write_atomically
 from ssl_vision.errors import CheckpointError
+from ssl_vision.files import write_atomically
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "omegaconf", "numba", "ffcv")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ssl_vision.engine.curves import curve
-from ssl_vision.engine.files import write_atomically
 from ssl_vision.engine.report import READING, picture, write_report
 from ssl_vision.errors import CheckpointError
+from ssl_vision.files import write_atomically
 from ssl_vision.methods import METHODS
 from ssl_vision.types import Batch
 

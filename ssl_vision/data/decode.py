@@ -8,6 +8,7 @@ other format, Pillow decodes. Images come out upright (EXIF orientation applied)
 import ctypes
 import io
 import struct
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -30,6 +31,7 @@ _HARMLESS = (
     "Unknown Adobe color transform code",
 )
 _ORIENTATION_TAG = 0x0112
+_APP1, _START_OF_SCAN = 0xE1, 0xDA  # markers
 
 
 @cache
@@ -60,12 +62,34 @@ def is_jpeg(data: bytes) -> bool:
     return data[:3] == b"\xff\xd8\xff"
 
 
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and position of each JPEG segment up to the start of the scan.
+
+    The position is that of the segment's length; walking is faster than searching, and looks at
+    headers only.
+    """
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        yield marker, position + 2
+        if marker == _START_OF_SCAN:
+            return
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+
+
 def exif_orientation(data: bytes) -> int:
     """EXIF orientation of JPEG bytes, 1 (upright) to 8; 1 where none is stated."""
-    start = data.find(b"Exif\x00\x00", 0, 1 << 16)
-    if start < 0:
-        return 1
-    tiff = data[start + 6 : start + 6 + (1 << 16)]
+    for marker, start in _segments(data):
+        if marker == _APP1 and data[start + 2 : start + 8] == b"Exif\x00\x00":
+            end = start + int.from_bytes(data[start : start + 2], "big")
+            return _tiff_orientation(data[start + 8 : end])
+    return 1
+
+
+def _tiff_orientation(tiff: bytes) -> int:
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
         return 1
@@ -85,15 +109,10 @@ def exif_orientation(data: bytes) -> int:
 
 def jpeg_components(data: bytes) -> int:
     """Colour components a JPEG's frame header states: 1 gray, 3 colour, 4 CMYK; 0 if none found."""
-    position = 2
-    while position + 9 < len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return data[position + 9]
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    for marker, start in _segments(data):
+        is_frame = 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+        if is_frame and start + 7 < len(data):
+            return data[start + 7]
     return 0
 
 

@@ -60,16 +60,26 @@ _FULL = np.float32(255.0)
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 
 
-def _jit(function: Callable[..., Any]) -> Any:
+def _jit(function: Callable[..., Any], **options: Any) -> Any:
     """Compile without the GIL, cached on disk where any cache folder can be written.
 
     Fast-math is off in so many words: a function that leaves it open inherits it from a caller,
     and ffcv compiles its pipelines with it.
     """
+    options |= {"nogil": True, "error_model": "numpy", "fastmath": False}
     try:
-        return njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
+        return njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no writable cache folder
-        return njit(nogil=True, error_model="numpy", fastmath=False)(function)
+        return njit(**options)(function)
+
+
+def _jit_inline(function: Callable[..., Any]) -> Any:
+    """Compile as part of each caller.
+
+    Every level of compiled calls is optimised anew with all that lies below it: the thin layers
+    above the kernels would otherwise double the time of the first batch.
+    """
+    return _jit(function, inline="always")
 
 
 def view_table(view: ViewConfig) -> np.ndarray:
@@ -154,25 +164,30 @@ def _pointer64(typing_context: Any, address: Any) -> Any:
     return types.CPointer(types.int64)(types.int64), _to_pointer
 
 
-def _blend4_generator(scalar: Any, start: Any, multiply: str, add: str) -> Any:
-    """Code of `blend4` for one type of lane."""
+def _blend_generator(scalar: Any, start: Any, multiply: str, add: str) -> Any:
+    """Code of `blend_pair` for one type of lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        lanes, index = ir.VectorType(scalar, 4), ir.IntType(32)
-        pixels, weights, count, out = arguments
-        pixels = builder.inttoptr(pixels, scalar.as_pointer())
-        weights = builder.inttoptr(weights, scalar.as_pointer())
+        index = ir.IntType(32)
+        quad, lanes = ir.VectorType(scalar, 4), ir.VectorType(scalar, 8)
+        near, far, weights, count, out = arguments
+        near = builder.inttoptr(near, scalar.as_pointer())
+        far = builder.inttoptr(far, scalar.as_pointer())
+        weights = builder.inttoptr(weights, lanes.as_pointer())
+        joined = ir.Constant(ir.VectorType(index, 8), list(range(8)))
         total = cgutils.alloca_once(builder, lanes)
-        builder.store(ir.Constant(lanes, [start] * 4), total)
+        builder.store(ir.Constant(lanes, [start] * 8), total)
         with cgutils.for_range(builder, count) as loop:
-            weight = builder.load(builder.gep(weights, [loop.index]))
-            undefined = ir.Constant(lanes, ir.Undefined)
-            one = builder.insert_element(undefined, weight, ir.Constant(index, 0))
-            zeros = ir.Constant(ir.VectorType(index, 4), [0] * 4)
-            spread = builder.shuffle_vector(one, undefined, zeros)
-            place = builder.gep(pixels, [builder.mul(loop.index, loop.index.type(3))])
-            value = builder.load(builder.bitcast(place, lanes.as_pointer()), align=4)
-            product = getattr(builder, multiply)(spread, value)
+            place = builder.mul(loop.index, loop.index.type(3))
+            halves = [
+                builder.load(
+                    builder.bitcast(builder.gep(pixel, [place]), quad.as_pointer()), align=4
+                )
+                for pixel in (near, far)
+            ]
+            value = builder.shuffle_vector(*halves, joined)
+            weight = builder.load(builder.gep(weights, [loop.index]), align=4)
+            product = getattr(builder, multiply)(weight, value)
             builder.store(getattr(builder, add)(builder.load(total), product), total)
         target = builder.inttoptr(out, lanes.as_pointer())
         builder.store(builder.load(total), target, align=4)
@@ -181,29 +196,34 @@ def _blend4_generator(scalar: Any, start: Any, multiply: str, add: str) -> Any:
     return generate
 
 
-_BLEND4_TYPE = types.void(types.int64, types.int64, types.int64, types.int64)
-_generate_float = _blend4_generator(ir.FloatType(), 0.5, "fmul", "fadd")
-_generate_fixed = _blend4_generator(ir.IntType(32), 1 << (_PRECISION - 1), "mul", "add")
+_BLEND_TYPE = types.void(*[types.int64] * 5)
+_generate_float = _blend_generator(ir.FloatType(), 0.5, "fmul", "fadd")
+_generate_fixed = _blend_generator(ir.IntType(32), 1 << (_PRECISION - 1), "mul", "add")
 
 
-def _blend4(typing_context: Any, pixels: Any, weights: Any, count: Any, out: Any) -> Any:
-    """Four lanes of a half + sum over taps of weights[tap] * pixels[3 * tap + lane], into `out`.
+def _blend_pair(
+    typing_context: Any, near: Any, far: Any, weights: Any, count: Any, out: Any
+) -> Any:
+    """Two outputs at once: a half + sum over taps of weight * pixel, eight lanes into `out`.
 
-    Arguments are addresses of float32 (int32 for `blend4_fixed`), and the number of taps; the
-    fourth lane is the next pixel's red, to be ignored. One vector operation per tap, where the
-    compiler finds three scalar ones.
+    Arguments are addresses of float32 (int32 for `blend_pair_fixed`) and the number of taps:
+    first pixel of the one and of the other output, interleaved RGB; weights (taps, 8) of
+    `_pair_weights`. Lanes 0 to 2 and 4 to 6 are colours, 3 and 7 to be ignored. One vector
+    operation per tap, where the compiler finds six scalar ones.
     """
-    return _BLEND4_TYPE, _generate_float
+    return _BLEND_TYPE, _generate_float
 
 
-def _blend4_fixed(typing_context: Any, pixels: Any, weights: Any, count: Any, out: Any) -> Any:
-    return _BLEND4_TYPE, _generate_fixed
+def _blend_pair_fixed(
+    typing_context: Any, near: Any, far: Any, weights: Any, count: Any, out: Any
+) -> Any:
+    return _BLEND_TYPE, _generate_fixed
 
 
 pointer: Any = intrinsic(_pointer)
 pointer64: Any = intrinsic(_pointer64)
-blend4: Any = intrinsic(_blend4)
-blend4_fixed: Any = intrinsic(_blend4_fixed)
+blend_pair: Any = intrinsic(_blend_pair)
+blend_pair_fixed: Any = intrinsic(_blend_pair_fixed)
 
 
 # Crop and resize --------------------------------------------------------------------------
@@ -308,32 +328,72 @@ def _blend_rows(
 
 
 @_jit
-def _squeeze_line(line: Array, starts: Array, weights: Array, out: Array) -> None:
+def _pair_weights(weights: Array) -> Array:
+    """Horizontal weights (S, taps) as `blend_pair` reads them, (ceil(S / 2), taps, 8).
+
+    Each weight stands in four lanes; the last output of an odd S is its own partner.
+    """
+    size, taps = weights.shape
+    pairs = np.empty(((size + 1) // 2, taps, 8), weights.dtype)
+    for pair in range(pairs.shape[0]):
+        far = min(2 * pair + 1, size - 1)
+        for tap in range(taps):
+            for lane in range(4):
+                pairs[pair, tap, lane] = weights[2 * pair, tap]
+                pairs[pair, tap, 4 + lane] = weights[far, tap]
+    return pairs
+
+
+@_jit
+def _pair_places(starts: Array) -> Array:
+    """Byte offsets of the first pixel of each pair of outputs, (ceil(S / 2), 2)."""
+    size = len(starts)
+    places = np.empty(((size + 1) // 2, 2), np.int64)
+    for pair in range(len(places)):
+        places[pair, 0] = starts[2 * pair] * 12  # three values of four bytes a pixel
+        places[pair, 1] = starts[min(2 * pair + 1, size - 1)] * 12
+    return places
+
+
+@_jit
+def _squeeze_line(line: Array, places: Array, weights: Array, out: Array) -> None:
     """Horizontal pass of one row into groups of four lanes.
 
     The common numbers of taps are written out: with a constant count the compiler unrolls the
     loop over taps, which makes this pass twice as fast.
+
+    Args:
+        line: float32, interleaved RGB.
+        places: Of `_pair_places`.
+        weights: Of `_pair_weights`.
+        out: float32, 4 * S rounded up to whole pairs.
     """
-    size, taps = weights.shape
+    num_pairs, taps, _ = weights.shape
     pixels, factors, target = line.ctypes.data, weights.ctypes.data, out.ctypes.data
     if taps == 2:
-        for x in range(size):
-            blend4(pixels + starts[x] * 12, factors + x * 8, 2, target + x * 16)
+        for i in range(num_pairs):
+            near, far = pixels + places[i, 0], pixels + places[i, 1]
+            blend_pair(near, far, factors + i * 64, 2, target + i * 32)
     elif taps == 3:
-        for x in range(size):
-            blend4(pixels + starts[x] * 12, factors + x * 12, 3, target + x * 16)
+        for i in range(num_pairs):
+            near, far = pixels + places[i, 0], pixels + places[i, 1]
+            blend_pair(near, far, factors + i * 96, 3, target + i * 32)
     elif taps == 4:
-        for x in range(size):
-            blend4(pixels + starts[x] * 12, factors + x * 16, 4, target + x * 16)
+        for i in range(num_pairs):
+            near, far = pixels + places[i, 0], pixels + places[i, 1]
+            blend_pair(near, far, factors + i * 128, 4, target + i * 32)
     elif taps == 5:
-        for x in range(size):
-            blend4(pixels + starts[x] * 12, factors + x * 20, 5, target + x * 16)
+        for i in range(num_pairs):
+            near, far = pixels + places[i, 0], pixels + places[i, 1]
+            blend_pair(near, far, factors + i * 160, 5, target + i * 32)
     elif taps == 6:
-        for x in range(size):
-            blend4(pixels + starts[x] * 12, factors + x * 24, 6, target + x * 16)
+        for i in range(num_pairs):
+            near, far = pixels + places[i, 0], pixels + places[i, 1]
+            blend_pair(near, far, factors + i * 192, 6, target + i * 32)
     else:
-        for x in range(size):
-            blend4(pixels + starts[x] * 12, factors + x * taps * 4, taps, target + x * 16)
+        for i in range(num_pairs):
+            near, far = pixels + places[i, 0], pixels + places[i, 1]
+            blend_pair(near, far, factors + i * taps * 32, taps, target + i * 32)
 
 
 @_jit
@@ -351,13 +411,13 @@ def _resize_bilinear(
     _weigh(in_w, full[1], shift[1], False, starts_x, counts_x, loose_x)
     # Equal tap counts in the inner loop: the processor then predicts its end.
     taps_x = counts_x.max()
-    weights_x = loose_x[:, :taps_x].copy()
+    weights_x, places_x = _pair_weights(loose_x[:, :taps_x]), _pair_places(starts_x)
     line = np.zeros((in_w + taps_x + 1) * 3, np.float32)  # what lies behind the row weighs 0
     squeezed = np.empty(size * 4 + 4, np.float32)
     for y in range(size):
         offset = ((top + starts_y[y]) * width + left) * 3
         _blend_rows(flat, offset, width * 3, counts_y[y], weights_y[y], line[: in_w * 3])
-        _squeeze_line(line, starts_x, weights_x, squeezed)
+        _squeeze_line(line, places_x, weights_x, squeezed)
         for x in range(size):
             column = size - 1 - x if is_flipped else x
             out[0, y, column] = np.uint8(squeezed[4 * x])
@@ -382,35 +442,39 @@ def _clip8(value: Number) -> Number:
 
 @_jit
 def _squeeze_row(
-    row: Array, starts: Array, weights: Array, line: Array, groups: Array, out: Array
+    row: Array, places: Array, weights: Array, line: Array, groups: Array, out: Array
 ) -> None:
     """Pillow's horizontal pass of one row of interleaved RGB.
 
     Args:
         row: uint8, (3 * W,).
-        starts: First tap of each output, (S,).
-        weights: int32, (S, taps).
+        places: Of `_pair_places`.
+        weights: Of `_pair_weights`, int32.
         line: Scratch, int32, at least 3 * (W + taps + 1), zero behind the row.
-        groups: Scratch, int32, at least 4 * S.
+        groups: Scratch, int32, 4 * S rounded up to whole pairs.
         out: uint8, (3 * S,).
     """
-    size, taps = weights.shape
+    num_pairs, taps, _ = weights.shape
     for x in range(len(row)):
         line[x] = row[x]
     pixels, factors, target = line.ctypes.data, weights.ctypes.data, groups.ctypes.data
     if taps == 5:  # written out as in `_squeeze_line`
-        for x in range(size):
-            blend4_fixed(pixels + starts[x] * 12, factors + x * 20, 5, target + x * 16)
+        for i in range(num_pairs):
+            near, far = pixels + places[i, 0], pixels + places[i, 1]
+            blend_pair_fixed(near, far, factors + i * 160, 5, target + i * 32)
     elif taps == 6:
-        for x in range(size):
-            blend4_fixed(pixels + starts[x] * 12, factors + x * 24, 6, target + x * 16)
+        for i in range(num_pairs):
+            near, far = pixels + places[i, 0], pixels + places[i, 1]
+            blend_pair_fixed(near, far, factors + i * 192, 6, target + i * 32)
     elif taps == 7:
-        for x in range(size):
-            blend4_fixed(pixels + starts[x] * 12, factors + x * 28, 7, target + x * 16)
+        for i in range(num_pairs):
+            near, far = pixels + places[i, 0], pixels + places[i, 1]
+            blend_pair_fixed(near, far, factors + i * 224, 7, target + i * 32)
     else:
-        for x in range(size):
-            blend4_fixed(pixels + starts[x] * 12, factors + x * taps * 4, taps, target + x * 16)
-    for x in range(size):
+        for i in range(num_pairs):
+            near, far = pixels + places[i, 0], pixels + places[i, 1]
+            blend_pair_fixed(near, far, factors + i * taps * 32, taps, target + i * 32)
+    for x in range(len(out) // 3):
         out[3 * x] = _clip8(groups[4 * x])
         out[3 * x + 1] = _clip8(groups[4 * x + 1])
         out[3 * x + 2] = _clip8(groups[4 * x + 2])
@@ -473,18 +537,19 @@ def _resize_bicubic(
     _weigh(in_h, full[0], shift[0], True, starts_y, counts_y, exact_y)
     _weigh(in_w, full[1], shift[1], True, starts_x, counts_x, exact_x)
     taps_x = counts_x.max()
-    weights_y, weights_x = np.empty((size, taps_y), np.int32), np.empty((size, taps_x), np.int32)
+    weights_y, fixed_x = np.empty((size, taps_y), np.int32), np.empty((size, taps_x), np.int32)
     _to_fixed(exact_y, weights_y)
-    _to_fixed(exact_x[:, :taps_x], weights_x)
+    _to_fixed(exact_x[:, :taps_x], fixed_x)
+    weights_x, places_x = _pair_weights(fixed_x), _pair_places(starts_x)
     wide = np.zeros((in_w + taps_x + 1) * 3, np.int32)
-    groups = np.empty(size * 4, np.int32)
+    groups = np.empty(size * 4 + 4, np.int32)
     squeezed = np.empty(size * 3, np.uint8)
     if _is_vertical_first(box, full):
         wide_line, wide_row = np.empty(in_w * 3, np.int32), np.empty(in_w * 3, np.uint8)
         for y in range(size):
             start = ((top + starts_y[y]) * width + left) * 3
             _stretch_row(flat, start, width * 3, counts_y[y], weights_y[y], wide_line, wide_row)
-            _squeeze_row(wide_row, starts_x, weights_x, wide, groups, squeezed)
+            _squeeze_row(wide_row, places_x, weights_x, wide, groups, squeezed)
             _split_planes(squeezed, y, is_flipped, out)
         return
     # Rows are stored twice, `taps_y` apart, so that any window of the ring is contiguous.
@@ -497,7 +562,7 @@ def _resize_bicubic(
             begin = ((top + done) * width + left) * 3
             slot = (done % taps_y) * stride
             row = ring[slot : slot + stride]
-            _squeeze_row(flat[begin : begin + in_w * 3], starts_x, weights_x, wide, groups, row)
+            _squeeze_row(flat[begin : begin + in_w * 3], places_x, weights_x, wide, groups, row)
             ring[slot + taps_y * stride :][:stride] = row
             done += 1
         slot = (starts_y[y] % taps_y) * stride
@@ -505,7 +570,7 @@ def _resize_bicubic(
         _split_planes(squeezed, y, is_flipped, out)
 
 
-@_jit
+@_jit_inline
 def crop(flat: Array, height: int, width: int, table: Array, key: Number, out: Array) -> None:
     """Cut, resize and flip one view.
 
@@ -721,7 +786,7 @@ def solarize(planes: Array, threshold: Number) -> None:
             plane[i] = _FULL - plane[i] if plane[i] >= threshold else plane[i]
 
 
-@_jit
+@_jit_inline
 def _jitter(planes: Array, size: int, table: Array, key: Number) -> None:
     """Brightness, contrast, saturation, hue in an order drawn per sample."""
     rank = int(draw(key, ORDER) * 24.0)
@@ -748,7 +813,7 @@ def _jitter(planes: Array, size: int, table: Array, key: Number) -> None:
             adjust_hue(planes, _between(key, HUE, -table[_H], table[_H]))
 
 
-@_jit
+@_jit_inline
 def recolor(image: Array, table: Array, key: Number, scratch: Array) -> None:
     """Jitter, grayscale, blur and solarize one view in place, as its key draws them.
 
@@ -787,7 +852,7 @@ def recolor(image: Array, table: Array, key: Number, scratch: Array) -> None:
 # What the loader calls --------------------------------------------------------------------
 
 
-@_jit
+@_jit_inline
 def render_image(
     flat: Array,
     height: int,

@@ -27,9 +27,9 @@ def test_stops_everywhere_change_nothing(tmp_path, method):
 
 def test_kills_at_random_moments_change_nothing(tmp_path):
     extra = matrix.extra_of_kills(5)
-    straight = matrix.run_straight("dino", tmp_path / "straight", *extra)
+    straight = matrix.run_straight("mae", tmp_path / "straight", *extra)
     run = tmp_path / "killed"
-    arguments = matrix.command("dino", run, *extra)
+    arguments = matrix.command("mae", run, *extra)
     cut = matrix.run_killed(run, lambda: matrix.start_here(arguments, run), kills=5, seed=0)
     assert cut > 0  # saves among them
     assert matrix.compare(straight, run) == "equal"
@@ -55,10 +55,10 @@ def test_what_a_resumed_run_forgets_is_named(tmp_path, monkeypatch):
 def test_equal_seeds_give_equal_weights_and_other_seeds_others(tmp_path):
     runs = {}
     for name, seed in (("a", 0), ("b", 0), ("other", 1)):
-        runs[name] = matrix.run_straight("dino", tmp_path / name, f"seed={seed}")
+        runs[name] = matrix.run_straight("mae", tmp_path / name, f"seed={seed}")
     assert matrix.compare(runs["a"], runs["b"]) == "equal"
     weights = [
-        matrix.last_state(runs[name])["state_dict"]["backbone.model.layer1.0.conv1.weight"]
+        matrix.last_state(runs[name])["state_dict"]["backbone.model.blocks.0.attn.qkv.weight"]
         for name in ("a", "other")
     ]
     assert not torch.equal(*weights)

@@ -1,11 +1,14 @@
 """Interrupted runs against straight ones, bit for bit: methods x places of the interruption.
 
-Run: tools/benchmark.py resume [methods=barlow_twins,mae,...] [kills=5] [seed=0] [out=FILE]
+Run: tools/benchmark.py resume [methods=barlow_twins,mae,...] [kills=5] [start=shell|fork]
+     [seed=0] [out=FILE]
 
 Each method's tiny recipe, with a network of a few thousand parameters, trains on some thirty
 samples of built-in data, straight through and interrupted. A signal ends the process (SIGTERM and
-SIGUSR1 save first, SIGKILL does not), and the same command goes on in a new one. Last, the real
-`tools/train.py` is killed `kills` times at random moments, every other time while it saves.
+SIGUSR1 save first, SIGKILL does not), and the same command goes on in a new one. Last, the run is
+killed `kills` times at random moments, every other time while it saves: `tools/train.py` as started
+from a shell, or (start=fork, which spares it importing PyTorch) the same command in a fork of this
+process, as everywhere else here.
 
 Compared are: the samples of every batch, the whole last checkpoint (weights, averages, centres,
 statistics, moments, counters, place in the data) and metrics.jsonl (losses, learning rates). A
@@ -34,7 +37,7 @@ from ssl_vision.engine import cli
 from ssl_vision.engine.checkpoint import list_checkpoints, load_state
 
 ROOT = Path(__file__).resolve().parents[2]
-DEFAULTS: dict[str, Any] = {"methods": "", "kills": 5, "seed": 0, "out": ""}
+DEFAULTS: dict[str, Any] = {"methods": "", "kills": 5, "start": "shell", "seed": 0, "out": ""}
 
 STEPS_PER_EPOCH = 3  # 30 samples in batches of 8; some are left over
 _COMMON = (
@@ -230,7 +233,9 @@ def first_difference(a: Any, b: Any, where: str = "") -> str | None:
     return None if type(a) is type(b) and a == b else where
 
 
-def row(method: str, folder: Path, *, kills: int, seed: int) -> list[str]:
+def row(
+    method: str, folder: Path, *, kills: int, start: Callable[..., int], seed: int
+) -> list[str]:
     """The cells of a method."""
     # Every update of two batches where one is cut in half.
     extras = {False: (), True: ("trainer.accumulate=2",)}
@@ -247,7 +252,7 @@ def row(method: str, folder: Path, *, kills: int, seed: int) -> list[str]:
         never = run_straight(method, folder / "never", *extra_of_kills(kills))
         run = folder / "killed"
         often = command(method, run, *extra_of_kills(kills))
-        num_cut = run_killed(run, lambda: start_anew(often, run), kills=kills, seed=seed)
+        num_cut = run_killed(run, lambda: start(often, run), kills=kills, seed=seed)
         cells.append(f"{compare(never, run)} ({num_cut} in a save)")
     return cells
 
@@ -272,6 +277,7 @@ def main(arguments: list[str]) -> int:
             return 2
         settings[key] = type(DEFAULTS[key])(value)
     kills = settings["kills"]
+    start = {"shell": start_anew, "fork": start_here}[settings["start"]]
     methods = settings["methods"].split(",") if settings["methods"] else list(METHODS)
     for method in methods:
         if method not in METHODS:
@@ -289,7 +295,7 @@ def main(arguments: list[str]) -> int:
             folder = Path(name) / f"matrix-{method}"
             folder.mkdir()
             seed = settings["seed"] + list(METHODS).index(method)
-            cells = row(method, folder, kills=kills, seed=seed)
+            cells = row(method, folder, kills=kills, start=start, seed=seed)
             lines.append(f"| {' | '.join([method, *cells])} |")
             print(lines[-1], flush=True)
             all_cells += cells

@@ -5,7 +5,6 @@ result is checked against frozen dataclasses, where every default lives. Whateve
 here, as one `ConfigError` line, before data or a model is touched.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.data.module import DataConfig
 from ssl_vision.data.pack import PrepareConfig
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.evaluation.clustering import ClusteringConfig
 from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
@@ -282,8 +281,7 @@ def _last_given(layers: Sequence[_Layer], section: str, key: str) -> Any:
 
 def _look_up(name: Any, table: Mapping[str, _Entry], key: str) -> _Entry:
     if name not in table:
-        near = difflib.get_close_matches(str(name), table, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, table)
         raise ConfigError(f"{key}={name!r} is unknown; choose one of {', '.join(table)}.{hint}")
     return table[name]
 
@@ -337,7 +335,8 @@ def _explain(error: OmegaConfBaseException) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = str(error).replace("Did you mean: ", "Did you mean ")  # as `did_you_mean` says it
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return lines[0] if lines else type(error).__name__

@@ -32,7 +32,7 @@ def test_every_recipe_loads_tells_its_story_and_round_trips(path: Path, tmp_path
 
 MISTAKES = [
     ("optim.base_lrr=1", ["optim.base_lrr", "Did you mean", "'base_lr'"]),
-    ("trainr.epochs=1", ["trainr", "Did you mean: 'trainer'"]),
+    ("trainr.epochs=1", ["trainr", "Did you mean 'trainer'?"]),
     ("method.redundancy_weigth=1", ["redundancy_weigth", "redundancy_weight"]),
     ("method.mask_ratio=0.5", ["mask_ratio", "BarlowTwins"]),
     ("data.views.a.blurr.prob=1", ["blurr", "blur"]),

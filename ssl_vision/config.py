@@ -7,6 +7,7 @@ here, as one `ConfigError` line, before data or a model is touched.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -40,6 +41,7 @@ from ssl_vision.optim.recipe import OptimConfig
 
 _Schema = TypeVar("_Schema")
 _Entry = TypeVar("_Entry")
+_WORDS = {"on": True, "yes": True, "off": False, "no": False}  # truths only where one is wanted
 _Layer = tuple[str, Any]  # where it comes from, and its content as a DictConfig
 
 
@@ -234,7 +236,7 @@ def _read_layers(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[
 
 def _read_file(path: Path) -> DictConfig:
     try:
-        content = OmegaConf.load(path)
+        content = OmegaConf.load(StringIO(_quote_words(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe file.") from None
     except OSError as error:
@@ -247,13 +249,27 @@ def _read_file(path: Path) -> DictConfig:
 
 
 def _read_override(override: str) -> DictConfig:
-    key, separator, _ = override.partition("=")
+    key, separator, value = override.partition("=")
     if not separator or not key or key.startswith("-"):
         raise ConfigError(f"{override!r}: overrides are written key=value.")
     try:
-        return OmegaConf.from_dotlist([override])
+        return OmegaConf.from_dotlist([f"{key}={_quote_words(value)}"])
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{override!r}: {_one_line(error)}") from error
+
+
+def _quote_words(text: str) -> str:
+    """YAML in which on, off, yes and no are words, as in YAML 1.2; lines keep their numbers.
+
+    PyYAML reads them as true and false before a schema can say that a word is wanted.
+    """
+    events: list[Any] = list(yaml.parse(text))
+    for event in reversed(events):  # from the end, so that earlier places stay right
+        is_plain = isinstance(event, yaml.ScalarEvent) and event.style is None and event.implicit[0]
+        if is_plain and event.value.lower() in _WORDS:
+            first, last = event.start_mark.index, event.end_mark.index
+            text = f"{text[:first]}'{event.value}'{text[last:]}"
+    return text
 
 
 def _method_name(layers: Sequence[_Layer]) -> str:
@@ -314,9 +330,12 @@ def _split_commas(content: DictConfig, schema: Any) -> DictConfig:
 
 
 def _split_plain(plain: dict[Any, Any], schema: Any) -> dict[Any, Any]:
+    is_open = OmegaConf.get_type(schema) is dict  # backbone.args: nothing says what is wanted
     for key, value in plain.items():
         known = schema.get(key) if isinstance(key, str) and key in schema else None
-        if isinstance(value, str) and isinstance(known, ListConfig | TupleConfig):
+        if is_open and isinstance(value, str):
+            plain[key] = _WORDS.get(value.lower(), value)
+        elif isinstance(value, str) and isinstance(known, ListConfig | TupleConfig):
             plain[key] = [part.strip() for part in value.split(",") if part.strip()]
         elif isinstance(value, int | float) and isinstance(known, ListConfig | TupleConfig):
             plain[key] = [value]

@@ -26,11 +26,11 @@ def test_stops_everywhere_change_nothing(tmp_path, method):
 
 
 def test_kills_at_random_moments_change_nothing(tmp_path):
-    extra = matrix.extra_of_kills(5)
+    extra = matrix.extra_of_kills(3)
     straight = matrix.run_straight("mae", tmp_path / "straight", *extra)
     run = tmp_path / "killed"
     arguments = matrix.command("mae", run, *extra)
-    cut = matrix.run_killed(run, lambda: matrix.start_here(arguments, run), kills=5, seed=0)
+    cut = matrix.run_killed(run, lambda: matrix.start_here(arguments, run), kills=3, seed=0)
     assert cut > 0  # saves among them
     assert matrix.compare(straight, run) == "equal"
 
@@ -47,9 +47,6 @@ def test_what_a_resumed_run_forgets_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(callbacks, "restore", forgetful)
     stopped = matrix.run_interrupted("dino", tmp_path / "stopped", matrix.PLACES["mid-epoch"])
     assert matrix.compare(straight, stopped).startswith("checkpoint.state_dict.")
-    monkeypatch.undo()
-    other = matrix.run_straight("dino", tmp_path / "other", "seed=1")
-    assert matrix.compare(straight, other) == "samples.update 1, batch 0[0]"
 
 
 def test_equal_seeds_give_equal_weights_and_other_seeds_others(tmp_path):
@@ -57,6 +54,7 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("other", 1)):
         runs[name] = matrix.run_straight("mae", tmp_path / name, f"seed={seed}")
     assert matrix.compare(runs["a"], runs["b"]) == "equal"
+    assert matrix.compare(runs["a"], runs["other"]).startswith("samples.update 1, batch 0")
     weights = [
         matrix.last_state(runs[name])["state_dict"]["backbone.model.blocks.0.attn.qkv.weight"]
         for name in ("a", "other")

@@ -61,7 +61,8 @@ def diagnose(
 
     Args:
         values: `feature_std`, `centred_rank`, `dead_share` of the features (see
-            `evaluation.representation`); of methods with K prototypes also `ln_k`, `loss`,
+            `evaluation.representation`); of methods with K prototypes also `ln_k`,
+            `cross_view` (the loss between crops alone: without patches, KoLeo and others),
             `teacher_entropy` and `teacher_marginal_entropy` (nats); `knn_top1` with labels.
         untrained: The same of the network before training: features that were never diverse are
             no collapse.
@@ -140,11 +141,11 @@ def _of_prototypes(values: Mapping[str, float]) -> Verdict | None:
             "Sharpening is too weak: lower method.teacher_temperature, shorten its warm-up, or "
             "lower optim.base_lr.",
         )
-    if "loss" in values and _is_pinned(values["loss"], ln_k):
+    if "cross_view" in values and _is_pinned(values["cross_view"], ln_k):
         return Verdict(
             "loss at ln K",
-            f"the loss {values['loss']:.4f} is ln {num_prototypes}: the student answers every "
-            "image with the uniform distribution.",
+            f"the loss between crops, {values['cross_view']:.4f}, is ln K = {ln_k:.4f}: the "
+            "student answers every image with the uniform distribution.",
             "Nothing is learnt yet, or the teacher is uniform: after the first epochs, lower the "
             "teacher temperature and check that the last layer is not frozen throughout.",
         )

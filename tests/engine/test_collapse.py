@@ -26,7 +26,10 @@ LN_K = {"ln_k": math.log(4096)}
         ({"knn_top1": 0.2}, "worse than untrained"),
         ({"knn_top1": 0.28}, "healthy"),
         # The constants people post in issues: ln 4096 = 8.3178.
-        (LN_K | {"loss": 8.3178}, "loss at ln K"),
+        (LN_K | {"loss": 8.3178, "cross_view": 8.3178}, "loss at ln K"),
+        # Terms on patches and KoLeo move the total, not what crops say of each other.
+        (LN_K | {"loss": 16.6, "cross_view": 8.3178}, "loss at ln K"),
+        (LN_K | {"loss": 8.3178, "cross_view": 5.1}, "healthy"),
         (LN_K | {"loss": 6.0, "teacher_entropy": 8.317}, "uniform teacher"),
         (LN_K | {"teacher_entropy": 0.05, "teacher_marginal_entropy": 0.05}, "few prototypes"),
         # Sharp answers, different for different images, are what is wanted.

@@ -234,12 +234,16 @@ def read_cloud(path: Path) -> np.ndarray:
     return sampled.numpy()
 
 
-def _from_files(
-    files: Sequence[Path], labels: Sequence[int] | None = None, class_names: Sequence[str] = ()
-) -> PointSource:
+def _check_present(files: Sequence[Path]) -> None:
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{len(missing)} of {len(files)} files are missing, first {missing[0]}.")
+
+
+def _from_files(
+    files: Sequence[Path], labels: Sequence[int] | None = None, class_names: Sequence[str] = ()
+) -> PointSource:
+    _check_present(files)
     return PointSource(
         [str(file) for file in files],
         lambda row: read_cloud(files[row]),
@@ -350,9 +354,7 @@ def _shapenetpart(folder: Path, split: Split) -> PartSource | None:
     ids = [name for file in files_of for name in json.loads(file.read_text())]
     pairs = [tuple(i.split("/")[-2:]) for i in ids]
     files = [folder / kind / f"{name}.txt" for kind, name in pairs]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise DataError(f"{len(missing)} of {len(files)} files are missing, first {missing[0]}.")
+    _check_present(files)
     return PartSource(
         [str(file) for file in files],
         lambda row: _point_and_part(files[row]),

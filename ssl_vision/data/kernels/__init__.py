@@ -1,0 +1,19 @@
+"""Compiled CPU kernels: random resized crop, flip, colour, RandAugment, erasing.
+
+Everything here is serial, releases the GIL and keeps no state: the loader runs it on plain Python
+threads, so no threading layer of numba is involved. A draw is a hash of (stream, epoch, sample id,
+drawing, slot); a view therefore depends on nothing but its key, whatever the batch or thread.
+
+Each module of operations has a table, the numbers of a `ViewConfig` its kernels read, and entry
+points ending in `_rows`, which treat every drawing of one view for some images. They are separate
+so that a process compiles what its views need and no more. Compiled functions are slow to make,
+not to call: every level of calls is optimised anew with all that lies below it. What has one
+caller is therefore compiled as part of it (`jit_inline`), and helpers of NumPy are avoided that
+bring code of their own (slice assignment, `max`, `astype`, `zeros`).
+
+Floats are strict IEEE (no fast-math), so pixels do not depend on the vector width of the CPU.
+
+Compiled code is cached on disk by numba: beside the module, else in the user's cache folder, else
+in NUMBA_CACHE_DIR. Set the latter where both are read-only; without any the kernels are compiled
+anew in each process (some seconds).
+"""

@@ -5,9 +5,9 @@ result is checked against frozen dataclasses, where every default lives. Whateve
 here, as one `ConfigError` line, before data or a model is touched.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.data.module import DataConfig
 from ssl_vision.data.pack import PrepareConfig
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.evaluation.clustering import ClusteringConfig
 from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
@@ -41,6 +41,7 @@ from ssl_vision.optim.recipe import OptimConfig
 
 _Schema = TypeVar("_Schema")
 _Entry = TypeVar("_Entry")
+_WORDS = {"on": True, "yes": True, "off": False, "no": False}  # truths only where one is wanted
 _Layer = tuple[str, Any]  # where it comes from, and its content as a DictConfig
 
 
@@ -235,7 +236,7 @@ def _read_layers(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[
 
 def _read_file(path: Path) -> DictConfig:
     try:
-        content = OmegaConf.load(path)
+        content = OmegaConf.load(StringIO(_quote_words(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe file.") from None
     except OSError as error:
@@ -248,13 +249,27 @@ def _read_file(path: Path) -> DictConfig:
 
 
 def _read_override(override: str) -> DictConfig:
-    key, separator, _ = override.partition("=")
+    key, separator, value = override.partition("=")
     if not separator or not key or key.startswith("-"):
         raise ConfigError(f"{override!r}: overrides are written key=value.")
     try:
-        return OmegaConf.from_dotlist([override])
+        return OmegaConf.from_dotlist([f"{key}={_quote_words(value)}"])
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{override!r}: {_one_line(error)}") from error
+
+
+def _quote_words(text: str) -> str:
+    """YAML in which on, off, yes and no are words, as in YAML 1.2; lines keep their numbers.
+
+    PyYAML reads them as true and false before a schema can say that a word is wanted.
+    """
+    events: list[Any] = list(yaml.parse(text))
+    for event in reversed(events):  # from the end, so that earlier places stay right
+        is_plain = isinstance(event, yaml.ScalarEvent) and event.style is None and event.implicit[0]
+        if is_plain and event.value.lower() in _WORDS:
+            first, last = event.start_mark.index, event.end_mark.index
+            text = f"{text[:first]}'{event.value}'{text[last:]}"
+    return text
 
 
 def _method_name(layers: Sequence[_Layer]) -> str:
@@ -282,8 +297,7 @@ def _last_given(layers: Sequence[_Layer], section: str, key: str) -> Any:
 
 def _look_up(name: Any, table: Mapping[str, _Entry], key: str) -> _Entry:
     if name not in table:
-        near = difflib.get_close_matches(str(name), table, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, table)
         raise ConfigError(f"{key}={name!r} is unknown; choose one of {', '.join(table)}.{hint}")
     return table[name]
 
@@ -316,9 +330,12 @@ def _split_commas(content: DictConfig, schema: Any) -> DictConfig:
 
 
 def _split_plain(plain: dict[Any, Any], schema: Any) -> dict[Any, Any]:
+    is_open = OmegaConf.get_type(schema) is dict  # backbone.args: nothing says what is wanted
     for key, value in plain.items():
         known = schema.get(key) if isinstance(key, str) and key in schema else None
-        if isinstance(value, str) and isinstance(known, ListConfig | TupleConfig):
+        if is_open and isinstance(value, str):
+            plain[key] = _WORDS.get(value.lower(), value)
+        elif isinstance(value, str) and isinstance(known, ListConfig | TupleConfig):
             plain[key] = [part.strip() for part in value.split(",") if part.strip()]
         elif isinstance(value, int | float) and isinstance(known, ListConfig | TupleConfig):
             plain[key] = [value]
@@ -337,7 +354,8 @@ def _explain(error: OmegaConfBaseException) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = str(error).replace("Did you mean: ", "Did you mean ")  # as `did_you_mean` says it
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return lines[0] if lines else type(error).__name__

@@ -3,6 +3,9 @@
 Messages name the key or file, the value, what is allowed and the way out.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class SslVisionError(Exception):
     """Base of the errors below.
@@ -54,3 +57,19 @@ class Preempted(SslVisionError):
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def did_you_mean(word: object, known: Iterable[str], *, num: int = 1, cutoff: float = 0.6) -> str:
+    """End of a message about a word that is not known: the known words that look like it.
+
+    Args:
+        word: As given; anything a file may hold.
+        known: What would have been right.
+        num: Most words to name.
+        cutoff: Least likeness, 0 (anything) to 1 (equal), as `difflib` measures it.
+
+    Returns:
+        " Did you mean 'x'?", with a leading space, or nothing where no word is near.
+    """
+    near = get_close_matches(str(word), list(known), n=num, cutoff=cutoff)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_vision.config import load_train_config, split_arguments, to_yaml
+from ssl_vision.config import load_eval_config, load_train_config, split_arguments, to_yaml
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods import METHODS
 
@@ -32,7 +32,7 @@ def test_every_recipe_loads_tells_its_story_and_round_trips(path: Path, tmp_path
 
 MISTAKES = [
     ("optim.base_lrr=1", ["optim.base_lrr", "Did you mean", "'base_lr'"]),
-    ("trainr.epochs=1", ["trainr", "Did you mean: 'trainer'"]),
+    ("trainr.epochs=1", ["trainr", "Did you mean 'trainer'?"]),
     ("method.redundancy_weigth=1", ["redundancy_weigth", "redundancy_weight"]),
     ("method.mask_ratio=0.5", ["mask_ratio", "BarlowTwins"]),
     ("data.views.a.blurr.prob=1", ["blurr", "blur"]),
@@ -101,3 +101,47 @@ def test_the_command_line_splits_into_files_and_overrides() -> None:
         split_arguments(["--epochs=3"])
     with pytest.raises(ConfigError, match="neither"):
         split_arguments(["epochs"])
+
+
+WORDS = [word for plain in ("on", "off", "yes", "no") for word in (plain, plain.title())]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_on_and_off_are_words_where_a_word_is_wanted_and_truths_where_a_truth_is(
+    word: str, tmp_path: Path
+) -> None:
+    is_on = word.lower() in ("on", "yes")
+    settings = [f"run_dir={word}", f"loggers=[{word}]", f"trainer.compile={word}"]
+    with pytest.raises(ConfigError, match=rf"loggers.*{word}"):
+        load_train_config([TINY], settings)
+    config = load_train_config([TINY], [settings[0], settings[2], f"backbone.args.a={word}"])
+    assert (config.run_dir, config.trainer.compile) == (word, is_on)
+    assert config.backbone.args["a"] is is_on  # as always: no schema says what timm wants
+    file = tmp_path / "words.yaml"
+    file.write_text(f"# on, off\nrun_dir: {word}\ntrainer: {{compile: {word}, epochs: 3}}\n")
+    again = load_train_config([TINY, file])
+    assert (again.run_dir, again.trainer.compile, again.trainer.epochs) == (word, is_on, 3)
+    file.write_text(to_yaml(config))
+    assert load_train_config([file]) == config
+
+
+@pytest.mark.parametrize(("word", "truth"), [("true", True), ("false", False), ("True", True)])
+def test_truths_stay_truths(word: str, truth: bool) -> None:
+    config = load_train_config([TINY], [f"trainer.compile={word}", f"backbone.args.a={word}"])
+    assert config.trainer.compile is truth
+    assert config.backbone.args["a"] is truth
+
+
+def test_the_cache_can_be_switched_off() -> None:
+    given = ["weights=timm:resnet18", "data.path=digits"]
+    assert load_eval_config([], [*given, "cache.mode=off"]).cache.mode == "off"
+    assert load_eval_config([], [*given, "cache={mode: off}"]).cache.mode == "off"
+    with pytest.raises(ConfigError, match=r"cache\.mode.*on"):
+        load_eval_config([], [*given, "cache.mode=on"])
+
+
+def test_words_in_quotes_and_in_other_words_stay_as_written(tmp_path: Path) -> None:
+    file = tmp_path / "words.yaml"
+    file.write_text("run_dir: \"no\"\ninit_from: off by one\nbackbone: {name: 'yes'}\n")
+    config = load_train_config([TINY, file])
+    assert (config.run_dir, config.init_from, config.backbone.name) == ("no", "off by one", "yes")

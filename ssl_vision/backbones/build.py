@@ -1,6 +1,5 @@
 """timm name -> Backbone."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from ssl_vision.backbones.packed import can_pack
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
-from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +197,5 @@ def check_architecture(name: str, *, key: str) -> None:
     plain = name.split(".")[0]
     if timm.is_model(plain):
         return
-    near = difflib.get_close_matches(plain, timm.list_models(), n=3)
-    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    hint = did_you_mean(plain, timm.list_models(), num=3)
     raise ConfigError(f"{key}={name!r} is not a timm {timm.__version__} model.{hint}")

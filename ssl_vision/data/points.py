@@ -433,9 +433,9 @@ def _scanobjectnn(found: Sequence[Path], split: Split) -> PointSource:
 
 def _read_h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        import h5py  # type: ignore[import-not-found, unused-ignore]
+        import h5py  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
-        raise DataError(f"{path}: reading .h5 needs h5py; pip install h5py.") from error
+        raise DataError(f"{path}: reading .h5 needs h5py: pip install 'ssl-vision[h5]'.") from error
     try:
         with h5py.File(path) as file:
             return np.asarray(file["data"], np.float32), np.asarray(file["label"], np.int64)

@@ -1,11 +1,10 @@
 """Arguments of the small commands: words, and `key=value` settings with known keys."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import ConfigError, did_you_mean
 
 # zoo:name?size_px=96 is a word: its `=` comes after other characters than a key has.
 _SETTING = re.compile(r"[a-z_][a-z0-9_.]*=")
@@ -58,10 +57,9 @@ def parse_arguments(
             continue
         key, _, value = argument.partition("=")
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
             raise ConfigError(
-                f"{key} is not a setting here; known are {', '.join(known) or 'none'}.{hint}"
+                f"{key} is not a setting here; known are {', '.join(known) or 'none'}."
+                f"{did_you_mean(key, known)}"
             )
         if key in settings:
             raise ConfigError(f"{key} is given twice.")

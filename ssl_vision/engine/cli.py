@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from ssl_vision.errors import ConfigError, DeviceMemoryError, SslVisionError
+from ssl_vision.errors import ConfigError, DeviceMemoryError, SslVisionError, did_you_mean
 
 # Command -> (module:function of the arguments, what it does).
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -109,10 +109,7 @@ def usage() -> str:
 
 def _run(name: str, arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, COMMANDS)
         raise ConfigError(f"{name!r} is not a command; choose one of {', '.join(COMMANDS)}.{hint}")
     module, _, function = COMMANDS[name][0].partition(":")
     command: Callable[[Sequence[str]], Any] = getattr(import_module(module), function)

@@ -2,6 +2,13 @@
 
 Numbers alone do not help the person who sees a flat loss: 11.0903 is ln 65536, the loss of a
 student that answers "any prototype" to every image, and nothing in a curve says so.
+
+Features that lie close together are no collapse by themselves. Sound networks may put all images
+into a narrow cone: pooled features of point clouds share one large direction, their spread falls to
+a two-hundredth of the untrained network's while kNN accuracy triples. What tells is how images
+differ within the cone: in as many directions as before, or in ever fewer. So dimensions are counted
+about the mean, a small spread counts only where they dwindle too, and accuracy that has clearly
+risen outweighs both.
 """
 
 import math
@@ -12,10 +19,13 @@ LN_TOLERANCE = 0.005  # relative; a loss or entropy this close to ln K is pinned
 MARGINAL_FLOOR = 0.25  # of ln K: the batch as a whole uses few prototypes ...
 SHARED = 0.1  # of that entropy: ... and every image the same ones
 KNN_DROP = 0.8  # of the untrained network's accuracy
-STD_FLOOR = 0.02  # of isotropic: all images have the same feature
-STD_DROP = 0.1  # of the untrained network's
-RANK_FLOOR = 1.5  # RankMe of one direction and a trace of others
-RANK_DROP = 0.25  # of the untrained network's RankMe
+KNN_RISE = 0.1  # of the untrained network's errors are gone: features clearly hold more
+STD_NOISE = 1e-4  # of isotropic: what rounding alone makes of equal features
+STD_FLOOR = 0.02  # of isotropic: all images lie in a narrow cone ...
+STD_DROP = 0.1  # ... or in one this much narrower than the untrained network's ...
+RANK_DWINDLING = 0.5  # ... and differ in this share of the untrained network's dimensions
+RANK_FLOOR = 1.5  # one direction and a trace of others
+RANK_DROP = 0.25  # of the untrained network's dimensions
 DEAD_SHARE = 0.5  # of the dimensions
 
 
@@ -50,8 +60,8 @@ def diagnose(
     """Verdict on a network from what was measured on it.
 
     Args:
-        values: `feature_std`, `rankme`, `dead_share` of the features (see
-            `evaluation.collapse_stats`); of methods with K prototypes also `ln_k`, `loss`,
+        values: `feature_std`, `centred_rank`, `dead_share` of the features (see
+            `evaluation.representation`); of methods with K prototypes also `ln_k`, `loss`,
             `teacher_entropy` and `teacher_marginal_entropy` (nats); `knn_top1` with labels.
         untrained: The same of the network before training: features that were never diverse are
             no collapse.
@@ -70,33 +80,38 @@ def diagnose(
         or _of_accuracy(values, before)
         or Verdict(
             "untrained" if not before else "healthy",
-            f"feature spread {values['feature_std']:.2f} of 1, effective rank "
-            f"{values['rankme']:.1f}{_was(before, 'rankme')}.",
+            f"feature spread {values['feature_std']:.2g} of 1, effective rank "
+            f"{values['centred_rank']:.1f}{_was(before, 'centred_rank')}.",
         )
     )
 
 
 def _of_features(values: Mapping[str, float], before: Mapping[str, float]) -> Verdict | None:
-    spread, rank = values["feature_std"], values["rankme"]
-    floor = max(STD_FLOOR, STD_DROP * before["feature_std"]) if before else 0.0
-    if spread < floor:
+    if not before:
+        return None
+    is_spared = _has_risen(values, before)
+    spread, rank = values["feature_std"], values["centred_rank"]
+    rank_before = before.get("centred_rank", 0.0)  # runs of earlier versions have none
+    is_narrow = spread < max(STD_FLOOR, STD_DROP * before["feature_std"])
+    is_dwindling = rank < RANK_DWINDLING * rank_before
+    if not is_spared and (spread < STD_NOISE or (is_narrow and is_dwindling)):
         return Verdict(
             "complete collapse",
-            f"all images have nearly the same feature (spread {spread:.3f} of 1"
+            f"all images have nearly the same feature (spread {spread:.2g} of 1"
             f"{_was(before, 'feature_std', digits=3)}).",
             "The method's guard against the constant solution is off or too weak: for DINO raise "
             "the teacher momentum and check centring and the teacher temperature; for Barlow Twins "
             "raise the redundancy weight; for any method lower optim.base_lr.",
         )
-    if before and rank < max(RANK_FLOOR, RANK_DROP * before["rankme"]):
+    if not is_spared and rank < max(RANK_FLOOR, RANK_DROP * rank_before):
         return Verdict(
             "dimensional collapse",
-            f"the features use {rank:.1f} effective dimensions{_was(before, 'rankme')}.",
+            f"images differ in {rank:.1f} effective dimensions{_was(before, 'centred_rank')}.",
             "Dimensions have become copies of each other: raise the redundancy weight (Barlow "
             "Twins), strengthen the augmentations, raise the batch size, or lower optim.base_lr.",
         )
     dead = values.get("dead_share", 0.0)
-    if before and dead > max(DEAD_SHARE, 2 * before.get("dead_share", 0.0)):
+    if dead > max(DEAD_SHARE, 2 * before.get("dead_share", 0.0)):
         return Verdict(
             "dead dimensions",
             f"{dead:.0%} of the dimensions do not vary between images.",
@@ -147,6 +162,12 @@ def _of_accuracy(values: Mapping[str, float], before: Mapping[str, float]) -> Ve
         "lower optim.base_lr, check that the views still show the same thing (data.views), and "
         "look at the views in report.html.",
     )
+
+
+def _has_risen(values: Mapping[str, float], before: Mapping[str, float]) -> bool:
+    """Whether kNN makes clearly fewer errors than on the untrained network."""
+    now, then = values.get("knn_top1"), before.get("knn_top1")
+    return now is not None and then is not None and 1 - now <= (1 - KNN_RISE) * (1 - then)
 
 
 def _is_shared(entropy: float, marginal: float, ln_k: float) -> bool:

@@ -26,12 +26,11 @@ def run_metrics(run: EvalRun) -> TaskResult:
     spectrum = rep.covariance_spectrum(features)
     law = rep.fit_power_law(spectrum)
     stats = rep.collapse_stats(features)
-    centred = features.double() - features.double().mean(dim=0)
     measurements = (
         _number("RankMe", rep.rankme(features), "1 to D"),
         _number(
             "RankMe of centred features",
-            rep.rankme(centred),
+            rep.centred_rank(features),
             "far above RankMe: one direction dominates; not a quality",
         ),
         _number("alpha", law.alpha, f"R2 {law.r_squared:.3f}"),

@@ -4,7 +4,6 @@
 `report.md` and `report.html`; an earlier results.json is kept under its time.
 """
 
-import difflib
 import json
 import shlex
 import sys
@@ -24,7 +23,7 @@ from ssl_vision.distributed import rank
 from ssl_vision.engine.eval_run import EvalRun
 from ssl_vision.engine.eval_tasks import TASKS
 from ssl_vision.engine.run_dir import describe_environment
-from ssl_vision.errors import CheckpointError, ConfigError, DataError
+from ssl_vision.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ssl_vision.evaluation.anchors import known_data_name
 from ssl_vision.evaluation.report import (
     comparison_html,
@@ -147,11 +146,9 @@ def check_tasks(names: Sequence[str]) -> None:
     """Raise ConfigError for a task that does not exist, with the nearest one that does."""
     for name in names:
         if name not in TASKS:
-            near = difflib.get_close_matches(name, TASKS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(
                 f"tasks={','.join(names)}: {name!r} is unknown; choose from {', '.join(TASKS)}."
-                f"{hint}"
+                f"{did_you_mean(name, TASKS)}"
             )
 
 

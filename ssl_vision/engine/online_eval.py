@@ -20,7 +20,7 @@ from ssl_vision.engine.watchers import Outputs, Run
 from ssl_vision.evaluation.classification import classification_report, write_report
 from ssl_vision.evaluation.features import FeatureSet, extract_features
 from ssl_vision.evaluation.knn import knn_accuracy
-from ssl_vision.evaluation.representation import collapse_stats, rankme
+from ssl_vision.evaluation.representation import centred_rank, collapse_stats, rankme
 from ssl_vision.methods.base import Method
 from ssl_vision.randomness import derive_key, seeded
 
@@ -149,11 +149,12 @@ def _spread(rows: Tensor, num: int) -> Tensor:
 def _signs(features: Tensor) -> dict[str, float]:
     """Label-free metrics of (N, D) features."""
     if not bool(features.isfinite().all()):
-        return {"feature_std": float("nan"), "rankme": float("nan")}
+        return dict.fromkeys(("feature_std", "rankme", "centred_rank"), float("nan"))
     stats = collapse_stats(features)
     return {
         "feature_std": stats.feature_std,
         "rankme": rankme(features),
+        "centred_rank": centred_rank(features),
         "mean_cosine": stats.mean_cosine,
         "dead_share": stats.dead_share,
     }

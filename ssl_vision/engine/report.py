@@ -30,7 +30,8 @@ READING = {
         "it falls quickly, then slowly for the whole run, and its level depends on the projector's "
         "width and the redundancy weight: compare it only between runs of the same recipe. "
         "<code>invariance</code> is the diagonal's part, <code>redundancy</code> the rest. A loss "
-        "that falls while the effective rank falls too means copies of few dimensions."
+        "that falls while the effective rank (<code>centred_rank</code>) falls too means copies of "
+        "few dimensions."
     ),
     "mae": (
         "The loss is the squared error of the hidden patches, each normalised to variance 1: 1.0 "
@@ -44,7 +45,7 @@ READING = {
         "ln K, the student answers every image alike. <code>teacher_entropy</code> should settle "
         "between 0 and ln K: at ln K the teacher is uniform, at 0 with "
         "<code>teacher_marginal_entropy</code> near 0 all images share one prototype. Watch kNN "
-        "and the effective rank."
+        "and the effective rank (<code>centred_rank</code>)."
     ),
     "poa": (
         "As for DINO, with one curve per student: the intact one and the elastic one drawn anew at "

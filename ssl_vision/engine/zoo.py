@@ -1,6 +1,5 @@
 """The `zoo` command: what users need of the model zoo, and what its keepers do."""
 
-import difflib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from ssl_vision.engine.arguments import Arguments, parse_arguments
-from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError, did_you_mean
 from ssl_vision.zoo.convert import CONVERTERS, convert_file
 from ssl_vision.zoo.converted import ConvertOptions
 from ssl_vision.zoo.download import Progress, forget
@@ -45,8 +44,7 @@ def run_zoo(arguments: Sequence[str]) -> int:
             console.print(f"zoo {usage}", markup=False, soft_wrap=True)
         return 0
     if not arguments or arguments[0] not in _COMMANDS:
-        near = difflib.get_close_matches(arguments[0], _COMMANDS, n=1) if arguments else []
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(arguments[0], _COMMANDS) if arguments else ""
         raise ConfigError(f"usage: zoo {' | '.join(_COMMANDS)}; zoo --help says more.{hint}")
     command, _ = _COMMANDS[arguments[0]]
     command(arguments[1:], console)

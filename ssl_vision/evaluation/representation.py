@@ -86,6 +86,16 @@ def rankme(features: Array, *, epsilon: float = _EPSILON) -> float:
     return float((-(shares * shares.log()).sum()).exp())
 
 
+def centred_rank(features: Array) -> float:
+    """RankMe of (N, D) features about their mean: effective dimensions in which images differ.
+
+    Blind to the direction all images share, which RankMe is full of where features lie in a narrow
+    cone, sound or not. Of a fully collapsed network it measures noise: see `feature_std` too.
+    """
+    matrix = as_matrix(features)
+    return rankme(matrix - matrix.mean(dim=0))
+
+
 def singular_values(features: Array) -> Tensor:
     """Singular values of the raw (N, D) matrix, largest first, float64, (min(N, D),)."""
     matrix = as_matrix(features)

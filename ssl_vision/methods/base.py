@@ -5,7 +5,6 @@ done), chance as keys of (seed, step, sample). Logging, devices, checkpoints and
 the engine.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -19,7 +18,7 @@ from torch.optim import Optimizer
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.distributed import any_rank_each, rank
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.nn.statistics import RunningStatistics
 from ssl_vision.optim.clip import clip_gradients
 from ssl_vision.optim.groups import ParamGroup, split_parameters
@@ -301,11 +300,9 @@ def check_view_names(
     known = [*required, *repeatable]
     for name in views:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
             raise ConfigError(
                 f"data.views.{name} is not used: method.name={method} takes the views "
-                f"{wanted}.{hint}"
+                f"{wanted}.{did_you_mean(name, known)}"
             )
 
 

@@ -4,7 +4,6 @@ The file is written by hand and by `tools/zoo.py pin`; reading it checks everyth
 checked without a network, so that a wrong entry fails in the tests and not at a user's.
 """
 
-import difflib
 import functools
 import os
 import re
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from ssl_vision.backbones.build import check_architecture
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.zoo.convert import CONVERTERS
 from ssl_vision.zoo.converted import ConvertOptions
 from ssl_vision.zoo.download import Source
@@ -128,10 +127,8 @@ def find_entry(name: str) -> ZooEntry:
     index = load_index()
     if name in index:
         return index[name]
-    near = difflib.get_close_matches(name, index, n=3, cutoff=0.4) or list(index)[:3]
-    raise ConfigError(
-        f"zoo:{name} is not in the zoo. Did you mean {', '.join(near)}? All: tools/zoo.py list"
-    )
+    hint = did_you_mean(name, index, num=3, cutoff=0.4)
+    raise ConfigError(f"zoo:{name} is not in the zoo.{hint} All: tools/zoo.py list")
 
 
 def index_path() -> Path:
@@ -269,10 +266,9 @@ def _check_file(file: ZooFile, where: str, *, is_supported: bool) -> None:
         raise ConfigError(f"{where}.options: {', '.join(unknown)} is not an option of converters.")
     needs_converter = file.format != "timm_folder" and is_supported and not is_head
     if needs_converter and file.converter not in CONVERTERS:
-        near = difflib.get_close_matches(str(file.converter), CONVERTERS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
         raise ConfigError(
-            f"{where}.converter={file.converter!r} must be one of {', '.join(CONVERTERS)}.{hint}"
+            f"{where}.converter={file.converter!r} must be one of {', '.join(CONVERTERS)}."
+            f"{did_you_mean(file.converter, CONVERTERS)}"
         )
 
 
@@ -281,9 +277,7 @@ def _record(kind: type[_T], given: dict[str, Any], where: str) -> _T:
     known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{where}.{key} is not a key.{hint}")
+            raise ConfigError(f"{where}.{key} is not a key.{did_you_mean(key, known)}")
     lists = {k: tuple(v) for k, v in given.items() if isinstance(v, list)}
     try:
         return kind(**{**given, **lists})

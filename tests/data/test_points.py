@@ -124,6 +124,21 @@ def test_scanobjectnn_asks_for_one_variant_and_a_readable_file(tmp_path: Path) -
         build_point_source(str(tmp_path / "training_objectdataset.h5"), split="val")
 
 
+def test_scanobjectnn_is_read_from_its_h5_files(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="reads .h5: pip install 'ssl-vision[h5]'")
+    random = np.random.default_rng(0)
+    clouds = {name: random.normal(size=(n, 64, 3)) for name, n in (("training", 5), ("test", 2))}
+    for name, values in clouds.items():
+        with h5py.File(tmp_path / f"{name}_objectdataset.h5", "w") as file:
+            file["data"], file["label"] = values.astype(np.float32), np.arange(len(values)) % 15
+    train, val = (build_point_source(str(tmp_path), split=split) for split in ("train", "val"))
+    assert (len(train), len(val), train.class_names[4]) == (5, 2, "chair")
+    assert train.labels is not None
+    assert train.labels.tolist() == [0, 1, 2, 3, 4]
+    assert np.array_equal(train.cloud(3), clouds["training"][3].astype(np.float32))
+    assert np.array_equal(val.cloud(1), clouds["test"][1].astype(np.float32))
+
+
 def test_meshes_become_the_same_surface_points_every_time(tmp_path: Path) -> None:
     file = write(tmp_path / "a.off", TRIANGLE)
     cloud = read_cloud(file)

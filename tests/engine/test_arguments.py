@@ -22,7 +22,7 @@ def test_words_and_settings() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a", "siz_px=3"], "Did you mean size_px"),
+        (["a", "siz_px=3"], "Did you mean 'size_px'?"),
         (["a", "--out=3"], "without dashes"),
         (["a", "out=3", "out=4"], "given twice"),
         ([], "usage: x A"),

@@ -220,7 +220,7 @@ def test_several_weights_end_in_one_table(
         (["tasks=liner"], 2, "Did you mean 'linear'?"),
         (["knn.k=0"], 2, "knn.k"),
         (["linear.preset=dinov"], 2, "Did you mean 'dinov2'?"),
-        (["linear.epocs=1"], 2, "Did you mean: 'epochs'?"),
+        (["linear.epocs=1"], 2, "Did you mean 'epochs'?"),
         (["data.path=/nowhere"], 65, "does not exist"),
         (["data.size_px=20"], 2, "does not take images of 20 px"),
         (["device=cuda"], 2, "no GPU can be used"),

@@ -104,13 +104,13 @@ def test_table_is_written_between_its_marks(zoo: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["lst"], 2, "Did you mean list"),
-        (["show", "a_modle"], 2, "Did you mean a_model"),
+        (["lst"], 2, "Did you mean 'list'?"),
+        (["show", "a_modle"], 2, "Did you mean 'a_model'?"),
         (["show"], 2, "usage: zoo show NAME"),
         (["download", "a_model", "file=full"], 2, "no file=full"),
         (["convert", "absent.pth", "out"], 74, "absent.pth is not a file"),
         (["convert", "a_model", "out", "width=3"], 2, "width has no effect"),
-        (["list", "methd=x"], 2, "Did you mean method"),
+        (["list", "methd=x"], 2, "Did you mean 'method'?"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -70,6 +70,14 @@ def test_a_constant_with_noise_is_collapsed_and_centring_would_hide_it() -> None
     assert stats.uniformity == pytest.approx(0, abs=1e-3)
 
 
+def test_the_centred_rank_counts_the_directions_in_which_images_differ() -> None:
+    data = gaussian(1, width=16) @ gaussian(2, 16, WIDTH)
+    shared = 1e4 * gaussian(3, rows=1)
+    assert rep.centred_rank(data + shared) == pytest.approx(rep.centred_rank(data), abs=1e-3)
+    assert rep.centred_rank(data + shared) == pytest.approx(15.7, abs=0.4)
+    assert rep.rankme(data + shared) < 1.5
+
+
 def test_a_fully_collapsed_network() -> None:
     data = torch.full((100, 8), 3.0)
     stats = rep.collapse_stats(data)

@@ -94,5 +94,5 @@ def test_draws_depend_on_seed_purpose_and_update():
 
 def test_view_names_suggest_the_nearest():
     views = {"view": ViewConfig(), "vieww": ViewConfig()}
-    with pytest.raises(ConfigError, match=r"vieww is not used.*Did you mean view"):
+    with pytest.raises(ConfigError, match=r"vieww is not used.*Did you mean 'view'"):
         check_view_names(views, required=("view",), method="mae")

@@ -398,7 +398,7 @@ def test_masking_patches_needs_tokens():
         ({"global_1": ViewConfig(), "global_2": ViewConfig(size_px=96)}, "must be equal"),
         (
             {"global_1": ViewConfig(), "global_2": ViewConfig(), "locals": ViewConfig()},
-            "Did you mean local",
+            "Did you mean 'local'",
         ),
     ],
 )

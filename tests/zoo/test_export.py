@@ -162,7 +162,7 @@ def test_incomplete_or_mismatched_folders_are_explained(tmp_path: Path) -> None:
         read_export(folder)
     config["architecture"] = "vit_tinny_patch16_224"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="Did you mean vit_tiny_patch16_224"):
+    with pytest.raises(CheckpointError, match="Did you mean 'vit_tiny_patch16_224'"):
         read_export(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -87,7 +87,7 @@ def test_mistakes_are_explained(official: Any) -> None:
         resolve_weights("zoo:a_model?size=48")
     with pytest.raises(ConfigError, match="cannot be converted"):
         resolve_weights("zoo:no")
-    with pytest.raises(ConfigError, match="Did you mean a_model"):
+    with pytest.raises(ConfigError, match="Did you mean 'a_model'"):
         resolve_weights("zoo:a_modle")
     with pytest.raises(CheckpointError, match="instead of 000"):
         resolve_weights("zoo:pinned")

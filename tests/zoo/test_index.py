@@ -61,7 +61,7 @@ def test_shipped_table_is_the_one_of_the_index() -> None:
     ("change", "words"),
     [
         ({"license": None}, "license is missing"),
-        ({"licence": "mit"}, "licence is not a key. Did you mean license"),
+        ({"licence": "mit"}, "licence is not a key. Did you mean 'license'?"),
         ({"backbone": {"timm": "vit_smal_patch16_224"}}, "not a timm"),
         ({"backbone": {}}, "needs timm: NAME"),
         ({"status": "verified"}, "status='verified' must be one of"),
@@ -78,7 +78,7 @@ def test_shipped_table_is_the_one_of_the_index() -> None:
         ),
         (
             {"files": {"backbone": {"url": "https://a.org/b", "converter": "dyno"}}},
-            "Did you mean dino",
+            "Did you mean 'dino'?",
         ),
         ({"files": {"backbone": {"url": "https://a.org/b"}}}, "converter=None must be one of"),
         ({"files": {"backbone": {"converter": "dino"}}}, "needs one of url, path and page"),
@@ -90,7 +90,7 @@ def test_shipped_table_is_the_one_of_the_index() -> None:
             {"files": {"backbone": {"url": "https://a.org/b", "converter": "mae", "sha256": "ab"}}},
             "64 hexadecimal",
         ),
-        ({"input": {"sise": [3, 1, 1]}}, "input.sise is not a key. Did you mean size"),
+        ({"input": {"sise": [3, 1, 1]}}, "input.sise is not a key. Did you mean 'size'?"),
         ({"data": ...}, "lacks 'data'"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_name_given_twice_is_an_error(tmp_path: Path) -> None:
 
 
 def test_unknown_names_have_neighbours() -> None:
-    with pytest.raises(ConfigError, match="Did you mean dino_vit_small_16"):
+    with pytest.raises(ConfigError, match="Did you mean 'dino_vit_small_16'"):
         find_entry("dino_vit_small16")
 
 

@@ -102,7 +102,7 @@ def test_random_timm_weights_are_seeded_and_sized() -> None:
     ("weights", "error", "words"),
     [
         ("no/such/folder", ConfigError, "neither a folder nor zoo:NAME"),
-        ("timm:vit_tinny_patch16_224", ConfigError, "Did you mean vit_tiny_patch16_224"),
+        ("timm:vit_tinny_patch16_224", ConfigError, "Did you mean 'vit_tiny_patch16_224'"),
         ("timm:resnet18?pretrained=false&img_size=32", ConfigError, "img_size"),
         ("timm:resnet18?pretrained=maybe", ConfigError, "true or false"),
         ("timm:resnet18?pretrained", ConfigError, "key=value"),

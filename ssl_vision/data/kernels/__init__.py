@@ -6,10 +6,11 @@ drawing, slot); a view therefore depends on nothing but its key, whatever the ba
 
 Each module of operations has a table, the numbers of a `ViewConfig` its kernels read, and entry
 points ending in `_rows`, which treat every drawing of one view for some images. They are separate
-so that a process compiles what its views need and no more. Compiled functions are slow to make,
-not to call: every level of calls is optimised anew with all that lies below it. What has one
-caller is therefore compiled as part of it (`jit_inline`), and helpers of NumPy are avoided that
-bring code of their own (slice assignment, `max`, `astype`, `zeros`).
+so that a process compiles what its views need and no more. Every level of compiled calls is
+optimised anew with all that lies below it: thin layers are therefore compiled as part of their
+callers (`jit_inline`). Inner loops are not: beside many other arrays they are vectorised less well.
+Helpers of NumPy that bring much code of their own (slice assignment, `max`, `astype`, `zeros`) are
+plain loops here.
 
 Floats are strict IEEE (no fast-math), so pixels do not depend on the vector width of the CPU.
 

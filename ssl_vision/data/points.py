@@ -28,7 +28,7 @@ from ssl_vision.data.shapes import (
     make_parts,
     make_shape,
 )
-from ssl_vision.data.sources import Source, Split, digest
+from ssl_vision.data.sources import NotSplitError, Source, Split, digest
 from ssl_vision.errors import DataError
 from ssl_vision.points.surface import sample_surface
 from ssl_vision.randomness import derive_key, keyed_uniform
@@ -152,7 +152,8 @@ def build_point_source(path: str, *, split: Split = "train") -> PointSource:
         split: train, or val (the test set where a data set has no other).
 
     Raises:
-        DataError: Nothing there, no such split, or no clouds.
+        DataError: Nothing there, no such split (NotSplitError if there is one whole), or no
+            clouds.
     """
     if path == "shapes":
         return _builtin_shapes(split)
@@ -276,7 +277,7 @@ def _any_folder(folder: Path, split: Split) -> PointSource:
             files += found
             labels += [len(kept) - 1] * len(found)
     if split == "val" and not (has_splits or has_splits_below):
-        raise _no_split(folder, split)
+        raise NotSplitError(str(_no_split(folder, split)))
     if files:
         return _from_files(files, labels, kept)
     flat = _clouds_in(root)

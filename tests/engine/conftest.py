@@ -3,16 +3,14 @@
 import functools
 import os
 import socket
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks._children import fork, wait
 
 from ssl_vision.config import TrainConfig, load_train_config
-from ssl_vision.errors import SslVisionError
 
 _PLAIN = "crop_area: [0.5, 1.0], flip_prob: 0.0"
 _METHODS = {
@@ -71,34 +69,6 @@ def recipe(tmp_path: Path) -> Callable[..., TrainConfig]:
     return build
 
 
-def status_of(function: Callable[[], Any]) -> int:
-    """What the command line would exit with."""
-    status = 1
-    try:
-        function()
-        status = 0
-    except SslVisionError as error:
-        sys.stderr.write(f"error: {error}\n")
-        status = error.exit_code
-    except BaseException:
-        traceback.print_exc()
-    sys.stderr.flush()
-    return status
-
-
-def in_child(function: Callable[[], Any]) -> int:
-    """Run a function in a forked process; its exit status, negative for a signal.
-
-    A fork has what was imported but nothing of the run: the process a restart finds, without the
-    seconds of importing PyTorch again.
-    """
-    pid = os.fork()
-    if pid == 0:
-        os._exit(status_of(function))
-    _, result = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(result)
-
-
 @pytest.fixture(scope="session")
 def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One run here, so that forked processes find kernels compiled and modules imported."""
@@ -112,7 +82,7 @@ def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def child(_warm: None) -> Callable[[Callable[[], Any]], int]:
     """`child(function)` -> exit status of a process that ran it."""
-    return in_child
+    return lambda function: wait(fork(function))
 
 
 def free_port() -> int:
@@ -124,22 +94,23 @@ def free_port() -> int:
 def launch(function: Callable[[int], Any], *, world_size: int = 2) -> list[int]:
     """Run `function(rank)` in forked processes as torchrun would; their exit statuses."""
     port, pids = free_port(), []
+
+    def go(rank: int) -> None:
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            GROUP_RANK="0",
+            WORLD_SIZE=str(world_size),
+            LOCAL_WORLD_SIZE=str(world_size),
+            TORCHELASTIC_RUN_ID="test",
+        )
+        function(rank)
+
     for rank in range(world_size):
-        pid = os.fork()
-        if pid == 0:
-            os.environ.update(
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                GROUP_RANK="0",
-                WORLD_SIZE=str(world_size),
-                LOCAL_WORLD_SIZE=str(world_size),
-                TORCHELASTIC_RUN_ID="test",
-            )
-            os._exit(status_of(functools.partial(function, rank)))
-        pids.append(pid)
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        pids.append(fork(functools.partial(go, rank)))
+    return [wait(pid) for pid in pids]
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import time
 
 import pytest
 import torch
+from benchmarks.resume import last_state
 
 from ssl_vision.distributed import rank
 from ssl_vision.engine import train as engine
-from ssl_vision.engine.checkpoint import list_checkpoints, load_state
 from ssl_vision.engine.train import train
 from ssl_vision.engine.watchers import StepEdge
 from ssl_vision.methods.barlow_twins import BarlowTwins
@@ -61,10 +61,6 @@ def samples(folder, name):
     return found
 
 
-def final_state(run):
-    return load_state(list_checkpoints(run / "checkpoints")[-1])
-
-
 def largest_difference(a, b):
     return max(float((a[name] - b[name]).abs().max()) for name in a if a[name].is_floating_point())
 
@@ -94,7 +90,7 @@ def test_one_two_one_processes_train_the_same(recipe, child, processes, tmp_path
     assert processes(lambda rank: go("mixed", 2, 8)) == [0, 0]
     assert child(lambda: go("mixed", 1, NUM_UPDATES)) == 0
 
-    one, mixed = (final_state(tmp_path / run) for run in ("one", "mixed"))
+    one, mixed = (last_state(tmp_path / run) for run in ("one", "mixed"))
     assert samples(tmp_path, "one") == samples(tmp_path, "mixed")
     assert largest_difference(one["state_dict"], mixed["state_dict"]) < 1e-6
     losses = [
@@ -121,7 +117,7 @@ def test_signal_nan_and_score_on_one_process_are_everybodys(
     monkeypatch.setattr(BarlowTwins, "compute_loss", compute_loss)
     config = recipe("barlow_twins", *COMMON, "trainer.devices=2", "online_eval.every_epochs=1")
     assert processes(lambda _: train(config)) == [128 + signal.SIGUSR1] * 2
-    state = final_state(config.run_path)
+    state = last_state(config.run_path)
     assert state["step"] == 7
     assert all(v.isfinite().all() for v in state["state_dict"].values())
     (line,) = (config.run_path / "nonfinite.jsonl").read_text().splitlines()
@@ -155,4 +151,4 @@ def test_survivors_of_a_dead_process_say_so_and_end(
     assert processes(lambda _: train(config)) == [1, -signal.SIGKILL]
     assert time.monotonic() - start < 60
     assert "another process of this run died" in capfd.readouterr().err
-    assert final_state(config.run_path)["step"] == 2
+    assert last_state(config.run_path)["step"] == 2

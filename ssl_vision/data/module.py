@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_vision.data.arrays import stratified_split
-from ssl_vision.data.kernels import view_stream
+from ssl_vision.data.kernels.draws import view_stream
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader
 from ssl_vision.data.point_loader import PointLoader
 from ssl_vision.data.points import build_point_source

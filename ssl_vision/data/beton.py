@@ -17,12 +17,14 @@ import torch
 from numba.np.numpy_support import carray
 from torch import Tensor
 
-from ssl_vision.data import kernels
 from ssl_vision.data.beton_format import JPG, RAW, read_index
 from ssl_vision.data.decode import ACCURATE_DCT, RGB, Decoder, turbojpeg
-from ssl_vision.data.kernels import view_stream
+from ssl_vision.data.kernels.color import color_table, recolor, scratch_size
+from ssl_vision.data.kernels.compiling import pointer64
+from ssl_vision.data.kernels.crop import crop_bicubic, crop_bilinear, crop_table
+from ssl_vision.data.kernels.draws import view_key, view_stream
 from ssl_vision.data.sources import RawBlock, Source, digest
-from ssl_vision.errors import DataError
+from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.views import ViewConfig
 
 _READ_AHEAD_BYTES = 16 << 10  # mean sample size from which hints pay
@@ -198,7 +200,14 @@ def multi_view_decoder(views: Mapping[str, ViewConfig], *, seed: int) -> Any:
     Raises:
         ImportError: Without ffcv.
         DataError: Without libturbojpeg.
+        ConfigError: If a view has RandAugment or erasing, which this operation does not draw.
     """
+    for name, view in views.items():
+        if view.rand_augment is not None or view.erase is not None:
+            raise ConfigError(
+                f"view {name} has rand_augment or erase, which the ffcv decoder does not draw; "
+                "set both to null, or read the file with MultiViewLoader."
+            )
     library = turbojpeg()
     if library is None:
         raise DataError("the ffcv decoder needs libturbojpeg: apt-get install libturbojpeg0.")
@@ -260,18 +269,19 @@ def _ffcv_code(
     library: Any,
 ) -> Any:
     """Compiled by ffcv: decode each image into its own scratch, then draw every view."""
-    tables = np.stack([kernels.view_table(view) for view in views.values()])
+    crop_tables = np.stack([crop_table(view) for view in views.values()])
+    color_tables = np.stack([color_table(view) for view in views.values()])
+    is_cubic = np.array([view.interpolation == "bicubic" for view in views.values()])
     streams = np.array([view_stream(seed, name) for name in views], np.uint64)
     sizes = np.array([view.size_px for view in views.values()])
     counts = np.array([view.count for view in views.values()])
-    scratch_size = kernels.scratch_size(int(sizes.max()))
+    scratch_length = scratch_size(int(sizes.max()))
     epoch_cell, failure_cell = cells
     open_decoder, close_decoder = library.tjInitDecompress, library.tjDestroy
     decompress = library.tjDecompress2
-    pointer, render_image = kernels.pointer64, kernels.render_image
 
     def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]
-        epoch = carray(pointer(epoch_cell), (1,))[0]
+        epoch = carray(pointer64(epoch_cell), (1,))[0]
         for row in iterate(len(batch_indices)):
             sample = batch_indices[row]
             field = metadata[sample]
@@ -287,22 +297,24 @@ def _ffcv_code(
                 )  # fmt: skip
                 close_decoder(handle)
                 if status != 0:
-                    failures = carray(pointer(failure_cell), (2,))
+                    failures = carray(pointer64(failure_cell), (2,))
                     failures[0] += 1
                     failures[1] = sample
                     pixels[:] = 0
-            scratch = np.empty(scratch_size, np.float32)
+            scratch = np.empty(scratch_length, np.float32)
             start = 0
             for view in range(len(sizes)):
-                size, count = sizes[view], counts[view]
-                stop = start + count * 3 * size * size
-                out = destination[row, start:stop].reshape((count, 1, 3, size, size))
-                # The array itself is passed: an address would not keep the scratch alive.
-                render_image(
-                    pixels, height, width, np.int64(sample), out, 0,
-                    tables[view], streams[view], epoch, scratch,
-                )  # fmt: skip
-                start = stop
+                size = sizes[view]
+                for drawing in range(counts[view]):
+                    stop = start + 3 * size * size
+                    out = destination[row, start:stop].reshape((3, size, size))
+                    key = view_key(streams[view], epoch, np.int64(sample), drawing)
+                    if is_cubic[view]:
+                        crop_bicubic(pixels, height, width, crop_tables[view], key, out)
+                    else:
+                        crop_bilinear(pixels, height, width, crop_tables[view], key, out)
+                    recolor(out, color_tables[view], key, scratch)
+                    start = stop
         return destination[: len(batch_indices)]
 
     decode.is_parallel = True  # type: ignore[attr-defined]

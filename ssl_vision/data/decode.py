@@ -145,6 +145,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         scale = 1.0 if image.mode == "I" and high <= 255 else 1 / 257
         gray = np.floor(values * scale + 0.5).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # the same colours; straight to RGB, Pillow warns of alpha
     if image.mode != "RGB":
         image = image.convert("RGB")
     return np.array(image)  # a copy: Pillow's own buffer is read-only

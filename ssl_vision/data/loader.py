@@ -21,8 +21,11 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from ssl_vision.data import kernels, policy
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.kernels.color import color_table, has_color, recolor_rows, scratch_size
+from ssl_vision.data.kernels.crop import crop_kernel, crop_table
+from ssl_vision.data.kernels.draws import view_stream
+from ssl_vision.data.kernels.policy import policy_rows, policy_table
 from ssl_vision.data.sources import RawBlock, Source
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.randomness import derive_key
@@ -52,10 +55,28 @@ def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 class _View(NamedTuple):
-    config: ViewConfig
-    table: np.ndarray
+    size_px: int
     stream: np.uint64
-    policy: np.ndarray | None  # of RandAugment and erasing, where the view has them
+    crop: Callable[..., None]  # the kernel of its interpolation
+    crop_table: np.ndarray
+    color: np.ndarray | None  # table of jitter, grayscale, blur, solarize; None: all are off
+    policy: np.ndarray | None  # table of RandAugment and erasing; None: both are off
+
+    def draw(
+        self,
+        block: RawBlock,
+        samples: np.ndarray,
+        out: np.ndarray,
+        row: int,
+        epoch: int,
+        scratch: np.ndarray,
+    ) -> None:
+        """Every drawing of the view of some images, into rows of `out` (k, B, 3, S, S)."""
+        self.crop(*block, samples, out, row, self.crop_table, self.stream, epoch)
+        if self.color is not None:
+            recolor_rows(out, row, samples, self.color, self.stream, epoch, scratch)
+        if self.policy is not None:
+            policy_rows(out, row, samples, self.policy, self.stream, epoch)
 
 
 class _Tools:
@@ -63,7 +84,7 @@ class _Tools:
 
     def __init__(self, size_px: int) -> None:
         self.decoder = Decoder()
-        self.scratch = np.empty(kernels.scratch_size(size_px), np.float32)
+        self.scratch = np.empty(scratch_size(size_px), np.float32)
 
 
 class _Buffers:
@@ -321,21 +342,17 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
     """
 
     def _prepare(self) -> dict[str, _View]:
-        """Tables and keys of the views; also compiles the kernels, here and not in a thread."""
+        """Tables and keys of the views; also compiles their kernels, here and not in a thread."""
         views = {}
-        for name, config in self.views.items():
-            stream = kernels.view_stream(self.seed, name)
-            table, drawn = kernels.view_table(config), policy.policy_table(config)
-            views[name] = _View(config, table, stream, drawn)
-        pixel = np.zeros(3, np.uint8)
-        one, out = np.ones(1, np.int64), np.empty((1, 1, 3, 1, 1), np.uint8)
-        view = next(iter(views.values()))
-        scratch = np.empty(kernels.scratch_size(1), np.float32)
-        address = one * pixel.ctypes.data
-        kernels.render_rows(address, one, one, one, out, 0, view.table, view.stream, 0, scratch)
-        for view in views.values():
-            if view.policy is not None:
-                policy.policy_rows(out, 0, one, view.policy, view.stream, 0)
+        pixel, one = np.zeros(3, np.uint8), np.ones(1, np.int64)
+        block = RawBlock(one * pixel.ctypes.data, one, one)
+        out, scratch = np.empty((1, 1, 3, 1, 1), np.uint8), np.empty(scratch_size(1), np.float32)
+        for name, view in self.views.items():
+            stream = view_stream(self.seed, name)
+            color = color_table(view) if has_color(view) else None
+            tables = crop_table(view), color, policy_table(view)
+            views[name] = _View(view.size_px, stream, crop_kernel(view), *tables)
+            views[name].draw(block, one, out, 0, 0, scratch)
         return views
 
     def _new_job(self, epoch: int, indices: np.ndarray) -> Job:
@@ -379,16 +396,11 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
     ) -> None:
         """Every view of some decoded images, into the rows from `row` on."""
         for name, view in views.items():
-            images = job.images[name]  # (k, B, 3, S, S)
-            kernels.render_rows(
-                *block, samples, images, row, view.table, view.stream, job.epoch, tools.scratch
-            )
-            if view.policy is not None:
-                policy.policy_rows(images, row, samples, view.policy, view.stream, job.epoch)
+            view.draw(block, samples, job.images[name], row, job.epoch, tools.scratch)
 
     def _make_tools(self, views: dict[str, _View]) -> _Tools:
         """What one thread needs for itself."""
-        return _Tools(max(view.config.size_px for view in views.values()))
+        return _Tools(max(view.size_px for view in views.values()))
 
     def _pixels(self, job: Job, row: int, decoder: Decoder) -> np.ndarray:
         """Pixels of a row's sample, or of its substitute."""

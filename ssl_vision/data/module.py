@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ssl_vision.data.arrays import stratified_split
-from ssl_vision.data.kernels import view_stream
+from ssl_vision.data.kernels.draws import view_stream
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader
 from ssl_vision.data.point_loader import PointLoader
 from ssl_vision.data.points import build_point_source
 from ssl_vision.data.recolor import crops_only, recolor, view_keys
-from ssl_vision.data.sources import Source, Split, SubsetSource, build_source
+from ssl_vision.data.sources import NotSplitError, Source, Split, SubsetSource, build_source
 from ssl_vision.data.subsets import fraction_rows, rows_of_list, with_classes_of
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.points.views import PointViewConfig, evaluation_point_view
@@ -214,11 +214,18 @@ class DataModule(L.LightningDataModule):
             return build_point_source(path, split=split)
         return build_source(path, split=split, download=self.config.download)
 
+    def _build_val(self, path: str) -> Source:
+        """The test samples at a path of their own: its val split, or all where it has none."""
+        try:
+            return self._build(path, "val")
+        except NotSplitError:
+            return self._build(path, "train")
+
     def _evaluation_sources(self) -> tuple[Source, Source | None]:
         config, train = self.config, self.train_source
         bank = _labelled(train)
         if config.val_path is not None:
-            val = self._build(config.val_path, "val")
+            val = self._build_val(config.val_path)
             return bank, with_classes_of(train, val, must_fit=self._is_supervised)
         try:
             val = self._build(config.path, "val")

@@ -42,7 +42,7 @@ from ssl_vision.data.decode import Decoder, exif_orientation, is_jpeg, jpeg_comp
 from ssl_vision.data.loader import auto_threads
 from ssl_vision.data.sources import Source
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.files import fsync_folder, write_atomically
+from ssl_vision.files import fsync_path, write_atomically
 from ssl_vision.randomness import derive_key
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -167,7 +167,7 @@ def pack(
         raise DataError(
             f"{target} cannot be written: {error.strerror or error} ({free >> 20} MiB free there)."
         ) from error
-    fsync_folder(target.parent)
+    fsync_path(target.parent)
     kinds = Counter(sample.kind for sample in samples)
     return PackReport(
         target, len(samples), target.stat().st_size,

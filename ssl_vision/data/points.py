@@ -28,7 +28,7 @@ from ssl_vision.data.shapes import (
     make_parts,
     make_shape,
 )
-from ssl_vision.data.sources import Source, Split, digest
+from ssl_vision.data.sources import NotSplitError, Source, Split, digest
 from ssl_vision.errors import DataError
 from ssl_vision.points.surface import sample_surface
 from ssl_vision.randomness import derive_key, keyed_uniform
@@ -152,7 +152,8 @@ def build_point_source(path: str, *, split: Split = "train") -> PointSource:
         split: train, or val (the test set where a data set has no other).
 
     Raises:
-        DataError: Nothing there, no such split, or no clouds.
+        DataError: Nothing there, no such split (NotSplitError if there is one whole), or no
+            clouds.
     """
     if path == "shapes":
         return _builtin_shapes(split)
@@ -234,12 +235,16 @@ def read_cloud(path: Path) -> np.ndarray:
     return sampled.numpy()
 
 
-def _from_files(
-    files: Sequence[Path], labels: Sequence[int] | None = None, class_names: Sequence[str] = ()
-) -> PointSource:
+def _check_present(files: Sequence[Path]) -> None:
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{len(missing)} of {len(files)} files are missing, first {missing[0]}.")
+
+
+def _from_files(
+    files: Sequence[Path], labels: Sequence[int] | None = None, class_names: Sequence[str] = ()
+) -> PointSource:
+    _check_present(files)
     return PointSource(
         [str(file) for file in files],
         lambda row: read_cloud(files[row]),
@@ -276,7 +281,7 @@ def _any_folder(folder: Path, split: Split) -> PointSource:
             files += found
             labels += [len(kept) - 1] * len(found)
     if split == "val" and not (has_splits or has_splits_below):
-        raise _no_split(folder, split)
+        raise NotSplitError(str(_no_split(folder, split)))
     if files:
         return _from_files(files, labels, kept)
     flat = _clouds_in(root)
@@ -350,9 +355,7 @@ def _shapenetpart(folder: Path, split: Split) -> PartSource | None:
     ids = [name for file in files_of for name in json.loads(file.read_text())]
     pairs = [tuple(i.split("/")[-2:]) for i in ids]
     files = [folder / kind / f"{name}.txt" for kind, name in pairs]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise DataError(f"{len(missing)} of {len(files)} files are missing, first {missing[0]}.")
+    _check_present(files)
     return PartSource(
         [str(file) for file in files],
         lambda row: _point_and_part(files[row]),

@@ -10,11 +10,12 @@ order of the four operations is three affine places, hue, three affine places.
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from ssl_vision.data import kernels as k
+from ssl_vision.data.kernels import draws as k
 from ssl_vision.randomness import absorb, shift_right
 from ssl_vision.views import ViewConfig
 
@@ -36,7 +37,7 @@ def view_keys(stream: int, *, epoch: int, index: Tensor, count: int) -> Tensor:
     """Keys of all drawings of a view, the drawing outermost, int64, (count * B,).
 
     Args:
-        stream: Of `kernels.view_stream`.
+        stream: Of `draws.view_stream`.
         epoch: Epoch.
         index: Sample ids, int64, (B,).
         count: Drawings per sample.
@@ -46,11 +47,11 @@ def view_keys(stream: int, *, epoch: int, index: Tensor, count: int) -> Tensor:
     return torch.cat([absorb(keys, drawing) for drawing in range(count)])
 
 
-def _draw(keys: Tensor, slot: int) -> Tensor:
-    return shift_right(absorb(keys, slot), 11).to(torch.float64) * 2.0**-53
+def _draw(keys: Tensor, slot: int | np.int64) -> Tensor:
+    return shift_right(absorb(keys, int(slot)), 11).to(torch.float64) * 2.0**-53
 
 
-def _between(keys: Tensor, slot: int, low: float, high: float) -> Tensor:
+def _between(keys: Tensor, slot: int | np.int64, low: float, high: float) -> Tensor:
     return low + (high - low) * _draw(keys, slot)
 
 

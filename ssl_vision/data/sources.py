@@ -133,6 +133,10 @@ def digest(*parts: str | np.ndarray) -> str:
     return state.hexdigest()[:16]
 
 
+class NotSplitError(DataError):
+    """Training and test samples were not told apart at a path: it holds one whole."""
+
+
 def build_source(path: str, *, split: Split = "train", download: bool = False) -> Source:
     """The data set at a path, or of a name.
 
@@ -144,7 +148,8 @@ def build_source(path: str, *, split: Split = "train", download: bool = False) -
         download: Whether a named data set may be fetched.
 
     Raises:
-        DataError: If there is nothing of that name, or no such split.
+        DataError: If there is nothing of that name, or no such split; NotSplitError if it holds
+            one whole and split is not train.
     """
     from ssl_vision.data.arrays import BUILTIN
     from ssl_vision.data.torchvision_sets import NAMES, load_torchvision
@@ -171,7 +176,8 @@ def _from_disk(path: Path, split: Split) -> Source:
         return _from_file(path, split)
     part = find_split(path, split)
     if part is None:
-        raise DataError(f"{path} has no folder 'val' (or 'validation', 'test') or val.beton.")
+        kind = NotSplitError if find_split(path, "train") == path else DataError
+        raise kind(f"{path} has no folder 'val' (or 'validation', 'test') or val.beton.")
     return _from_file(part, "train") if part.is_file() else FolderSource(part)
 
 
@@ -179,7 +185,7 @@ def _from_file(path: Path, split: Split) -> Source:
     if path.suffix != ".beton":
         raise DataError(f"{path} is neither a folder of images nor a .beton file.")
     if split != "train":
-        raise DataError(f"{path} is one split; give the other as data.val_path.")
+        raise NotSplitError(f"{path} is one split; give the other as data.val_path.")
     from ssl_vision.data.beton import BetonSource
 
     return BetonSource(path)

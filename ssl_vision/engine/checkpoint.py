@@ -19,7 +19,7 @@ from typing import IO, Any
 import torch
 
 from ssl_vision.errors import CheckpointError
-from ssl_vision.files import fsync_folder
+from ssl_vision.files import fsync_path
 from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.safe_load import safe_load
 
@@ -141,11 +141,11 @@ def write_checkpoint(
             files[name] = _write_synced(temporary / name, text)
         manifest = {"schema": SCHEMA, "step": step, "files": files}
         _write_synced(temporary / _MANIFEST, json.dumps(manifest, indent=1))
-        fsync_folder(temporary)
+        fsync_path(temporary)
         if target.path.exists():  # only ever one that was found defective, or the same step again
             shutil.rmtree(target.path)
         os.replace(temporary, target.path)
-        fsync_folder(folder)
+        fsync_path(folder)
     except (OSError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         free = _free_bytes(folder)
@@ -251,8 +251,7 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     with path.open("xb") as file:
         hashing = _HashingFile(file)
         torch.save(dict(state), hashing)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
+    fsync_path(path)
     return {"bytes": hashing.bytes, "sha256": hashing.sha256.hexdigest()}
 
 
@@ -260,8 +259,7 @@ def _write_synced(path: Path, text: str) -> dict[str, Any]:
     data = text.encode()
     with path.open("xb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    fsync_path(path)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 

@@ -20,6 +20,7 @@ from ssl_vision.data.module import DataConfig, DataModule
 from ssl_vision.data.point_loader import PointLoader
 from ssl_vision.data.sources import Source, SubsetSource
 from ssl_vision.distributed import rank, world_size
+from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.arrays import Array, as_tensor
 from ssl_vision.evaluation.features import extract_features, normalizer, parse_feature_set, spec_of
@@ -213,14 +214,24 @@ class EvalRun:
         return SubsetSource(self.source(split), rows.numpy())
 
     def untrained(self) -> "EvalRun":
-        """The same images before the same architecture with random weights."""
-        own = self.loaded.backbone
-        with seeded(derive_key(self.config.seed, "untrained")):
-            backbone = load_timm(own.architecture, is_pretrained=False, args=own.model_args).eval()
+        """The same images before the same architecture with random weights.
+
+        Of a run folder they are those its training started from: methods draw in their own ways,
+        and another draw is another network. Of other weights nobody knows; they are timm's.
+        """
+        own, run = self.loaded.backbone, Path(self.config.weights).expanduser()
+        if (run / "config.yaml").is_file():
+            num_classes = int(getattr(own.model, "num_classes", 0) or 0)
+            backbone = untrained_backbone(run, num_classes=num_classes or None)
+            origin = "as the run's method drew it"
+        else:
+            with seeded(derive_key(self.config.seed, "untrained")):
+                backbone = load_timm(own.architecture, is_pretrained=False, args=own.model_args)
+            origin = "as timm draws it"
         loaded = replace(
             self.loaded,
-            backbone=backbone,
-            source=f"untrained {own.architecture}",
+            backbone=backbone.eval(),
+            source=f"untrained {own.architecture}, {origin}",
             sha256=sha256_of_tensors(backbone.model.state_dict()),
         )
         return EvalRun(self.config, loaded, say=self.say, like=self)

@@ -66,11 +66,13 @@ def run_knn(run: EvalRun) -> TaskResult:
             Measurement(name=f"top1 k={k}", value=score.top1, interval=score.interval)
         )
     problems = []
-    for name, score in _knn_baselines(run, config).items():
+    for name, (score, note) in _knn_baselines(run, config).items():
         if quoted.top1 <= score.top1:
             problems.append(f"not better than {name}: {100 * score.top1:.1f} % top-1.")
         measurements.append(
-            Measurement(name=f"top1 of {name}", value=score.top1, interval=score.interval)
+            Measurement(
+                name=f"top1 of {name}", value=score.top1, interval=score.interval, note=note
+            )
         )
     plot = line_chart(
         "kNN accuracy by number of neighbours",
@@ -113,8 +115,12 @@ def _knn(run: EvalRun, config: KnnConfig, bank: Tensor, queries: Tensor) -> dict
         )
 
 
-def _knn_baselines(run: EvalRun, config: KnnConfig) -> dict[str, Accuracy]:
-    """Raw pixels and the untrained network under the same vote: what training has to beat."""
+def _knn_baselines(run: EvalRun, config: KnnConfig) -> dict[str, tuple[Accuracy, str]]:
+    """Raw pixels and the untrained network under the same vote: what training has to beat.
+
+    Returns:
+        Name -> accuracy, and what to know of it.
+    """
     if not run.config.baselines:
         return {}
     found = {}
@@ -123,7 +129,8 @@ def _knn_baselines(run: EvalRun, config: KnnConfig) -> dict[str, Accuracy]:
         bank = other.features("train", config.features)
         queries = bank if config.is_leave_one_out else other.features("val", config.features)
         scores = _knn(run, config, bank, queries)
-        found[name] = scores[config.quoted_k]
+        note = "" if other is raw else other.loaded.source
+        found[name] = scores[config.quoted_k], note
     return found
 
 

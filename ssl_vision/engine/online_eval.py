@@ -118,7 +118,7 @@ class OnlineEval:
 
     def _judge(self, method: Method, signs: dict[str, float]) -> Verdict:
         latest = self._run.metrics
-        names = ("loss", "teacher_entropy", "teacher_marginal_entropy", "ln_k")
+        names = ("loss", "cross_view", "teacher_entropy", "teacher_marginal_entropy", "ln_k")
         of_training = {n: latest[f"train/{n}"] for n in names if f"train/{n}" in latest}
         untrained = self._run.untrained
         if method.step == 0:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssl_vision.errors import CheckpointError
-from ssl_vision.files import write_atomically
+from ssl_vision.files import fsync_path, write_atomically
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "omegaconf", "numba", "ffcv")
 
@@ -121,11 +121,7 @@ class RunFolder:
         """Make the lines written so far survive a power cut."""
         path = self.path / name
         if path.exists():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            fsync_path(path)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

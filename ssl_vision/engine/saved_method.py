@@ -3,7 +3,8 @@
 from math import isqrt
 from pathlib import Path
 
-from ssl_vision.config import load_train_config
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.engine.checkpoint import load_state, newest_complete
 from ssl_vision.engine.run_dir import RunFolder
 from ssl_vision.engine.train import build_method
@@ -27,16 +28,35 @@ def load_method(run: Path) -> Method:
     checkpoint = newest_complete(RunFolder(run).checkpoints, warn=lambda text: None)
     if checkpoint is None:
         raise CheckpointError(f"{run} has no complete checkpoint.")
-    plan = TrainPlan(
+    method = build_method(config, _plan(config))
+    method.load_state_dict(load_state(checkpoint)["state_dict"])
+    return method.eval()
+
+
+def untrained_backbone(run: Path, *, num_classes: int | None = None) -> Backbone:
+    """Network of a run as its method drew it, before the first update (and before `init_from`).
+
+    Args:
+        run: The run folder.
+        num_classes: Of its data, where the method trains a classifier.
+
+    Raises:
+        ConfigError: The run's config.yaml is not understood.
+    """
+    config = load_train_config([run / "config.yaml"])
+    return build_method(config, _plan(config, num_classes=num_classes)).export_backbone().eval()
+
+
+def _plan(config: TrainConfig, *, num_classes: int | None = None) -> TrainPlan:
+    """What building a method needs to know of a run; not its length."""
+    return TrainPlan(
         steps_per_epoch=1,
         epochs=1,
         global_batch_size=config.data.global_batch_size,
         image_size_px=config.data.size_px,
+        num_classes=num_classes,
         seed=config.seed,
     )
-    method = build_method(config, plan)
-    method.load_state_dict(load_state(checkpoint)["state_dict"])
-    return method.eval()
 
 
 def mae_of_export(loaded: LoadedBackbone) -> Mae | None:

@@ -194,7 +194,9 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """The recipe's optimizer; its schedules are applied per update, in `optimizer_step`."""
-        return build_optimizer(self.param_groups(), self.optim)
+        plugin = None if self._trainer is None else self._trainer.precision_plugin
+        is_loss_scaled = getattr(plugin, "scaler", None) is not None
+        return build_optimizer(self.param_groups(), self.optim, is_loss_scaled=is_loss_scaled)
 
     def optimizer_step(
         self,

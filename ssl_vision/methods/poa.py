@@ -222,6 +222,7 @@ class Poa(Method):
             loss=loss,
             metrics=detached(
                 **means,
+                **self._pinned(means["cross_intact"], has_local=local is not None),
                 koleo=spread,
                 feature_std=feature_std(teacher.global_pooled),
                 elastic_width=loss.new_tensor(float(size[0])),
@@ -317,6 +318,12 @@ class Poa(Method):
             has_cross_view=self.config.has_cross_view,
             has_same_view=self.config.has_same_view,
         )
+
+    def _pinned(self, cross_intact: Tensor, *, has_local: bool) -> dict[str, Tensor]:
+        """Loss of a pair of crops, and what it is while all answers are uniform."""
+        num_means = 2 if self.config.crop_pooling == "separate" and has_local else 1
+        ln_k = sum(map(math.log, self.config.num_prototypes)) / len(self.config.num_prototypes)
+        return {"cross_view": cross_intact / num_means, "ln_k": cross_intact.new_full((), ln_k)}
 
     def _koleo(self, tokens: Tokens) -> Tensor:
         return torch.stack([koleo(crop) for crop in tokens.global_pooled.chunk(NUM_GLOBAL)]).sum()

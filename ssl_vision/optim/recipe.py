@@ -115,11 +115,19 @@ class OptimConfig:
             raise ConfigError(f"optim.betas={list(self.betas)} must be from 0 to below 1.")
 
 
-def build_optimizer(groups: Sequence[ParamGroup], config: OptimConfig) -> Optimizer:
+def build_optimizer(
+    groups: Sequence[ParamGroup], config: OptimConfig, *, is_loss_scaled: bool = False
+) -> Optimizer:
     """The recipe's optimizer; `apply_schedules` sets its rates before each update.
 
-    AdamW and SGD are torch's, not their fused forms: those unscale fp16 gradients themselves,
-    after the clipping.
+    AdamW and SGD are torch's: fused, one kernel for all tensors, where all parameters are on a GPU,
+    else whatever torch takes by itself.
+
+    Args:
+        groups: What to train.
+        config: Recipe.
+        is_loss_scaled: Whether gradients come scaled (fp16). Fused forms unscale them within the
+            step, after clipping has seen them scaled; so they are not used then.
 
     Raises:
         ConfigError: Nothing to train.
@@ -127,6 +135,8 @@ def build_optimizer(groups: Sequence[ParamGroup], config: OptimConfig) -> Optimi
     if not groups:
         raise ConfigError("no parameter of this method is trainable; unfreeze something.")
     params = [dict(group) for group in groups]
+    # None, not False: what torch prefers elsewhere stays its choice, and groups stay as they were.
+    is_fused = True if not is_loss_scaled and _are_on_gpu(groups) else None
     if config.name == "lars":
         return LARS(
             params,
@@ -142,10 +152,20 @@ def build_optimizer(groups: Sequence[ParamGroup], config: OptimConfig) -> Optimi
             lr=config.base_lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            fused=is_fused,
         )
     return torch.optim.AdamW(
-        params, lr=config.base_lr, betas=config.betas, weight_decay=config.weight_decay
+        params,
+        lr=config.base_lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=is_fused,
     )
+
+
+def _are_on_gpu(groups: Sequence[ParamGroup]) -> bool:
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    return all(p.device.type == "cuda" and p.is_floating_point() for p in parameters)
 
 
 def learning_rate(config: OptimConfig, *, plan: Plan, step: int) -> float:

@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ssl_vision.errors import CheckpointError
+from ssl_vision.files import fsync_path
 from ssl_vision.zoo.hashes import sha256_of
 
 _CHUNK = 1 << 20
@@ -190,8 +191,7 @@ def _download_locked(
         except _WrongBytes as again:
             raise CheckpointError(str(again)) from again
     is_first_use = _record(source, digest)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
+    fsync_path(part)
     part.replace(target)
     _etag_path(part).unlink(missing_ok=True)
     return Downloaded(path=target, sha256=digest, was_cached=False, is_first_use=is_first_use)

@@ -20,6 +20,7 @@ from ssl_vision import __version__
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_from_config
 from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.files import fsync_path
 from ssl_vision.zoo.card import ModelCard, render_card
 from ssl_vision.zoo.formats import FORMATS, check_formats
 from ssl_vision.zoo.hashes import sha256_of
@@ -279,8 +280,7 @@ def replace_folder(new: Path, folder: Path) -> None:
     mode = 0o666 & ~_umask()
     for path in sorted(new.iterdir()):
         path.chmod(mode)  # safetensors writes files only their owner can read
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        fsync_path(path)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     had_old = folder.exists()
     if had_old:

@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_vision.data.beton import BetonSource
+from ssl_vision.data.beton import BetonSource, multi_view_decoder
 from ssl_vision.data.beton_format import ALLOCATION, FIELD, HEADER, IMAGE, data_start, record_type
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.loader import MultiViewLoader
 from ssl_vision.data.pack import PackConfig, pack
 from ssl_vision.data.sources import build_source
-from ssl_vision.errors import DataError
-from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.views import (
+    BlurConfig,
+    EraseConfig,
+    JitterConfig,
+    RandAugmentConfig,
+    SolarizeConfig,
+    ViewConfig,
+)
 
 VIEWS = {
     "a": ViewConfig(size_px=24, jitter=JitterConfig(), blur=BlurConfig(), gray_prob=0.2),
@@ -158,6 +165,12 @@ def test_reading_leaves_no_file_open(image_folder) -> None:
         source.pixels(0, Decoder())
         del source
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("extra", [{"erase": EraseConfig()}, {"rand_augment": RandAugmentConfig()}])
+def test_the_ffcv_decoder_refuses_what_it_would_not_draw(extra) -> None:
+    with pytest.raises(ConfigError, match="view a has rand_augment or erase"):
+        multi_view_decoder({"a": ViewConfig(**extra)}, seed=0)
 
 
 @pytest.mark.ffcv

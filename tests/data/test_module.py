@@ -1,9 +1,15 @@
 """Settings of the data and the Lightning module."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ssl_vision.data.module import DataConfig, DataModule, per_process_batch
+from ssl_vision.data.pack import PackConfig, pack
+from ssl_vision.data.sources import build_source
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.views import ViewConfig
 
@@ -41,3 +47,35 @@ def test_global_batch_must_divide() -> None:
 def test_missing_data_says_what_there_is() -> None:
     with pytest.raises(DataError, match="mnist5k"):
         make_module(path="no/such/folder")
+
+
+def _pictures(folder: Path, **classes: int) -> Path:
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.full((8, 8, 3), 40 * number, np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["folder", "beton"])
+def test_val_path_may_be_one_whole(tmp_path: Path, kind: str) -> None:
+    train, val = (
+        _pictures(tmp_path / "a", ant=1, cat=3, dog=1),
+        _pictures(tmp_path / "b", cat=1, dog=2),
+    )
+    path = str(val)
+    if kind == "beton":
+        path = str(tmp_path / "b.beton")
+        pack(build_source(str(val)), Path(path), PackConfig())
+    module = make_module(path=str(train), val_path=path, global_batch_size=1)
+    assert module.val_source is not None
+    assert len(module.bank_source) == 5
+    assert module.val_source.labels is not None
+    assert module.val_source.labels.tolist() == [1, 2, 2]  # numbered as in training
+
+
+def test_val_path_without_test_images_is_not_trained_ones(tmp_path: Path) -> None:
+    _pictures(tmp_path / "a" / "train", cat=2)
+    with pytest.raises(DataError, match=r"has no folder 'val'"):
+        make_module(path=str(tmp_path / "a"), val_path=str(tmp_path / "a"))

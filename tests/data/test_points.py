@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.module import DataConfig, DataModule
 from ssl_vision.data.points import PartSource, build_point_source, read_cloud
 from ssl_vision.data.sources import SubsetSource
 from ssl_vision.errors import DataError
+from ssl_vision.points.views import PointViewConfig
 
 TRIANGLE = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
 
@@ -66,6 +68,11 @@ def test_class_folders_without_splits_and_flat_folders(tmp_path: Path) -> None:
     assert len(flat) == 1
     with pytest.raises(DataError, match=r"has no val split .* set data\.val_path"):
         build_point_source(str(tmp_path / "a"), split="val")
+    views = {"cloud": PointViewConfig(num_points=3)}
+    config = DataConfig(path=str(tmp_path / "a"), val_path=str(tmp_path / "a"), point_views=views)
+    val = DataModule(config, seed=0).val_source
+    assert val is not None
+    assert val.name(1).endswith("1.txt")
 
 
 def test_modelnet_resampled(tmp_path: Path) -> None:

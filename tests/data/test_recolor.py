@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_vision.data import kernels, recolor
+from ssl_vision.data import recolor
+from ssl_vision.data.kernels.draws import draw, view_key, view_stream
 from ssl_vision.data.module import DataConfig, DataModule
 from ssl_vision.errors import ConfigError
 from ssl_vision.views import (
@@ -68,12 +69,12 @@ def test_device_form_equals_the_kernels_on_a_gpu() -> None:
 
 
 def test_keys_and_draws_are_the_kernels() -> None:
-    stream = kernels.view_stream(5, "a")
+    stream = view_stream(5, "a")
     index = torch.tensor([0, 7, 123456789])
     keys = recolor.view_keys(int(stream), epoch=4, index=index, count=2)
-    expected = [kernels.view_key(stream, 4, int(i), j) for j in range(2) for i in index]
+    expected = [view_key(stream, 4, int(i), j) for j in range(2) for i in index]
     assert [int(key) % 2**64 for key in keys] == expected
-    draws = [kernels.draw(np.uint64(key), 41) for key in expected]
+    draws = [draw(np.uint64(key), 41) for key in expected]
     assert recolor._draw(keys, 41).tolist() == draws
 
 

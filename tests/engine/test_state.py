@@ -45,3 +45,22 @@ def test_another_model_is_refused_by_the_names_of_its_tensors(method):
     saved["old.weight"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"cls_token \[1, 1, 5\] -> \[1, 1, 24\].*old.*gone"):
         check_model(saved, method)
+
+
+@pytest.mark.parametrize("is_saved_fused", [True, False])
+def test_moments_of_fused_and_other_optimizers_fit_each_other(method, is_saved_fused):
+    groups = method.param_groups()  # AdamW's fused form exists on CPUs, too, where it is not taken
+    saved = torch.optim.AdamW([dict(g) for g in groups], lr=1e-3, fused=is_saved_fused)
+    other = torch.optim.AdamW([dict(g) for g in groups], lr=1e-3, fused=not is_saved_fused)
+    trained = [p for p in method.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    saved.step()
+    state = capture(method, saved)
+    saved.step()
+    expected = [p.detach().clone() for p in trained]
+    restore(state, method, other)
+    other.step()
+    assert [g["fused"] for g in other.param_groups] == [not is_saved_fused] * len(groups)
+    for parameter, value in zip(trained, expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value, rtol=1e-5, atol=1e-7)

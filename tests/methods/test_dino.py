@@ -364,6 +364,14 @@ def test_metrics_tell_a_collapse(random_views):
     assert 0 <= metrics["student_entropy"] <= math.log(20) + 1e-5
 
 
+def test_uniform_answers_have_the_cross_view_loss_ln_k_whatever_is_added(random_views):
+    method = _method(koleo_weight=0.1, patch_weight=1.0)
+    method.head.forward = lambda rows: rows.new_zeros(len(rows), 20) + 0 * rows.sum()
+    output = method.compute_loss(random_views(SIZES, num=4))
+    assert output.metrics["cross_view"].item() == pytest.approx(math.log(20), rel=1e-5)
+    assert output.loss.item() != pytest.approx(math.log(20), rel=0.05)
+
+
 def test_teachers_restart_from_loaded_weights():
     method = _method()
     method.backbone.model.cls_token.data.fill_(3.0)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -221,6 +222,24 @@ def test_each_ablation_changes_the_loss(change: dict[str, Any]) -> None:
         method.drawn_sizes = [(16, 3)]
         losses.append(method.compute_loss(batch).loss)
     assert not torch.isclose(*losses)
+
+
+@pytest.mark.parametrize("pooling", ["pooled", "separate"])
+@pytest.mark.parametrize("num_local", [0, 3])
+def test_a_student_of_uniform_answers_has_the_cross_view_loss_ln_k(
+    pooling: str, num_local: int
+) -> None:
+    method = build(crop_pooling=pooling, koleo_weight=0.1)
+    for head in method.heads:
+        nn.init.zeros_(head.last_layer.weight_g)
+    batch = make_batch(num_local=max(num_local, 1))
+    if not num_local:
+        del batch.views["local"]
+    output = method.compute_loss(batch)
+    expected = (math.log(12) + math.log(20)) / 2
+    assert output.metrics["ln_k"].item() == pytest.approx(expected)
+    assert output.metrics["cross_view"].item() == pytest.approx(expected, rel=1e-4)
+    assert output.loss.item() != pytest.approx(expected, rel=0.01)
 
 
 def test_the_intact_student_does_not_learn_from_the_elastic_one() -> None:

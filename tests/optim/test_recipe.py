@@ -181,3 +181,59 @@ def test_impossible_phases_name_the_key(settings, words):
 def test_nothing_to_train_is_a_config_error():
     with pytest.raises(ConfigError, match="trainable"):
         build_optimizer([], OptimConfig())
+
+
+def _train(optimizer, parameters, config, num_steps=5):
+    generator = torch.Generator().manual_seed(1)
+    for step in range(num_steps):
+        for p in parameters:
+            p.grad = torch.randn(p.shape, generator=generator).to(p)
+        apply_schedules(optimizer, config, plan=Plan(1, num_steps), step=step)
+        optimizer.step()
+    return [p.detach().cpu().clone() for p in parameters]
+
+
+def _two_groups(config, device):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"weight": (7, 5), "bias": (7,), "other.weight": (3, 3, 2)}
+    named = [
+        (name, torch.nn.Parameter(torch.randn(shape, generator=generator).to(device)))
+        for name, shape in shapes.items()
+    ]
+    groups = split_parameters(
+        named,
+        config=config,
+        decays=lambda name, p: p.ndim > 1,
+        layer_id=lambda name: None,
+        num_layers=1,
+    )
+    return groups, [p for _, p in named]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_on_a_cpu_optimizers_are_torchs_defaults_bit_for_bit(name):
+    config = OptimConfig(name=name, base_lr=0.01, warmup_epochs=0, weight_decay=0.1)
+    groups, parameters = _two_groups(config, "cpu")
+    optimizer = build_optimizer(groups, config)
+    assert [group["fused"] for group in optimizer.param_groups] == [None, None]
+    found = _train(optimizer, parameters, config)
+    groups, parameters = _two_groups(config, "cpu")
+    plain = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
+    options = {"betas": config.betas} if name == "adamw" else {"momentum": config.momentum}
+    expected = _train(plain([dict(group) for group in groups], **options), parameters, config)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_on_a_gpu_the_fused_form_is_taken_and_equals_the_other(name):
+    config = OptimConfig(name=name, base_lr=0.01, warmup_epochs=0, weight_decay=0.1)
+    results = []
+    for is_loss_scaled in (False, True):
+        groups, parameters = _two_groups(config, "cuda")
+        optimizer = build_optimizer(groups, config, is_loss_scaled=is_loss_scaled)
+        is_fused = [group["fused"] for group in optimizer.param_groups]
+        assert is_fused == [None if is_loss_scaled else True] * 2
+        results.append(_train(optimizer, parameters, config))
+    for fused, other in zip(*results, strict=True):
+        torch.testing.assert_close(fused, other, rtol=1e-5, atol=1e-6)

@@ -74,26 +74,29 @@ def main(arguments: list[str]) -> int:
 def _view_parts(
     pixels: np.ndarray, size: int, area: tuple[float, float], repeats: int
 ) -> list[tuple[str, float]]:
-    from ssl_vision.data import kernels
+    from ssl_vision.data.kernels import color
+    from ssl_vision.data.kernels.crop import crop_bicubic, crop_bilinear, crop_table
+    from ssl_vision.data.kernels.draws import view_key
     from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
 
     height, width, _ = pixels.shape
     flat, out = pixels.reshape(-1), np.empty((3, size, size), np.uint8)
-    scratch = np.empty(kernels.scratch_size(size), np.float32)
-    keys = [np.uint64(kernels.view_key(np.uint64(1), 0, i, 0)) for i in range(24)]
-    color = {"jitter": JitterConfig(), "blur": BlurConfig(), "solarize": SolarizeConfig()}
-
-    def crop(view: ViewConfig) -> Callable[[int], object]:
-        table = kernels.view_table(view)
-        return lambda i: kernels.crop(flat, height, width, table, keys[i], out)
-
+    scratch = np.empty(color.scratch_size(size), np.float32)
+    keys = [np.uint64(view_key(np.uint64(1), 0, i, 0)) for i in range(24)]
+    jitter, blur, solarize = JitterConfig(), BlurConfig(), SolarizeConfig()
+    view = ViewConfig(
+        size_px=size, crop_area=area, gray_prob=0.2, jitter=jitter, blur=blur, solarize=solarize
+    )
+    crops = crop_table(view)
     rows = []
-    for kind in ("bilinear", "bicubic"):
-        view = ViewConfig(size_px=size, crop_area=area, interpolation=kind, gray_prob=0.2, **color)  # type: ignore[arg-type]
-        rows.append((f"crop and flip to {size}, {kind}", _mean_of_best_ms(crop(view), repeats)))
-    table = kernels.view_table(view)
+    for kind, crop in (("bilinear", crop_bilinear), ("bicubic", crop_bicubic)):
+        cost = _mean_of_best_ms(
+            lambda i, crop=crop: crop(flat, height, width, crops, keys[i], out), repeats
+        )
+        rows.append((f"crop and flip to {size}, {kind}", cost))
+    table = color.color_table(view)
     title = f"jitter .8, gray .2, blur .5, solarize .2 at {size}"
-    cost = _mean_of_best_ms(lambda i: kernels.recolor(out, table, keys[i], scratch), repeats)
+    cost = _mean_of_best_ms(lambda i: color.recolor(out, table, keys[i], scratch), repeats)
     return [*rows, (title, cost)]
 
 

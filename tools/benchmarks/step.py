@@ -9,8 +9,8 @@ method in a loop written by hand (forward, backward, optimizer, teacher: no Ligh
 logs); what `ours` takes more is the price of the engine. `lightly` is the method as lightly's
 examples write it (their head and loss, our backbone, Lightning), `spt` is stable-pretraining's
 module. Contenders that are not installed are left out. Figures are medians of the steps of
-alternating rounds: seconds of the wall, and seconds of the CPU, which other programs on the machine
-disturb less. Memory is the peak of a fresh process of one contender.
+alternating rounds, each in a process of its own: seconds of the wall, and seconds of the CPU, which
+other programs on the machine disturb less. Memory is the peak of such a process.
 """
 
 import json
@@ -197,57 +197,58 @@ CONTENDERS: dict[str, Callable[[TrainConfig, int, str, Clock], None]] = {
 }
 
 
-def time_once(
-    name: str, config: TrainConfig, settings: dict[str, Any]
-) -> list[tuple[float, float]]:
-    """Wall and CPU seconds of each step of one round."""
+def time_here(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Wall and CPU seconds of each step of one round in this process, and its peak memory."""
     clock: Clock = []
+    config = configure(settings, settings["method"])
     CONTENDERS[name](config, settings["steps"] + WARMUP_STEPS, settings["device"], clock)
-    return [
+    if settings["device"] == "cuda":
+        peak_mb = torch.cuda.max_memory_allocated() / 1e6
+    else:
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    steps = [
         (after[0] - before[0], after[1] - before[1])
         for before, after in zip(clock[WARMUP_STEPS:], clock[WARMUP_STEPS + 1 :], strict=False)
     ]
+    return {"steps": steps, "peak_mb": peak_mb}
 
 
-def peak_memory_mb(name: str, settings: dict[str, Any]) -> float:
-    """Peak of a fresh process that runs one contender for one round."""
-    words = [f"{k}={v}" for k, v in settings.items() if k not in ("out", "alone")]
+def time_alone(name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """One round in a process of its own; None where the contender is missing or lacks the method.
+
+    By itself: stable-pretraining changes Lightning's Trainer for everybody when imported.
+    """
+    words = [f"{key}={value}" for key, value in settings.items() if key not in ("out", "alone")]
     command = [sys.executable, "tools/benchmark.py", "step", *words, f"alone={name}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        print(f"{name} is left out of {settings['method']}: {reason}", file=sys.stderr)
+        return None
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def compare(method: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Medians of all contenders that are installed, for one method."""
-    config = configure(settings, method)
-    names = [name for name in CONTENDERS if is_available(name, method)]
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    settings = settings | {"method": method}
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     for _ in range(settings["rounds"]):
-        for name in names:
-            times[name] += time_once(name, config, settings)
-    return {
-        name: {
-            "wall_ms": 1e3 * median(wall for wall, _ in times[name]),
-            "cpu_ms": 1e3 * median(cpu for _, cpu in times[name]),
-            "peak_mb": peak_memory_mb(name, settings | {"method": method}),
+        for name in list(rounds):
+            found = time_alone(name, settings)
+            if found is None:
+                del rounds[name]
+            else:
+                rounds[name].append(found)
+    results = {}
+    for name, found_rounds in rounds.items():
+        steps = [step for found in found_rounds for step in found["steps"]]
+        results[name] = {
+            "wall_ms": 1e3 * median(wall for wall, _ in steps),
+            "cpu_ms": 1e3 * median(cpu for _, cpu in steps),
+            "peak_mb": max(found["peak_mb"] for found in found_rounds),
         }
-        for name in names
-    }
-
-
-def is_available(name: str, method: str) -> bool:
-    """Whether a contender is installed and has the method."""
-    try:
-        if name == "lightly":
-            from benchmarks._step_lightly import BUILDERS as known
-        elif name == "spt":
-            from benchmarks._step_spt import NAMES as known
-        else:
-            return True
-    except Exception as error:  # not installed, or broken beside what is
-        print(f"{name} is left out: {type(error).__name__}: {error}", file=sys.stderr)
-        return False
-    return method in known
+    return results
 
 
 def show(method: str, found: dict[str, Any]) -> None:
@@ -272,11 +273,7 @@ def main(arguments: list[str]) -> int:
         settings[key] = type(DEFAULTS[key])(value)
     torch.set_num_threads(settings["threads"])
     if settings["alone"]:
-        time_once(settings["alone"], configure(settings, settings["method"]), settings)
-        if settings["device"] == "cuda":
-            print(torch.cuda.max_memory_allocated() / 1e6)
-        else:
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+        print(json.dumps(time_here(settings["alone"], settings)))
         return 0
     methods = METHODS if settings["method"] == "all" else (settings["method"],)
     print("| method | contender | wall ms | CPU ms | CPU over bare, ms | ratio | peak MB |")

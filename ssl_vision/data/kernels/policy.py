@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from ssl_vision.data.kernels import Array, Number, _jit, draw, view_key
+from ssl_vision.data.kernels.compiling import Array, Number, jit
+from ssl_vision.data.kernels.draws import draw, view_key
 from ssl_vision.views import ViewConfig
 
 NAMES = (
@@ -22,7 +23,7 @@ NAMES = (
     BRIGHTNESS, SHARPNESS, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y,
 ) = range(15)  # fmt: skip
 
-# Slots of the draws, behind those of `kernels`.
+# Slots of the draws, behind those of `draws`.
 _FIRST_OP, _SLOTS_PER_OP = 100, 5
 _ERASE, _FIRST_TRY, _NUM_TRIES, _FIRST_NOISE = 200, 201, 10, 1000
 
@@ -54,7 +55,7 @@ def policy_table(view: ViewConfig) -> np.ndarray | None:
 # Levels ------------------------------------------------------------------------------------
 
 
-@_jit
+@jit
 def _truncated(value: Number) -> Number:
     """Float to level as Pillow's blend does: cut to 0..255, fraction dropped."""
     if value <= 0.0:
@@ -62,14 +63,14 @@ def _truncated(value: Number) -> Number:
     return np.uint8(255) if value >= 255.0 else np.uint8(value)
 
 
-@_jit
+@jit
 def _gray_levels(image: Array, x: Number) -> Number:
     """Pillow's integer luma of pixel x of flattened channels."""
     red, green, blue = int(image[0, x]), int(image[1, x]), int(image[2, x])
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
 
 
-@_jit
+@jit
 def _histogram(channel: Array) -> Array:
     counts = np.zeros(256, np.int64)
     for level in channel:
@@ -77,7 +78,7 @@ def _histogram(channel: Array) -> Array:
     return counts
 
 
-@_jit
+@jit
 def _auto_contrast_levels(counts: Array, levels: Array) -> None:
     low, high = 0, 255
     while low < 255 and counts[low] == 0:
@@ -91,7 +92,7 @@ def _auto_contrast_levels(counts: Array, levels: Array) -> None:
         levels[level] = min(max(value, 0), 255)
 
 
-@_jit
+@jit
 def _equalize_levels(counts: Array, levels: Array) -> None:
     last, num_used, total = 0, 0, 0
     for level in range(256):
@@ -108,7 +109,7 @@ def _equalize_levels(counts: Array, levels: Array) -> None:
             seen += counts[level]
 
 
-@_jit
+@jit
 def _map_levels(image: Array, operation: int, argument: Number) -> None:
     """Operations that send each level of a channel to another, in place on (3, S * S)."""
     levels = np.empty(256, np.int64)
@@ -134,7 +135,7 @@ def _map_levels(image: Array, operation: int, argument: Number) -> None:
             row[x] = np.uint8(levels[row[x]])
 
 
-@_jit
+@jit
 def _enhance(image: Array, operation: int, factor: Number) -> None:
     """Colour, contrast and brightness: blend with gray, its mean, or black; on (3, S * S)."""
     area = image.shape[1]
@@ -154,7 +155,7 @@ def _enhance(image: Array, operation: int, factor: Number) -> None:
             image[channel, x] = _truncated(base + factor * (np.float32(image[channel, x]) - base))
 
 
-@_jit
+@jit
 def _sharpen(image: Array, factor: Number) -> None:
     """Blend with the image smoothed by (1 1 1; 1 5 1; 1 1 1) / 13, borders kept; (3, S, S)."""
     size = image.shape[1]
@@ -176,14 +177,14 @@ def _sharpen(image: Array, factor: Number) -> None:
 # Geometry ----------------------------------------------------------------------------------
 
 
-@_jit
+@jit
 def _cubic(a: Number, b: Number, c: Number, d: Number, t: Number) -> Number:
     """Pillow's cubic through four values (a = -1), between b and c."""
     p2, p3, p4 = c - a, 2.0 * (a - b) + c - d, b - a - c + d
     return b + t * (p2 + t * (p3 + t * p4))
 
 
-@_jit
+@jit
 def _across(row: Array, column: int, t: Number, is_cubic: Number) -> Number:
     """Value of a row at column + t, borders repeated."""
     last = len(row) - 1
@@ -194,7 +195,7 @@ def _across(row: Array, column: int, t: Number, is_cubic: Number) -> Number:
     return _cubic(before, left, right, after, t)
 
 
-@_jit
+@jit
 def _sample(plane: Array, x: Number, y: Number, is_cubic: Number) -> Number:
     """Value of a plane at a point within it, pixel centres at whole numbers, borders repeated."""
     column, row = math.floor(x), math.floor(y)
@@ -208,7 +209,7 @@ def _sample(plane: Array, x: Number, y: Number, is_cubic: Number) -> Number:
     return _cubic(before, above, below, after, y - row)
 
 
-@_jit
+@jit
 def _warp(image: Array, matrix: Array, table: Array) -> None:
     """Each pixel becomes the one the affine matrix (2, 3) points at, the fill beyond the image."""
     size = image.shape[1]
@@ -226,7 +227,7 @@ def _warp(image: Array, matrix: Array, table: Array) -> None:
                     image[channel, y, x] = np.uint8(table[_FILL + channel])
 
 
-@_jit
+@jit
 def _matrix(operation: int, argument: Number, size: int) -> Array:
     """Affine matrix of rotate (degrees), shear (factor) or translate (fraction of the side)."""
     matrix = np.zeros((2, 3))
@@ -252,7 +253,7 @@ def _matrix(operation: int, argument: Number, size: int) -> Array:
 # The policy --------------------------------------------------------------------------------
 
 
-@_jit
+@jit
 def argument_of(operation: int, magnitude: Number, is_negative: Number) -> Number:
     """Strength of an operation at a magnitude of 0..10; half of the signed ones are negative."""
     level = magnitude / 10.0
@@ -272,7 +273,7 @@ def argument_of(operation: int, magnitude: Number, is_negative: Number) -> Numbe
     return max(0.1, 1.0 + sign * 0.9 * level)  # factor of the enhancements
 
 
-@_jit
+@jit
 def apply_operation(image: Array, operation: int, argument: Number, table: Array) -> None:
     """One operation of `NAMES` in place.
 
@@ -294,14 +295,14 @@ def apply_operation(image: Array, operation: int, argument: Number, table: Array
         _map_levels(flat, operation, argument)
 
 
-@_jit
+@jit
 def _normal(key: Number, slot: int) -> Number:
     """Standard normal number of two slots (Box and Muller 1958)."""
     radius = math.sqrt(-2.0 * math.log(1.0 - draw(key, slot)))
     return radius * math.cos(2.0 * math.pi * draw(key, slot + 1))
 
 
-@_jit
+@jit
 def rand_augment(image: Array, table: Array, key: Number) -> None:
     """Draw and apply operations to one view in place."""
     for place in range(int(table[_NUM_OPS])):
@@ -315,7 +316,7 @@ def rand_augment(image: Array, table: Array, key: Number) -> None:
         apply_operation(image, operation, argument, table)
 
 
-@_jit
+@jit
 def erase(image: Array, table: Array, key: Number) -> None:
     """Fill a drawn rectangle of one view with noise, in place."""
     if draw(key, _ERASE) >= table[_ERASE_PROB]:
@@ -342,7 +343,7 @@ def erase(image: Array, table: Array, key: Number) -> None:
         return
 
 
-@_jit
+@jit
 def policy_rows(
     out: Array,
     first_row: int,
@@ -358,7 +359,7 @@ def policy_rows(
         first_row: Row of the first sample.
         samples: Sample ids, int64, (n,).
         table: Of `policy_table`.
-        stream: Key of seed and view name, uint64, as `render_rows` got it.
+        stream: Of `view_stream`.
         epoch: Epoch, int64.
     """
     for drawing in range(out.shape[0]):

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from timm.data import auto_augment as theirs
 
-from ssl_vision.data import policy
-from ssl_vision.data.kernels import view_key
+from ssl_vision.data.kernels import policy
+from ssl_vision.data.kernels.draws import view_key
 from ssl_vision.data.loader import MultiViewLoader
 from ssl_vision.data.module import DataConfig
 from ssl_vision.data.sources import build_source

@@ -1,0 +1,361 @@
+"""Jitter, grayscale, blur and solarize of a rendered view.
+
+Planes are float32, (3, S * S), values 0..255; levels are rounded once, at the end. Operations equal
+torchvision's float functionals to 1e-4 of the full range; the blur is a Gaussian with reflected
+borders, cut at 4 sigma.
+"""
+
+import math
+
+import numpy as np
+
+from ssl_vision.data.kernels.compiling import Array, Number, jit, jit_inline
+from ssl_vision.data.kernels.draws import (
+    BLUR,
+    BRIGHTNESS,
+    CONTRAST,
+    GRAY,
+    HUE,
+    JITTER,
+    ORDER,
+    SATURATION,
+    SIGMA,
+    SOLARIZE,
+    between,
+    draw,
+    view_key,
+)
+from ssl_vision.views import ViewConfig
+
+# Columns of the table `color_table` makes of a ViewConfig.
+_JITTER_PROB, _B, _C, _S, _H, _GRAY_PROB, _BLUR_PROB, _SIGMA_0, _SIGMA_1 = range(9)
+_SOLARIZE_PROB, _THRESHOLD, _NUM_COLUMNS = range(9, 12)
+
+_HALF = np.float32(0.5)
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+_FULL = np.float32(255.0)
+# ITU-R 601 weights as torchvision rounds them.
+_RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
+
+
+def color_table(view: ViewConfig) -> np.ndarray:
+    """Numbers of a view as the kernels read them, float64, (11,)."""
+    table = np.zeros(_NUM_COLUMNS)
+    if view.jitter is not None:
+        jitter = view.jitter
+        table[_JITTER_PROB] = jitter.prob
+        table[[_B, _C, _S, _H]] = jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue
+    table[_GRAY_PROB] = view.gray_prob
+    if view.blur is not None:
+        table[_BLUR_PROB] = view.blur.prob
+        table[[_SIGMA_0, _SIGMA_1]] = view.blur.sigma_px
+    if view.solarize is not None:
+        table[_SOLARIZE_PROB] = view.solarize.prob
+        table[_THRESHOLD] = view.solarize.threshold
+    return table
+
+
+def has_color(view: ViewConfig) -> bool:
+    """Whether `recolor` can change the view at all."""
+    operations = (view.jitter, view.blur, view.solarize)
+    return view.gray_prob > 0 or any(operation is not None for operation in operations)
+
+
+def scratch_size(size_px: int) -> int:
+    """float32 values `recolor_rows` needs as scratch for views of `size_px`: four planes."""
+    return 4 * size_px * size_px
+
+
+@jit_inline
+def _clip(value: Number) -> Number:
+    value = value if value > _ZERO else _ZERO
+    return value if value < _FULL else _FULL
+
+
+@jit
+def adjust_brightness(planes: Array, factor: Number) -> None:
+    """Multiply by the factor, in place."""
+    factor = np.float32(factor)
+    for channel in range(3):
+        plane = planes[channel]
+        for i in range(len(plane)):
+            plane[i] = _clip(factor * plane[i])
+
+
+@jit_inline
+def _mean_gray(planes: Array, size: int) -> float:
+    # Summed by columns first: a fixed order that still fills the vector lanes.
+    sums = np.empty(size, np.float32)
+    for x in range(size):
+        sums[x] = 0.0
+    red, green, blue = planes[0], planes[1], planes[2]
+    for y in range(size):
+        r, g, b = red[y * size :][:size], green[y * size :][:size], blue[y * size :][:size]
+        for x in range(size):
+            sums[x] += _RED * r[x] + _GREEN * g[x] + _BLUE * b[x]
+    total = 0.0
+    for x in range(size):
+        total += np.float64(sums[x])
+    return total / (size * size)
+
+
+@jit
+def adjust_contrast(planes: Array, factor: Number, size: int) -> None:
+    """Blend with the mean of the grayscale image, in place."""
+    shift = np.float32((1.0 - factor) * _mean_gray(planes, size))
+    factor = np.float32(factor)
+    for channel in range(3):
+        plane = planes[channel]
+        for i in range(len(plane)):
+            plane[i] = _clip(factor * plane[i] + shift)
+
+
+@jit
+def adjust_saturation(planes: Array, factor: Number) -> None:
+    """Blend with the grayscale image, in place; factor 0 leaves gray."""
+    factor, rest = np.float32(factor), np.float32(1.0 - factor)
+    red, green, blue = planes[0], planes[1], planes[2]
+    for i in range(len(red)):
+        r, g, b = red[i], green[i], blue[i]
+        gray = rest * (_RED * r + _GREEN * g + _BLUE * b)
+        red[i] = _clip(factor * r + gray)
+        green[i] = _clip(factor * g + gray)
+        blue[i] = _clip(factor * b + gray)
+
+
+@jit_inline
+def _hue_channel(value: Number, chroma: Number, position: Number) -> Number:
+    # HSV to RGB without cases: value - chroma * clamp(min(k, 4 - k), 0, 1), k = position mod 6.
+    k = position - np.float32(6.0) * np.float32(math.floor(position * np.float32(1.0 / 6.0)))
+    edge = np.float32(4.0) - k
+    edge = k if k < edge else edge
+    edge = edge if edge > _ZERO else _ZERO
+    edge = edge if edge < _ONE else _ONE
+    return value - chroma * edge
+
+
+@jit
+def adjust_hue(planes: Array, turn: Number) -> None:
+    """Turn the hue by `turn` full circles, in place."""
+    shift = np.float32(6.0 * turn)
+    red, green, blue = planes[0], planes[1], planes[2]
+    for i in range(len(red)):
+        r, g, b = red[i], green[i], blue[i]
+        high = r if r > g else g
+        high = high if high > b else b
+        low = r if r < g else g
+        low = low if low < b else b
+        chroma = high - low
+        scale = _ONE / (chroma if chroma > _ZERO else _ONE)
+        is_red = high == r
+        is_green = high == g
+        hue = np.float32(4.0) + (r - g) * scale
+        hue = np.float32(2.0) + (b - r) * scale if is_green else hue
+        hue = (g - b) * scale if is_red else hue
+        hue += shift
+        red[i] = _hue_channel(high, chroma, hue + np.float32(5.0))
+        green[i] = _hue_channel(high, chroma, hue + np.float32(3.0))
+        blue[i] = _hue_channel(high, chroma, hue + np.float32(1.0))
+
+
+@jit
+def to_gray(planes: Array) -> None:
+    """Replace every channel by the grayscale image, in place."""
+    red, green, blue = planes[0], planes[1], planes[2]
+    for i in range(len(red)):
+        gray = _RED * red[i] + _GREEN * green[i] + _BLUE * blue[i]
+        red[i] = gray
+        green[i] = gray
+        blue[i] = gray
+
+
+@jit_inline
+def _add(out: Array, weight: Number, a: Array, b: Array) -> None:
+    """Add weight * (a + b), both at least as long as `out`."""
+    for x in range(len(out)):
+        out[x] += weight * (a[x] + b[x])
+
+
+@jit_inline
+def _add_two(
+    out: Array, weight: Number, a: Array, b: Array, weight_2: Number, c: Array, d: Array
+) -> None:
+    """`_add` twice at half the traffic of `out`."""
+    for x in range(len(out)):
+        out[x] += weight * (a[x] + b[x]) + weight_2 * (c[x] + d[x])
+
+
+@jit
+def _blur_rows(plane: Array, target: Array, size: int, weights: Array) -> None:
+    radius = len(weights) - 1
+    padded = np.empty(size + 2 * radius, np.float32)
+    for y in range(size):
+        row, out = plane[y * size :][:size], target[y * size :][:size]
+        for x in range(size):
+            padded[radius + x] = row[x]
+            out[x] = weights[0] * row[x]
+        for x in range(radius):  # reflected, the border itself not repeated
+            padded[radius - 1 - x] = row[1 + x]
+            padded[radius + size + x] = row[size - 2 - x]
+        for k in range(1, radius, 2):
+            near, far = radius - k, radius + k
+            _add_two(
+                out, weights[k], padded[near:], padded[far:],
+                weights[k + 1], padded[near - 1 :], padded[far + 1 :],
+            )  # fmt: skip
+        if radius % 2:
+            _add(out, weights[radius], padded, padded[2 * radius :])
+
+
+@jit
+def _mirrored(plane: Array, y: int, size: int) -> Array:
+    """Row y of a plane; rows outside are reflected at the border row."""
+    inside = abs(y)
+    inside = inside if inside < size else 2 * size - 2 - inside
+    return plane[inside * size :][:size]
+
+
+@jit
+def _blur_columns(plane: Array, target: Array, size: int, weights: Array) -> None:
+    radius = len(weights) - 1
+    for y in range(size):
+        out, row = target[y * size :][:size], plane[y * size :][:size]
+        for x in range(size):
+            out[x] = weights[0] * row[x]
+        for k in range(1, radius, 2):
+            _add_two(
+                out, weights[k], _mirrored(plane, y - k, size), _mirrored(plane, y + k, size),
+                weights[k + 1], _mirrored(plane, y - k - 1, size),
+                _mirrored(plane, y + k + 1, size),
+            )  # fmt: skip
+        if radius % 2:
+            above, below = _mirrored(plane, y - radius, size), _mirrored(plane, y + radius, size)
+            _add(out, weights[radius], above, below)
+
+
+@jit_inline
+def blur(planes: Array, sigma: Number, size: int, spare: Array) -> None:
+    """Gaussian blur with reflected borders, taps up to 4 sigma, in place.
+
+    Args:
+        planes: (3, S * S).
+        sigma: Standard deviation in pixels.
+        size: S.
+        spare: Scratch, (S * S,).
+    """
+    radius = min(math.ceil(4.0 * sigma), size - 1)
+    exact = np.empty(radius + 1, np.float64)
+    total = 0.0
+    for k in range(radius + 1):
+        exact[k] = math.exp(-0.5 * (k / sigma) ** 2)
+        total += exact[k]
+    weights = np.empty(radius + 1, np.float32)
+    for k in range(radius + 1):
+        weights[k] = np.float32(exact[k] / (2.0 * total - exact[0]))
+    for channel in range(3):
+        _blur_rows(planes[channel], spare, size, weights)
+        _blur_columns(spare, planes[channel], size, weights)
+
+
+@jit
+def solarize(planes: Array, threshold: Number) -> None:
+    """Invert values at or above the threshold, in place."""
+    threshold = np.float32(threshold)
+    for channel in range(3):
+        plane = planes[channel]
+        for i in range(len(plane)):
+            plane[i] = _FULL - plane[i] if plane[i] >= threshold else plane[i]
+
+
+@jit_inline
+def _jitter(planes: Array, size: int, table: Array, key: Number) -> None:
+    """Brightness, contrast, saturation, hue in an order drawn per sample."""
+    rank = int(draw(key, ORDER) * 24.0)
+    order = np.empty(4, np.int64)
+    for place in range(4):
+        order[place] = place
+    for place in range(3):  # the rank's digits in the factorial base pick without replacement
+        radix = (6, 2, 1)[place]
+        pick = place + rank // radix
+        rank %= radix
+        chosen = order[pick]
+        for i in range(pick, place, -1):
+            order[i] = order[i - 1]
+        order[place] = chosen
+    for place in range(4):
+        operation = order[place]
+        if operation == 0 and table[_B] > 0:
+            low, high = max(0.0, 1 - table[_B]), 1 + table[_B]
+            adjust_brightness(planes, between(key, BRIGHTNESS, low, high))
+        elif operation == 1 and table[_C] > 0:
+            low, high = max(0.0, 1 - table[_C]), 1 + table[_C]
+            adjust_contrast(planes, between(key, CONTRAST, low, high), size)
+        elif operation == 2 and table[_S] > 0:
+            low, high = max(0.0, 1 - table[_S]), 1 + table[_S]
+            adjust_saturation(planes, between(key, SATURATION, low, high))
+        elif operation == 3 and table[_H] > 0:
+            adjust_hue(planes, between(key, HUE, -table[_H], table[_H]))
+
+
+@jit_inline
+def recolor(image: Array, table: Array, key: Number, scratch: Array) -> None:
+    """Jitter, grayscale, blur and solarize one view in place, as its key draws them.
+
+    Args:
+        image: uint8, (3, S, S).
+        table: Of `color_table`.
+        key: Of `view_key`.
+        scratch: float32, at least `scratch_size(S)` long.
+    """
+    is_jittered = draw(key, JITTER) < table[_JITTER_PROB]
+    is_gray = draw(key, GRAY) < table[_GRAY_PROB]
+    is_blurred = draw(key, BLUR) < table[_BLUR_PROB]
+    is_solarized = draw(key, SOLARIZE) < table[_SOLARIZE_PROB]
+    if not (is_jittered or is_gray or is_blurred or is_solarized):
+        return
+    size = image.shape[1]
+    area = size * size
+    flat = image.reshape(3 * area)
+    values = scratch[: 3 * area]
+    for i in range(3 * area):
+        values[i] = np.float32(flat[i])
+    planes = values.reshape((3, area))
+    if is_jittered:
+        _jitter(planes, size, table, key)
+    if is_gray:
+        to_gray(planes)
+    if is_blurred:
+        sigma = between(key, SIGMA, table[_SIGMA_0], table[_SIGMA_1])
+        blur(planes, sigma, size, scratch[3 * area : 4 * area])
+    if is_solarized:
+        solarize(planes, table[_THRESHOLD])
+    for i in range(3 * area):
+        flat[i] = np.uint8(values[i] + _HALF)
+
+
+@jit
+def recolor_rows(
+    out: Array,
+    first_row: int,
+    samples: Array,
+    table: Array,
+    stream: Number,
+    epoch: int,
+    scratch: Array,
+) -> None:
+    """Recolour every drawing of some rendered samples in place.
+
+    Args:
+        out: Rendered views, uint8, (k, B, 3, S, S); rows first_row ... first_row + n - 1 change.
+        first_row: Row of the first sample.
+        samples: Sample ids, int64, (n,).
+        table: Of `color_table`.
+        stream: Of `view_stream`.
+        epoch: Epoch, int64.
+        scratch: float32, at least `scratch_size(S)` long; one per thread.
+    """
+    for drawing in range(out.shape[0]):
+        for i in range(len(samples)):
+            key = view_key(stream, epoch, samples[i], drawing)
+            recolor(out[drawing, first_row + i], table, key, scratch)

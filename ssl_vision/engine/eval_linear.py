@@ -42,7 +42,7 @@ def run_linear(run: EvalRun) -> TaskResult:
         Measurement(
             name="oracle top1",
             value=found.oracle.top1,
-            note="best head on the test images: an upper bound, not a result",
+            note="best head by the test images, trained without the holdout: not a result",
         ),
     )
     return TaskResult(
@@ -63,7 +63,8 @@ def _head(head: Any) -> dict[str, Any]:
 def _distinct_sets(run: EvalRun, names: tuple[str, ...]) -> list[str]:
     """Sets that differ for this network: without class token all of them are `pooled`."""
     by_columns = {run.columns(name): name for name in reversed(names)}
-    return [name for name in names if by_columns[run.columns(name)] == name]
+    distinct = [name for name in names if by_columns[run.columns(name)] == name]
+    return ["pooled" if run.columns(name) == ("pooled",) else name for name in distinct]
 
 
 def _training_view(run: EvalRun, config: LinearConfig, count: int = 1) -> ViewConfig:

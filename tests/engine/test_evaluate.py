@@ -99,7 +99,7 @@ def test_networks_without_class_token_use_their_pooling(tmp_path: Path) -> None:
         out=tmp_path,
         linear={"epochs": 1, "steps_per_epoch": 5},
     )
-    assert {head["features"] for head in found["linear"].details["heads"]} == {"cls1"}
+    assert {head["features"] for head in found["linear"].details["heads"]} == {"pooled"}
     online = evaluate(
         CONV,
         tasks=["linear"],

@@ -9,6 +9,7 @@ All other blocks, and the features that come out, are those of the plain forward
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -30,6 +31,7 @@ Queries = Literal["patches", "class"]
 _CHANNEL_ATTENTION = (xcit.XCA,)
 _CLASS_ATTENTION = (cait.ClassAttn, AttentionPoolLatent)  # XCiT's is CaiT's
 _FUSED_QKV = (PlainAttention, AttentionRope, EvaAttention)
+_MAX_FLASH_DIM = 256  # of a head
 _MAX_ENTRIES = 2**26  # of the maps held at a time: 256 MiB in float32
 _WAY_OUT = "use a ViT, DeiT, CaiT, Swin or pvt_v2, or method.mixing.name=cutmix."
 _Sink = Callable[[Tensor], None]
@@ -298,9 +300,15 @@ def _no_map(module: nn.Module) -> ConfigError:
     )
 
 
+@cache
+def _is_installed(module: str) -> bool:
+    """Whether a module can be imported; asked for in every block, looked up once."""
+    return importlib.util.find_spec(module) is not None
+
+
 def has_block_diagonal_attention(device: torch.device) -> bool:
     """Whether xformers' block-diagonal kernel can be used on a device."""
-    return device.type == "cuda" and importlib.util.find_spec("xformers") is not None
+    return device.type == "cuda" and _is_installed("xformers")
 
 
 def block_diagonal_attention(
@@ -325,3 +333,42 @@ def block_diagonal_attention(
         q[None], k[None], v[None], attn_bias=mask, p=dropout
     )
     return mixed[0]
+
+
+def has_variable_length_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float) -> bool:
+    """Whether torch's own kernel for packed sequences takes these: half precision on a GPU.
+
+    It exists from torch 2.10 on, has no dropout, and its backward adds up in any order.
+    """
+    is_half = q.dtype == k.dtype == v.dtype and q.dtype in (torch.float16, torch.bfloat16)
+    if not (is_half and q.device.type == "cuda" and dropout == 0 and q.shape[-1] % 8 == 0):
+        return False
+    return (
+        q.shape[-1] <= _MAX_FLASH_DIM
+        and not torch.are_deterministic_algorithms_enabled()
+        and torch.backends.cuda.flash_sdp_enabled()
+        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+        and _is_installed("torch.nn.attention.varlen")
+    )
+
+
+def variable_length_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, bounds: Tensor, longest: int
+) -> Tensor:
+    """Attention within each of the sequences that are packed one after the other (torch).
+
+    Args:
+        q: Queries of all sequences, (T, H, d), of half precision.
+        k: Keys, likewise.
+        v: Values, likewise.
+        bounds: Where each sequence begins, and last T, int32, (N + 1,), on the device.
+        longest: Length of the longest sequence.
+
+    Returns:
+        (T, H, d).
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    mixed = varlen_attn(q, k, v, bounds, bounds, longest, longest)
+    assert isinstance(mixed, Tensor)  # a pair only where the log-sum-exp is asked for
+    return mixed

@@ -1,9 +1,10 @@
 """Crops of several sizes through a ViT in one pass: multi-crop without a pass per size.
 
 Norms, projections and MLPs see the tokens of all crops as one sequence; only attention knows which
-tokens belong together. It runs block-diagonally: with xformers' kernel where that is installed (on
-GPUs), else as one call of torch's attention per crop size, since crops of one size are a batch. The
-results are those of separate passes; what is saved is kernel launches and small matrix products.
+tokens belong together. It runs block-diagonally: on GPUs with xformers' kernel where that is
+installed, else in half precision with torch's own for packed sequences; elsewhere as one call of
+torch's attention per crop size, since crops of one size are a batch. The results are those of
+separate passes; what is saved is kernel launches and small matrix products.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,12 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
-from ssl_vision.backbones.attention import block_diagonal_attention, has_block_diagonal_attention
+from ssl_vision.backbones.attention import (
+    block_diagonal_attention,
+    has_block_diagonal_attention,
+    has_variable_length_attention,
+    variable_length_attention,
+)
 from ssl_vision.types import Features
 
 if TYPE_CHECKING:
@@ -91,9 +97,27 @@ def _attention(attn: Any, tokens: Tensor, layout: Sequence[Group]) -> Tensor:
     if has_block_diagonal_attention(tokens.device):
         lengths = [group.length for group in layout for _ in range(group.num)]
         mixed = block_diagonal_attention(q, k, v, lengths=lengths, dropout=drop)
+    elif has_variable_length_attention(q, k, v, dropout=drop):
+        longest = max(group.length for group in layout)
+        bounds = sequence_bounds(layout, device=tokens.device)
+        mixed = variable_length_attention(q, k, v, bounds=bounds, longest=longest)
     else:
         mixed = _attention_by_group(q, k, v, layout, dropout=drop)
     return attn.proj_drop(attn.proj(attn.norm(mixed.flatten(1))))
+
+
+def sequence_bounds(layout: Sequence[Group], *, device: torch.device) -> Tensor:
+    """Where each crop begins in the packed sequence, and its end, int32, (crops + 1,).
+
+    Counted on the device: copying a list there would wait for it, in every block.
+    """
+    parts, start = [], 0
+    for group in layout:
+        end = start + group.num * group.length
+        parts.append(torch.arange(start, end, group.length, dtype=torch.int32, device=device))
+        start = end
+    parts.append(torch.full((1,), start, dtype=torch.int32, device=device))
+    return torch.cat(parts)
 
 
 def _attention_by_group(

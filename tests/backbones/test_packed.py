@@ -1,8 +1,14 @@
+import itertools
+
 import pytest
 import torch
 
+from ssl_vision.backbones.attention import (
+    has_variable_length_attention,
+    variable_length_attention,
+)
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
-from ssl_vision.backbones.packed import can_pack, forward_packed
+from ssl_vision.backbones.packed import Group, can_pack, forward_packed, sequence_bounds
 
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
 NETWORKS = {
@@ -82,3 +88,54 @@ def test_setting_chooses_the_pass_and_other_blocks_refuse():
         BackboneConfig(name="vit_base_patch16_xp_224", args=SMALL), image_size_px=32
     )
     assert not can_pack(parallel)
+
+
+def test_bounds_are_the_running_sums_of_the_lengths():
+    layout = [Group(num=3, length=17), Group(num=1, length=2), Group(num=2, length=5)]
+    bounds = sequence_bounds(layout, device=torch.device("cpu"))
+    assert bounds.dtype == torch.int32
+    assert bounds.tolist() == [0, 17, 34, 51, 53, 58, 63]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torchs_packed_kernel_is_not_for_cpus(dtype):
+    q = torch.zeros(4, 2, 8, dtype=dtype)
+    assert not has_variable_length_attention(q, q, q, dropout=0.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_torchs_packed_kernel_equals_attention_crop_by_crop(dtype):
+    layout = [Group(num=3, length=17), Group(num=5, length=6)]
+    device = torch.device("cuda")
+    total = sum(group.num * group.length for group in layout)
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(total, 3, 4, 32, generator=generator).to(device)
+    q, k, v = qkv.to(dtype).requires_grad_().unbind(1)  # strided, as a block's projection is
+    if not has_variable_length_attention(q, k, v, dropout=0.0):
+        pytest.skip("this torch or GPU has no kernel for packed sequences")
+    assert not has_variable_length_attention(q, k, v, dropout=0.1)
+    assert not has_variable_length_attention(q.float(), k.float(), v.float(), dropout=0.0)
+    bounds = sequence_bounds(layout, device=device)
+    found = variable_length_attention(q, k, v, bounds=bounds, longest=17)
+    exact = [part.detach().double().requires_grad_() for part in (q, k, v)]
+    expected = torch.cat(
+        [
+            torch.einsum(
+                "hqk,khd->qhd",
+                (torch.einsum("qhd,khd->hqk", eq, ek) / 32**0.5).softmax(dim=-1),
+                ev,
+            )
+            for eq, ek, ev in (
+                [part[first:last] for part in exact]
+                for first, last in itertools.pairwise(bounds.tolist())
+            )
+        ]
+    )
+    tolerance = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=4 * tolerance)
+    weight = torch.randn(found.shape, generator=generator).to(device)
+    gradients_found = torch.autograd.grad((found * weight).sum(), (q, k, v))
+    gradients_exact = torch.autograd.grad((expected * weight).sum(), exact)
+    for mine, true in zip(gradients_found, gradients_exact, strict=True):
+        assert float((mine.double() - true).abs().max()) < 8 * tolerance * float(true.abs().max())

@@ -160,9 +160,9 @@ def resize_bicubic(
             slot = (done % taps_y) * stride
             row = ring[slot : slot + stride]
             _squeeze_row(flat[begin : begin + in_w * 3], places_x, weights_x, wide, groups, row)
-            again = slot + taps_y * stride
+            twin = ring[slot + taps_y * stride :][:stride]
             for x in range(stride):
-                ring[again + x] = row[x]
+                twin[x] = row[x]
             done += 1
         slot = (starts_y[y] % taps_y) * stride
         _stretch_row(ring, slot, stride, counts_y[y], weights_y[y], line, squeezed)

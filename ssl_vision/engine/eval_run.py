@@ -221,8 +221,7 @@ class EvalRun:
         """
         own, run = self.loaded.backbone, Path(self.config.weights).expanduser()
         if (run / "config.yaml").is_file():
-            num_classes = int(getattr(own.model, "num_classes", 0) or 0)
-            backbone = untrained_backbone(run, num_classes=num_classes or None)
+            backbone = untrained_backbone(run)
             origin = "as the run's method drew it"
         else:
             with seeded(derive_key(self.config.seed, "untrained")):

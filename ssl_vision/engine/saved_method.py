@@ -8,7 +8,8 @@ from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.engine.checkpoint import load_state, newest_complete
 from ssl_vision.engine.run_dir import RunFolder
 from ssl_vision.engine.train import build_method
-from ssl_vision.errors import CheckpointError
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.nn.decoder import MaskedDecoder
@@ -23,8 +24,14 @@ def load_method(run: Path) -> Method:
 
     Raises:
         CheckpointError: The run has no complete checkpoint.
+        ConfigError: The run trained a classifier.
     """
     config = load_train_config([run / "config.yaml"])
+    if METHODS[config.method.name].module.reads_labels:
+        raise ConfigError(
+            f"{run} is a run of method.name={config.method.name}, which trains a classifier; what "
+            "is read back here are the decoder and heads of a pretraining run."
+        )
     checkpoint = newest_complete(RunFolder(run).checkpoints, warn=lambda text: None)
     if checkpoint is None:
         raise CheckpointError(f"{run} has no complete checkpoint.")
@@ -33,28 +40,30 @@ def load_method(run: Path) -> Method:
     return method.eval()
 
 
-def untrained_backbone(run: Path, *, num_classes: int | None = None) -> Backbone:
+def untrained_backbone(run: Path) -> Backbone:
     """Network of a run as its method drew it, before the first update (and before `init_from`).
 
     Args:
         run: The run folder.
-        num_classes: Of its data, where the method trains a classifier.
 
     Raises:
         ConfigError: The run's config.yaml is not understood.
     """
     config = load_train_config([run / "config.yaml"])
-    return build_method(config, _plan(config, num_classes=num_classes)).export_backbone().eval()
+    return build_method(config, _plan(config)).export_backbone().eval()
 
 
-def _plan(config: TrainConfig, *, num_classes: int | None = None) -> TrainPlan:
-    """What building a method needs to know of a run; not its length."""
+def _plan(config: TrainConfig) -> TrainPlan:
+    """What building a method needs to know of a run; not its length.
+
+    A classifier is drawn after its backbone, whose weights do not depend on the number of classes.
+    """
     return TrainPlan(
         steps_per_epoch=1,
         epochs=1,
         global_batch_size=config.data.global_batch_size,
         image_size_px=config.data.size_px,
-        num_classes=num_classes,
+        num_classes=1,
         seed=config.seed,
     )
 

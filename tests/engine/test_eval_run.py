@@ -57,9 +57,12 @@ def test_it_is_drawn_as_by_the_trainer_whatever_the_length_of_the_run(method, tm
     )
     expected = build_method(config, plan).export_backbone().state_dict()
     torch.rand(3)  # what was drawn before does not matter
-    found = untrained_backbone(tmp_path, num_classes=10).state_dict()
+    found = untrained_backbone(tmp_path).state_dict()
     assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    # A classifier's size is the data's business; no feature depends on it.
+    shared = [name for name in expected if not name.startswith("model.head.")]
+    assert len(shared) >= len(expected) - 2
+    assert all(torch.equal(found[name], expected[name]) for name in shared)
 
 
 def test_other_weights_are_compared_to_timms_own_draw(tmp_path):

@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.config import load_train_config, to_yaml
 from ssl_vision.engine.saved_method import load_method, mae_of_export
-from ssl_vision.errors import CheckpointError
+from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.zoo.convert import convert_file
 from ssl_vision.zoo.converted import ConvertOptions
 from ssl_vision.zoo.weights import resolve_weights
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_whole_method_is_read_back(mae_run: Path) -> None:
@@ -22,6 +25,13 @@ def test_whole_method_is_read_back(mae_run: Path) -> None:
     (mae_run / "checkpoints/step_000001/manifest.json").unlink()
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         load_method(mae_run)
+
+
+def test_a_classifier_has_nothing_to_read_back(tmp_path: Path) -> None:
+    config = load_train_config([CONFIGS / "supervised" / "tiny_cpu.yaml"], [])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    with pytest.raises(ConfigError, match=r"method\.name=supervised, which trains a classifier"):
+        load_method(tmp_path)
 
 
 def test_official_file_with_a_decoder_reconstructs(tmp_path: Path) -> None:

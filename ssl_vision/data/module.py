@@ -25,6 +25,7 @@ from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig, evaluation_view
 
+_CACHED_IMAGES = 4  # 224 px: 2.4 MB of floats
 _HELD_OUT_SHARE = 0.2  # of the training images, where labels but no val split exist
 
 
@@ -144,8 +145,14 @@ def normalize(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
         mean: Per channel, values 0..1, (3,).
         std: Per channel, (3,).
     """
-    scale = (1 / (255 * std)).view(-1, 1, 1)
-    return torch.addcmul((-mean / std).view(-1, 1, 1), images.float(), scale)
+    scale, shift = (1 / (255 * std)).view(-1, 1, 1), (-mean / std).view(-1, 1, 1)
+    if images.device.type != "cpu":
+        return torch.addcmul(shift, images.float(), scale)
+    out = torch.empty(images.shape)
+    # A few images at a time stay in the processor's cache between the two passes.
+    for levels, values in zip(images.split(_CACHED_IMAGES), out.split(_CACHED_IMAGES), strict=True):
+        torch.addcmul(shift, levels.float(), scale, out=values)
+    return out
 
 
 class DataModule(L.LightningDataModule):

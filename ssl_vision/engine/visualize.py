@@ -123,18 +123,17 @@ def visualize(
         if kind not in KINDS:
             raise ConfigError(f"what={kind} must be one of {', '.join(KINDS)}.")
     loaded = resolve_weights(weights)
+    run = Path(weights) if (Path(weights) / "config.yaml").is_file() else None
     if loaded.backbone.modality == "points":
-        is_run = (Path(str(weights)) / "config.yaml").is_file()
         return visualize_clouds(
-            load_method(Path(weights)) if is_run else None,
+            None if run is None else load_method(run),
             list(images),
             out,
             num_points=size_px or loaded.size_px,
             count=count,
         )
     pixels = _read_images(images, loaded, count=count, size_px=size_px or loaded.size_px)
-    is_run = (Path(str(weights)) / "config.yaml").is_file()
-    scene = Scene(loaded=loaded, pixels=pixels, run=Path(weights) if is_run else None)
+    scene = Scene(loaded=loaded, pixels=pixels, run=run)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in what or KINDS:

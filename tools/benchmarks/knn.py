@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """kNN side by side: ours (FAISS and torch), DINO's way, lightly's, scikit-learn's.
 
-Run: tools/benchmarks/knn.py [num_bank=50000] [width=384] [num_queries=10000] [k=20,200]
+Run: tools/benchmark.py knn [num_bank=50000] [width=384] [num_queries=10000] [k=20,200]
      [classes=1000] [rounds=3] [threads=2] [device=cpu] [memory=1] [out=knn.json]
 
 Each contender classifies the same queries. Time is the best of alternating rounds in one process;
@@ -22,12 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks._settings import read_settings
 
 DEFAULTS = {
     "num_bank": 50_000, "width": 384, "num_queries": 10_000, "k": "20,200", "classes": 1000,
     "rounds": 3, "threads": 2, "device": "cpu", "out": "", "alone": "", "memory": 1,
 }  # fmt: skip
 TEMPERATURE = 0.07
+BENCHMARK = str(Path(__file__).resolve().parents[1] / "benchmark.py")
 
 
 def make_data(settings: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -128,7 +130,7 @@ def memory_mib(key: str) -> float:
 def memory_of(name: str, k: int, settings: dict[str, Any]) -> float:
     """Growth of the peak in MiB, from a fresh process."""
     given = [f"{key}={value}" for key, value in settings.items() if key not in ("alone", "out")]
-    command = [sys.executable, __file__, *given, f"alone={name}/{k}"]
+    command = [sys.executable, BENCHMARK, "knn", *given, f"alone={name}/{k}"]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -162,12 +164,7 @@ def measure(settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
     """Measure and print a Markdown table."""
-    settings: dict[str, Any] = dict(DEFAULTS)
-    for word in argv:
-        key, _, value = word.partition("=")
-        if key not in settings:
-            raise SystemExit(f"error: {key!r} is unknown; choose from {', '.join(settings)}.")
-        settings[key] = type(DEFAULTS[key])(value)
+    settings = read_settings(argv, DEFAULTS)
     torch.set_num_threads(settings["threads"])
     if importlib.util.find_spec("faiss"):
         import faiss
@@ -188,7 +185,3 @@ def main(argv: list[str]) -> None:
         print(f"| {row['contender']} | {row['k']} | {times} | {memory} | {agreement} |")
     if settings["out"]:
         Path(settings["out"]).write_text(json.dumps(rows, indent=1))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

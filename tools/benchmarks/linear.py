@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Linear heads stacked into one product, against the same heads trained one by one.
 
-Run: tools/benchmarks/linear.py [heads=13] [width=384] [classes=100] [batch=256] [steps=200]
+Run: tools/benchmark.py linear [heads=13] [width=384] [classes=100] [batch=256] [steps=200]
      [num=20000] [rounds=3] [threads=1]
 
 The separate heads are torch.nn.Linear under torch.optim.SGD with autograd, each over the same
 batches. Printed: seconds (best of alternating rounds) and the largest difference of any weight.
 """
 
-import sys
 import time
 
 import torch
+from benchmarks._settings import read_settings
 
 from ssl_vision.evaluation.linear_config import LinearConfig
 from ssl_vision.evaluation.linear_probe import ProbeData, fit_heads
@@ -50,12 +50,7 @@ def train_separately(
 
 def main(argv: list[str]) -> None:
     """Measure and print."""
-    settings = dict(DEFAULTS)
-    for word in argv:
-        key, _, value = word.partition("=")
-        if key not in settings:
-            raise SystemExit(f"error: {key!r} is unknown; choose from {', '.join(settings)}.")
-        settings[key] = int(value)
+    settings = read_settings(argv, DEFAULTS)
     torch.set_num_threads(settings["threads"])
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(settings["num"], settings["width"], generator=generator)
@@ -87,7 +82,3 @@ def main(argv: list[str]) -> None:
         "| stacked, s | one by one, s | ratio | largest difference of a weight |\n|---|---|---|---|"
     )
     print(f"| {stacked:.2f} | {separate:.2f} | {separate / stacked:.1f} | {gap:.1e} |")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

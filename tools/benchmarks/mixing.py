@@ -13,12 +13,12 @@ that also reads the attention of the last block, beside the plain one.
 
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks._settings import read_settings
 
 DEFAULTS = {
     "backbone": "deit_small_patch16_224", "batch": 32, "size_px": 224, "rounds": 3, "threads": 2,
@@ -105,13 +105,7 @@ def contenders(settings: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Run and print; the exit status."""
-    settings: dict[str, Any] = dict(DEFAULTS)
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in DEFAULTS or not value:
-            print(f"{argument!r}: use {', '.join(f'{k}=...' for k in DEFAULTS)}", file=sys.stderr)
-            return 2
-        settings[key] = type(DEFAULTS[key])(value)
+    settings = read_settings(arguments, DEFAULTS)
     torch.set_num_threads(settings["threads"])
     works = contenders(settings)
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -137,7 +131,3 @@ def main(arguments: list[str]) -> int:
     if settings["out"]:
         Path(settings["out"]).write_text(json.dumps(result, indent=1) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks._settings import read_settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -30,6 +31,7 @@ DEFAULTS = {
     "device": "cpu", "large": 1, "out": "", "alone": "",
 }  # fmt: skip
 Run = Callable[[], Any]
+BENCHMARK = str(Path(__file__).resolve().parents[1] / "benchmark.py")
 
 
 def plain_fps(points: torch.Tensor, num: int) -> torch.Tensor:
@@ -222,7 +224,10 @@ def measure_large() -> dict[str, dict[str, float]]:
     found = {}
     for name in ("ours group", "plain group", "ours chamfer"):
         output = subprocess.run(
-            [sys.executable, __file__, f"alone={name}"], capture_output=True, text=True, check=True
+            [sys.executable, BENCHMARK, "points", f"alone={name}"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         found[name] = json.loads(output.stdout.strip().splitlines()[-1])
     found["plain chamfer (by arithmetic)"] = {"mib": 32 * 8192**2 * 3 * 4 / 2**20}
@@ -233,13 +238,7 @@ def measure_large() -> dict[str, dict[str, float]]:
 
 def main(arguments: list[str]) -> int:
     """Run with `key=value` settings."""
-    settings: dict[str, Any] = dict(DEFAULTS)
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in DEFAULTS:
-            print(f"{argument!r}: known are {', '.join(DEFAULTS)}", file=sys.stderr)
-            return 2
-        settings[key] = type(DEFAULTS[key])(value)
+    settings = read_settings(arguments, DEFAULTS)
     torch.set_num_threads(settings["threads"])
     if settings["alone"]:
         large_alone(settings["alone"])
@@ -250,7 +249,3 @@ def main(arguments: list[str]) -> int:
     if settings["out"]:
         Path(settings["out"]).write_text(json.dumps(found, indent=1))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -31,6 +31,7 @@ import torch
 import yaml
 from benchmarks import _witness
 from benchmarks._children import fork, wait
+from benchmarks._settings import read_settings
 from benchmarks._witness import Stop, samples, witness
 
 from ssl_vision.engine import cli
@@ -269,13 +270,7 @@ def warm_up(folder: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the matrix; 1 if something differs."""
-    settings = dict(DEFAULTS)
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in DEFAULTS:
-            print(f"{key!r} is unknown; choose from {', '.join(DEFAULTS)}", file=sys.stderr)
-            return 2
-        settings[key] = type(DEFAULTS[key])(value)
+    settings = read_settings(arguments, DEFAULTS)
     kills = settings["kills"]
     start = {"shell": start_anew, "fork": start_here}[settings["start"]]
     methods = settings["methods"].split(",") if settings["methods"] else list(METHODS)

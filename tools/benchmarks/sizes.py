@@ -26,8 +26,8 @@ from ssl_vision.backbones.elastic_grid import Size
 from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.module import DataModule
 from ssl_vision.engine.extract import ElasticRun, knn_top1
-from ssl_vision.engine.train import build_method, train
-from ssl_vision.methods.base import TrainPlan
+from ssl_vision.engine.saved_method import untrained_backbone
+from ssl_vision.engine.train import train
 from ssl_vision.methods.poa import PoaConfig
 
 Scores = dict[str, float]  # kNN accuracy by kind and size, and CPU seconds
@@ -75,7 +75,7 @@ def _one_seed(config: TrainConfig, folder: Path, *, has_alone: bool) -> Scores:
         keep(**{"cpu poa": _timed(config)})
     run = ElasticRun(folder / "poa")
     data = DataModule(run.config.data, seed=run.config.seed)
-    first = build_method(run.config, _plan(run.config, data)).backbone
+    first = untrained_backbone(folder / "poa")
     for size in run.sizes:
         name = "x".join(map(str, size))
         for kind, parent in (("poa", run.parent), ("untrained", first)):
@@ -96,17 +96,6 @@ def _timed(config: TrainConfig) -> float:
     start = time.process_time()
     train(config)
     return time.process_time() - start
-
-
-def _plan(config: TrainConfig, data: DataModule) -> TrainPlan:
-    """Enough of a plan to build the method as the run did before its first update."""
-    return TrainPlan(
-        steps_per_epoch=len(data.train_source) // config.data.global_batch_size,
-        epochs=config.trainer.epochs,
-        global_batch_size=config.data.global_batch_size,
-        image_size_px=config.data.views["global_1"].size_px,
-        seed=config.seed,
-    )
 
 
 def _alone(run: ElasticRun, size: Size, folder: Path) -> TrainConfig:

@@ -26,6 +26,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from benchmarks._settings import read_settings
 from rich.console import Console
 
 from ssl_vision.config import TrainConfig, load_train_config
@@ -264,13 +265,7 @@ def show(method: str, found: dict[str, Any]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the comparison."""
-    settings = dict(DEFAULTS)
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in DEFAULTS:
-            print(f"{key!r} is unknown; choose from {', '.join(DEFAULTS)}", file=sys.stderr)
-            return 2
-        settings[key] = type(DEFAULTS[key])(value)
+    settings = read_settings(arguments, DEFAULTS)
     torch.set_num_threads(settings["threads"])
     if settings["alone"]:
         print(json.dumps(time_here(settings["alone"], settings)))
@@ -285,8 +280,3 @@ def main(arguments: list[str]) -> int:
     if settings["out"]:
         Path(settings["out"]).write_text(json.dumps({"settings": settings, **results}, indent=1))
     return 0
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    sys.exit(main(sys.argv[1:]))

@@ -128,7 +128,7 @@ class EvalConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["32", "bf16", "16"] = "32"  # of the frozen forward
     method: str | None = None  # for published numbers; None: from the run or the zoo
-    baselines: bool = False  # kNN also on raw pixels and on the untrained network
+    baselines: bool = False  # kNN and SVM also on raw inputs and on the untrained network
     cache: CacheConfig = field(default_factory=CacheConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
     linear: LinearConfig = field(default_factory=LinearConfig)

@@ -6,6 +6,7 @@ import numpy as np
 
 from ssl_vision.backbones.point_vit import PointViT
 from ssl_vision.data.points import PartSource
+from ssl_vision.engine.eval_baselines import Score, compare_with_baselines
 from ssl_vision.engine.eval_run import EvalRun
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import wilson_interval
@@ -17,30 +18,39 @@ from ssl_vision.evaluation.points_classification import (
 )
 from ssl_vision.evaluation.points_parts import finetune_parts
 from ssl_vision.evaluation.results import Measurement, TaskResult
-from ssl_vision.evaluation.svm import linear_svm
+from ssl_vision.evaluation.svm import SvmResult, linear_svm
 
 
 def run_svm(run: EvalRun) -> TaskResult:
     """Linear SVM on frozen features, of clouds or images."""
     config = run.config.svm
-    result = linear_svm(
-        run.features("train", "pooled").numpy(),
-        run.labels("train").numpy(),
-        run.features("val", "pooled").numpy(),
-        run.labels("val").numpy(),
-        config=config,
-        seed=run.config.seed,
-    )
-    num = len(result.predictions)
+    result = _svm(run)
+
+    def score(other: EvalRun) -> Score:
+        found = _svm(other)
+        return found.top1, wilson_interval(found.top1, len(found.predictions))
+
+    compared, problems = compare_with_baselines(run, result.top1, score)
+    interval = wilson_interval(result.top1, len(result.predictions))
     scaling = "standardized" if config.is_standardized else "raw"
     return TaskResult(
         task="svm",
         protocol=f"svm-pooled-{scaling}-c_held_out/1" if result.held_out else "svm-pooled/1",
         headline="top1",
-        measurements=(
-            Measurement(name="top1", value=result.top1, interval=wilson_interval(result.top1, num)),
-        ),
+        measurements=(Measurement(name="top1", value=result.top1, interval=interval), *compared),
         details={"c": result.c, "held_out": result.held_out},
+        warnings=tuple(problems),
+    )
+
+
+def _svm(run: EvalRun) -> SvmResult:
+    return linear_svm(
+        run.features("train", "pooled").numpy(),
+        run.labels("train").numpy(),
+        run.features("val", "pooled").numpy(),
+        run.labels("val").numpy(),
+        config=run.config.svm,
+        seed=run.config.seed,
     )
 
 

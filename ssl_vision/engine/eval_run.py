@@ -9,10 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.backbones.build import load_timm
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.config import EvalConfig
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader
@@ -20,18 +18,15 @@ from ssl_vision.data.module import DataConfig, DataModule
 from ssl_vision.data.point_loader import PointLoader
 from ssl_vision.data.sources import Source, SubsetSource
 from ssl_vision.distributed import rank, world_size
-from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.arrays import Array, as_tensor
 from ssl_vision.evaluation.features import extract_features, normalizer, parse_feature_set, spec_of
 from ssl_vision.evaluation.plots import Axis
 from ssl_vision.evaluation.store import FeatureStore, cache_folder, evict, fill_store
-from ssl_vision.points.pictures import raw_statistics
 from ssl_vision.points.views import PointViewConfig, evaluation_point_view
-from ssl_vision.randomness import derive_key, keyed_generator, seeded
-from ssl_vision.types import Batch, Features
+from ssl_vision.randomness import keyed_generator
+from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig, evaluation_view
-from ssl_vision.zoo.safe_load import sha256_of_tensors
 from ssl_vision.zoo.weights import LoadedBackbone
 
 Split = Literal["train", "val"]
@@ -49,6 +44,7 @@ class EvalRun:
         view: How images are shown: resize and centre crop.
         point_view: How clouds are shown, where the network takes clouds; else None.
         normalize: From uint8 images to what the network takes.
+        baselines: What training has to beat, by name; `eval_baselines` fills it when it is asked.
         num_computed: Rows whose features had to be computed, so far; 0 when all were cached.
         say: Where progress is told.
     """
@@ -85,6 +81,7 @@ class EvalRun:
             self.point_view = evaluation_point_view(num_points=num_points)
             self.normalize = as_is
         self.num_computed = 0
+        self.baselines: dict[str, EvalRun] = {}
         self._columns: dict[tuple[Split, str], Tensor] = {}
         self.bank_source: Source
         self.val_source: Source | None
@@ -213,38 +210,6 @@ class EvalRun:
         """Some images of a split."""
         return SubsetSource(self.source(split), rows.numpy())
 
-    def untrained(self) -> "EvalRun":
-        """The same images before the same architecture with random weights.
-
-        Of a run folder they are those its training started from: methods draw in their own ways,
-        and another draw is another network. Of other weights nobody knows; they are timm's.
-        """
-        own, run = self.loaded.backbone, Path(self.config.weights).expanduser()
-        if (run / "config.yaml").is_file():
-            backbone = untrained_backbone(run)
-            origin = "as the run's method drew it"
-        else:
-            with seeded(derive_key(self.config.seed, "untrained")):
-                backbone = load_timm(own.architecture, is_pretrained=False, args=own.model_args)
-            origin = "as timm draws it"
-        loaded = replace(
-            self.loaded,
-            backbone=backbone.eval(),
-            source=f"untrained {own.architecture}, {origin}",
-            sha256=sha256_of_tensors(backbone.model.state_dict()),
-        )
-        return EvalRun(self.config, loaded, say=self.say, like=self)
-
-    def pixels(self) -> "EvalRun":
-        """The same images with their pixels as features; of clouds, hand-made statistics."""
-        if self.point_view is not None:
-            loaded = replace(
-                self.loaded, backbone=CloudStatistics(), source="raw statistics", sha256="clouds"
-            )
-            return EvalRun(self.config, loaded, say=self.say, like=self)
-        loaded = replace(self.loaded, backbone=Pixels(), source="raw pixels", sha256="pixels")
-        return EvalRun(self.config, loaded, say=self.say, like=self)
-
     # Features --------------------------------------------------------------------------------
 
     @property
@@ -341,36 +306,6 @@ class EvalRun:
         numbers = torch.from_numpy(rows)
         for batch in self.loader(SubsetSource(source, rows), self.view):
             yield replace(batch, index=numbers[batch.index])
-
-
-class Pixels(Backbone):
-    """Features are the pixels themselves, averaged down to 32 px: what any network has to beat."""
-
-    def __init__(self) -> None:
-        model: Any = nn.Identity()
-        model.num_features = 3 * 32 * 32
-        super().__init__(model, architecture="pixels", model_args={})
-
-    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
-        """Flattened images, (B, C * 32 * 32) or smaller where the images are."""
-        if images.ndim == 4 and images.shape[-1] > 32:
-            images = nn.functional.adaptive_avg_pool2d(images, 32)
-        return Features(pooled=images.flatten(1))
-
-
-class CloudStatistics(Backbone):
-    """Features are spreads and profiles of a cloud: what any network of clouds has to beat."""
-
-    modality = "points"
-
-    def __init__(self) -> None:
-        model: Any = nn.Identity()
-        model.num_features = 40
-        super().__init__(model, architecture="cloud statistics", model_args={})
-
-    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
-        """Statistics of clouds, (B, 40); see `raw_statistics`."""
-        return Features(pooled=torch.from_numpy(raw_statistics(images.cpu().numpy())))
 
 
 def as_is(clouds: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_vision.engine.eval_baselines import Score, compare_with_baselines
 from ssl_vision.engine.eval_finetune import run_finetune
 from ssl_vision.engine.eval_linear import run_linear, run_logreg
 from ssl_vision.engine.eval_points import run_n_way, run_parts, run_svm
@@ -51,9 +52,7 @@ class Task:
 def run_knn(run: EvalRun) -> TaskResult:
     """Weighted kNN vote for every k."""
     config = run.config.knn
-    bank = run.features("train", config.features)
-    queries = bank if config.is_leave_one_out else run.features("val", config.features)
-    scores = _knn(run, config, bank, queries)
+    scores = _knn(run, config)
     quoted = scores[config.quoted_k]
     best = max(scores, key=lambda k: scores[k].top1)
     details: dict[str, Any] = {
@@ -65,15 +64,13 @@ def run_knn(run: EvalRun) -> TaskResult:
         measurements.append(
             Measurement(name=f"top1 k={k}", value=score.top1, interval=score.interval)
         )
-    problems = []
-    for name, (score, note) in _knn_baselines(run, config).items():
-        if quoted.top1 <= score.top1:
-            problems.append(f"not better than {name}: {100 * score.top1:.1f} % top-1.")
-        measurements.append(
-            Measurement(
-                name=f"top1 of {name}", value=score.top1, interval=score.interval, note=note
-            )
-        )
+
+    def vote(other: EvalRun) -> Score:
+        found = _knn(other, config)[config.quoted_k]
+        return found.top1, found.interval
+
+    compared, problems = compare_with_baselines(run, quoted.top1, vote)
+    measurements += compared
     plot = line_chart(
         "kNN accuracy by number of neighbours",
         {"top-1": [(k, score.top1) for k, score in scores.items()]},
@@ -81,8 +78,9 @@ def run_knn(run: EvalRun) -> TaskResult:
         y=ACCURACY,
         bars={"top-1": [score.interval for score in scores.values()]},
     )
-    if max(config.k) > len(bank):
-        problems.append(f"truncated_bank: k={max(config.k)} is above the {len(bank)} bank images.")
+    num_bank = len(run.bank_source)
+    if max(config.k) > num_bank:
+        problems.append(f"truncated_bank: k={max(config.k)} is above the {num_bank} bank images.")
     loo = "-loo" if config.is_leave_one_out else ""
     return TaskResult(
         task="knn",
@@ -95,7 +93,10 @@ def run_knn(run: EvalRun) -> TaskResult:
     )
 
 
-def _knn(run: EvalRun, config: KnnConfig, bank: Tensor, queries: Tensor) -> dict[int, Accuracy]:
+def _knn(run: EvalRun, config: KnnConfig) -> dict[int, Accuracy]:
+    """Accuracy of each k."""
+    bank = run.features("train", config.features)
+    queries = bank if config.is_leave_one_out else run.features("val", config.features)
     labels = run.labels("train")
     ids = torch.arange(len(bank)) if config.is_leave_one_out else None
     with warnings.catch_warnings():
@@ -113,25 +114,6 @@ def _knn(run: EvalRun, config: KnnConfig, bank: Tensor, queries: Tensor) -> dict
             query_ids=ids,
             device=run.device,
         )
-
-
-def _knn_baselines(run: EvalRun, config: KnnConfig) -> dict[str, tuple[Accuracy, str]]:
-    """Raw pixels and the untrained network under the same vote: what training has to beat.
-
-    Returns:
-        Name -> accuracy, and what to know of it.
-    """
-    if not run.config.baselines:
-        return {}
-    found = {}
-    raw = run.pixels()
-    for name, other in ((raw.loaded.source, raw), ("the untrained network", run.untrained())):
-        bank = other.features("train", config.features)
-        queries = bank if config.is_leave_one_out else other.features("val", config.features)
-        scores = _knn(run, config, bank, queries)
-        note = "" if other is raw else other.loaded.source
-        found[name] = scores[config.quoted_k], note
-    return found
 
 
 def run_few_shot(run: EvalRun) -> TaskResult:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssl_vision.errors import ConfigError
 from ssl_vision.points.clouds import check_clouds, unit_sphere
-from ssl_vision.points.sampling import farthest_point_sample
+from ssl_vision.points.sampling import farthest_point_sample, take_points
 from ssl_vision.randomness import derive_key, keyed_uniform
 
 _KEPT_SIGMAS = 2.5  # jitter beyond this many standard deviations is cut: no stray outliers
@@ -90,33 +90,38 @@ def render_view(
     Raises:
         DataError: An empty cloud, or not finite ones.
     """
-    chosen = [
-        choose_points(cloud, config, key=key, sample_id=int(i))
-        for cloud, i in zip(clouds, ids, strict=True)
-    ]
-    points = torch.stack(chosen)
+    points = choose_points(clouds, config, key=key, ids=ids)
     if config.is_normalized:
         points = unit_sphere(points)
     return augment(points, config, key=key, ids=ids)
 
 
-def choose_points(cloud: Tensor, config: PointViewConfig, *, key: int, sample_id: int) -> Tensor:
-    """`num_points` points of one cloud, (M, 3) -> (num_points, 3).
+def choose_points(
+    clouds: Sequence[Tensor], config: PointViewConfig, *, key: int, ids: Tensor
+) -> Tensor:
+    """`num_points` points of each cloud, (M_i, 3) each -> (B, num_points, 3).
 
     Random choice is without replacement; a cloud of fewer points gives each of them either
     floor(num_points / M) or one more times.
     """
-    check_clouds(cloud, name=f"cloud {sample_id}")
-    cloud = cloud.to(torch.float32)
+    for cloud, i in zip(clouds, ids, strict=True):
+        check_clouds(cloud, name=f"cloud {int(i)}")
+    clouds = [cloud.to(torch.float32) for cloud in clouds]
     if config.choose == "farthest":
-        return _take_farthest(cloud, config.num_points)
-    if config.farthest_pool is not None and config.farthest_pool < len(cloud):
-        cloud = _take_farthest(cloud, config.farthest_pool)
-    ids = torch.tensor([sample_id])
-    noise = keyed_uniform(derive_key(key, "choose"), ids, len(cloud))[0]
-    order = noise.argsort(stable=True)
-    repeats = -(-config.num_points // len(cloud))
-    return cloud[order.repeat(repeats)[: config.num_points]]
+        return torch.stack(_take_farthest(clouds, config.num_points))
+    pool = config.farthest_pool
+    if pool is not None:
+        large = [i for i, cloud in enumerate(clouds) if len(cloud) > pool]
+        pooled = _take_farthest([clouds[i] for i in large], pool)
+        for i, cloud in zip(large, pooled, strict=True):
+            clouds[i] = cloud
+    chosen = []
+    for cloud, i in zip(clouds, ids, strict=True):
+        noise = keyed_uniform(derive_key(key, "choose"), i[None], len(cloud))[0]
+        order = noise.argsort(stable=True)
+        repeats = -(-config.num_points // len(cloud))
+        chosen.append(cloud[order.repeat(repeats)[: config.num_points]])
+    return torch.stack(chosen)
 
 
 def augment(points: Tensor, config: PointViewConfig, *, key: int, ids: Tensor) -> Tensor:
@@ -172,8 +177,15 @@ def random_rotation(uniform: Tensor) -> Tensor:
     return torch.stack(entries, dim=-1).view(-1, 3, 3)
 
 
-def _take_farthest(cloud: Tensor, num_points: int) -> Tensor:
-    return cloud[farthest_point_sample(cloud[None], num_points)[0]]
+def _take_farthest(clouds: Sequence[Tensor], num_points: int) -> list[Tensor]:
+    """Farthest points of each cloud; clouds of equal size share the steps of the search."""
+    chosen: dict[int, Tensor] = {}
+    for size in {len(cloud) for cloud in clouds}:
+        rows = [i for i, cloud in enumerate(clouds) if len(cloud) == size]
+        stacked = torch.stack([clouds[i] for i in rows])
+        found = take_points(stacked, farthest_point_sample(stacked, num_points))
+        chosen.update(zip(rows, found, strict=True))
+    return [chosen[i] for i in range(len(clouds))]
 
 
 def _normal(uniform: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import ssl_vision
 from ssl_vision.config import load_train_config, make_eval_config
 from ssl_vision.engine.embed import embed
+from ssl_vision.engine.eval_baselines import FITTED, UNTRAINED
 from ssl_vision.engine.evaluate import evaluate
 from ssl_vision.engine.train import train
 from ssl_vision.engine.visualize import visualize
@@ -65,8 +66,11 @@ def test_frozen_tasks_measure_it(run: Path, tmp_path: Path) -> None:
         n_way={"ways": 3, "shots": 2, "num_queries": 2, "num_folds": 2},
     )
     assert 0 < found.tasks["svm"].measurements[0].value <= 1
-    names = [m.name for m in found.tasks["knn"].measurements]
-    assert "top1 of raw statistics" in names
+    for task in ("knn", "svm"):
+        named = {m.name: m for m in found.tasks[task].measurements}
+        compared = {name for name in named if name.startswith("top1 of ")}
+        assert compared == {f"top1 of {n}" for n in ("raw statistics", UNTRAINED, FITTED)}
+        assert all(named[name].interval is not None for name in compared)
     assert (tmp_path / "out" / "results.json").is_file()
 
 

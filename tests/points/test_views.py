@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.points.clouds import unit_sphere
+from ssl_vision.points.sampling import farthest_point_sample
 from ssl_vision.points.views import (
     PointViewConfig,
     augment,
@@ -59,16 +61,21 @@ def test_views_depend_on_key_and_sample_not_on_the_batch() -> None:
     assert not torch.allclose(render_view(clouds, config, key=12, ids=ids), together)
 
 
+def choose(cloud: Tensor, config: PointViewConfig = STILL, *, sample_id: int = 0) -> Tensor:
+    """Points of one cloud."""
+    return choose_points([cloud], config, key=1, ids=torch.tensor([sample_id]))[0]
+
+
 def test_random_choice_takes_points_of_the_cloud_once() -> None:
     cloud = torch.randn(20, 3)
-    chosen = choose_points(cloud, STILL, key=1, sample_id=0)
+    chosen = choose(cloud)
     assert torch.equal(chosen.unique(dim=0), cloud.unique(dim=0))
-    assert not torch.equal(chosen, choose_points(cloud, STILL, key=1, sample_id=1))
+    assert not torch.equal(chosen, choose(cloud, sample_id=1))
 
 
 @pytest.mark.parametrize("num_available", [1, 3, 19])
 def test_smaller_clouds_repeat_each_point_equally_often(num_available: int) -> None:
-    chosen = choose_points(torch.randn(num_available, 3), STILL, key=1, sample_id=0)
+    chosen = choose(torch.randn(num_available, 3))
     counts = chosen.unique(dim=0, return_counts=True)[1]
     assert len(counts) == num_available
     assert counts.max() - counts.min() <= 1
@@ -78,10 +85,26 @@ def test_farthest_pool_limits_what_random_choice_sees() -> None:
     line = torch.zeros(101, 3)
     line[:, 0] = torch.arange(101)
     config = replace(STILL, num_points=2, farthest_pool=3)  # of the pool {0, 100, 50}
-    seen = {
-        float(x) for i in range(20) for x in choose_points(line, config, key=1, sample_id=i)[:, 0]
-    }
+    seen = {float(x) for i in range(20) for x in choose(line, config, sample_id=i)[:, 0]}
     assert seen == {0.0, 50.0, 100.0}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(STILL, num_points=5, choose="farthest"),
+        replace(STILL, num_points=5, farthest_pool=9),
+    ],
+)
+def test_farthest_points_do_not_depend_on_the_other_clouds(config: PointViewConfig) -> None:
+    """Clouds of equal size are searched together."""
+    clouds = [torch.randn(size, 3) for size in (12, 7, 12, 30, 5, 7, 12)]
+    ids = torch.arange(10, 17)
+    together = choose_points(clouds, config, key=1, ids=ids)
+    for cloud, i, found in zip(clouds, ids, together, strict=True):
+        assert torch.equal(choose(cloud, config, sample_id=int(i)), found)
+        if config.choose == "farthest":
+            assert torch.equal(cloud[farthest_point_sample(cloud[None], 5)[0]], found)
 
 
 def test_evaluation_view_has_no_chance() -> None:
@@ -154,6 +177,6 @@ def test_unusable_settings_are_named(change: dict[str, object], message: str) ->
 
 def test_clouds_with_nan_or_no_points_are_named() -> None:
     with pytest.raises(DataError, match="cloud 7 have 1 of 2 points with NaN"):
-        choose_points(torch.tensor([[0.0, 0, math.nan], [0, 0, 0]]), STILL, key=1, sample_id=7)
+        choose(torch.tensor([[0.0, 0, math.nan], [0, 0, 0]]), sample_id=7)
     with pytest.raises(DataError, match="have 0 points"):
-        choose_points(torch.zeros(0, 3), STILL, key=1, sample_id=7)
+        choose(torch.zeros(0, 3), sample_id=7)

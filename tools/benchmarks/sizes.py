@@ -12,14 +12,13 @@ not repeated; the table has means over the seeds, and the spread between them.
 
 import json
 import statistics
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import yaml
+from benchmarks._runs import KeptScores, mean_and_each, split_settings, train_timed
 
 from ssl_vision.backbones import elastic
 from ssl_vision.backbones.elastic_grid import Size
@@ -27,10 +26,9 @@ from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.module import DataModule
 from ssl_vision.engine.extract import ElasticRun, knn_top1
 from ssl_vision.engine.saved_method import untrained_backbone
-from ssl_vision.engine.train import train
 from ssl_vision.methods.poa import PoaConfig
 
-Scores = dict[str, float]  # kNN accuracy by kind and size, and CPU seconds
+Scores = Mapping[str, float]  # kNN accuracy by kind and size, and CPU seconds
 _DEFAULTS = {
     "recipe": "configs/poa/tiny_cpu.yaml", "seeds": "0,1,2", "alone": "yes", "out": "",
 }  # fmt: skip
@@ -39,21 +37,11 @@ _KINDS = {"untrained": "cut from the untrained parent", "poa": "from POA", "alon
 
 def main(arguments: Sequence[str]) -> int:
     """Run what is missing and print the table; the exit status."""
-    settings, overrides = dict(_DEFAULTS), []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key in settings:
-            settings[key] = value
-        else:
-            overrides.append(argument)
-    if not settings["out"]:
-        print("out=FOLDER is needed: runs are kept there", file=sys.stderr)
-        return 2
+    settings, overrides = split_settings(arguments, _DEFAULTS)
     torch.set_num_threads(1)
     rows = []
     for seed in map(int, settings["seeds"].split(",")):
         folder = Path(settings["out"]) / f"seed_{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
         config = load_train_config(
             [settings["recipe"]], [*overrides, f"seed={seed}", f"run_dir={folder / 'poa'}"]
         )
@@ -63,16 +51,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _one_seed(config: TrainConfig, folder: Path, *, has_alone: bool) -> Scores:
-    """Everything of one seed; finished parts are read from `scores.json`."""
-    path = folder / "scores.json"
-    scores: Scores = json.loads(path.read_text()) if path.exists() else {}
-
-    def keep(**more: float) -> None:
-        scores.update(more)
-        path.write_text(json.dumps(scores, indent=1))
-
+    """Everything of one seed; finished parts are not repeated."""
+    scores = KeptScores(folder)
     if "cpu poa" not in scores:
-        keep(**{"cpu poa": _timed(config)})
+        scores.keep(**{"cpu poa": train_timed(config)})
     run = ElasticRun(folder / "poa")
     data = DataModule(run.config.data, seed=run.config.seed)
     first = untrained_backbone(folder / "poa")
@@ -81,21 +63,16 @@ def _one_seed(config: TrainConfig, folder: Path, *, has_alone: bool) -> Scores:
         for kind, parent in (("poa", run.parent), ("untrained", first)):
             if f"{kind} {name}" not in scores:
                 network = elastic.extract(parent, size, run.elastic).eval()
-                keep(**{f"{kind} {name}": knn_top1(network, data, run.config) or 0.0})
+                scores.keep(**{f"{kind} {name}": knn_top1(network, data, run.config) or 0.0})
         if has_alone and f"alone {name}" not in scores:
             alone = _alone(run, size, folder / f"alone_{name}")
-            cpu_s = _timed(alone)
+            cpu_s = train_timed(alone)
             lines = (Path(alone.run_dir) / "metrics.jsonl").read_text().splitlines()
             scored = [json.loads(line) for line in lines if "eval/knn_top1" in line]
-            keep(**{f"alone {name}": scored[-1]["eval/knn_top1"], f"cpu alone {name}": cpu_s})
+            scores.keep(
+                **{f"alone {name}": scored[-1]["eval/knn_top1"], f"cpu alone {name}": cpu_s}
+            )
     return scores
-
-
-def _timed(config: TrainConfig) -> float:
-    """Train; CPU seconds."""
-    start = time.process_time()
-    train(config)
-    return time.process_time() - start
 
 
 def _alone(run: ElasticRun, size: Size, folder: Path) -> TrainConfig:
@@ -138,9 +115,7 @@ def _table(rows: Sequence[Scores]) -> str:
     for size in sizes:
         cells = []
         for kind in kinds:
-            found = [100 * row[f"{kind} {size}"] for row in rows]
-            each = " / ".join(f"{value:.1f}" for value in found)
-            cells.append(f"{statistics.mean(found):.1f} ({each})")
+            cells.append(mean_and_each([row[f"{kind} {size}"] for row in rows]))
         lines.append(f"| {size} | {' | '.join(cells)} |")
     lines += ["", *_summary(rows, kinds, sizes)]
     return "\n".join(lines)

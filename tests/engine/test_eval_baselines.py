@@ -4,11 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssl_vision.config import load_train_config, to_yaml
+from ssl_vision.config import load_train_config, make_eval_config, to_yaml
+from ssl_vision.engine.eval_baselines import FITTED, UNTRAINED, baselines
+from ssl_vision.engine.eval_run import EvalRun
 from ssl_vision.engine.evaluate import evaluate
 from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.engine.train import build_method, train
 from ssl_vision.methods.base import TrainPlan
+from ssl_vision.zoo.weights import resolve_weights
 
 VOTE = {"k": [20], "temperature": 0.07, "features": "pooled"}
 TIMM = "timm:vit_tiny_patch16_224?pretrained=false&img_size=16&patch_size=4&embed_dim=24&depth=1"
@@ -67,3 +70,34 @@ def test_it_is_drawn_as_by_the_trainer_whatever_the_length_of_the_run(method, tm
 
 def test_other_weights_are_compared_to_timms_own_draw(tmp_path):
     assert untrained_score(TIMM, tmp_path)[1].endswith("as timm draws it")
+
+
+def eval_run(weights: str, **data: int) -> EvalRun:
+    config = make_eval_config(
+        {
+            "weights": weights,
+            "data": {"path": "digits", "size_px": 32, "batch_size": 16, **data},
+            "cache": {"mode": "off"},
+            "device": "cpu",
+        }
+    )
+    return EvalRun(config, resolve_weights(weights), say=lambda text: None)
+
+
+def test_fitted_batch_norms_have_the_statistics_of_the_data():
+    found = baselines(eval_run("timm:resnet18?pretrained=false", max_train=64))
+    assert list(found) == ["raw pixels", UNTRAINED, FITTED]
+    drawn, fitted = (found[name].loaded.backbone.model for name in (UNTRAINED, FITTED))
+    weights = [dict(model.named_parameters()) for model in (drawn, fitted)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    run = found[FITTED]
+    images = torch.cat([b.views["image"] for b in run.loader(run.bank_source, run.view)])
+    with torch.no_grad():
+        first = drawn.conv1(run.normalize(images))
+    assert torch.allclose(fitted.bn1.running_mean, first.mean(dim=(0, 2, 3)), atol=1e-6)
+    assert not torch.allclose(drawn.bn1.running_mean, fitted.bn1.running_mean, atol=1e-3)
+    assert not fitted.training
+
+
+def test_a_network_without_batch_norm_has_nothing_to_fit():
+    assert FITTED not in baselines(eval_run(TIMM, size_px=16))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ssl_vision.backbones.point_vit import PointViT
-from ssl_vision.data.points import PartSource
+from ssl_vision.data.point_sources import PartSource
 from ssl_vision.engine.eval_baselines import Score, compare_with_baselines
 from ssl_vision.engine.eval_run import EvalRun
 from ssl_vision.errors import ConfigError, DataError

@@ -1,0 +1,115 @@
+"""Point clouds as a data set: numbered, labelled, kept in memory once read."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ssl_vision.data.decode import Decoder
+from ssl_vision.data.sources import Source, digest
+from ssl_vision.errors import DataError
+
+_CACHE_BYTES = 2 << 30  # clouds kept in memory by each source
+
+Reader = Callable[[int], np.ndarray]
+
+
+class PointSource(Source):
+    """Numbered clouds; reading is safe from many threads, and keeps them up to 2 GiB.
+
+    Args:
+        names: What to call each cloud in messages: its path where it has one.
+        read: Row -> cloud, float32, (M, 3 + anything else the subclass reads).
+        labels: Class of each cloud, or None.
+        class_names: Names of the classes.
+        mark: What else decides about the data, for the fingerprint (sizes of files, ...).
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        read: Reader,
+        *,
+        labels: Sequence[int] | None = None,
+        class_names: Sequence[str] = (),
+        mark: str = "",
+    ) -> None:
+        if not names:
+            raise DataError("the data set has no clouds.")
+        self._names, self._read, self._mark = list(names), read, mark
+        self.labels = None if labels is None else np.asarray(labels, np.int64)
+        self.class_names = list(class_names)
+        self._cache: dict[int, np.ndarray] = {}
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        """Path of the cloud, or what stands for it."""
+        return self._names[index]
+
+    def fingerprint(self) -> str:
+        """Digest of names, labels and file sizes."""
+        labels = np.empty(0, np.int64) if self.labels is None else self.labels
+        return digest("\n".join(self._names), labels, self._mark)
+
+    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
+        """Not images.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(
+            f"{self.name(index)} is a point cloud, not an image; use a method of point clouds and "
+            "data.point_views instead of data.views."
+        )
+
+    def cloud(self, index: int) -> np.ndarray:
+        """Coordinates of a cloud, float32, (M, 3); not to be written to.
+
+        Raises:
+            DataError: With the reason, if it cannot be read.
+        """
+        return self._values(index)[:, :3]
+
+    def _values(self, index: int) -> np.ndarray:
+        values = self._cache.get(index)
+        if values is None:
+            values = np.ascontiguousarray(self._read(index), np.float32)
+            if len(values) == 0 or not np.isfinite(values).all():
+                bad = int((~np.isfinite(values)).any(axis=1).sum())
+                raise DataError(
+                    f"{self.name(index)} has {len(values)} points, {bad} of them with NaN or "
+                    "infinite coordinates."
+                )
+            if self._cached_bytes + values.nbytes <= _CACHE_BYTES:
+                self._cache[index] = values
+                self._cached_bytes += values.nbytes
+        return values
+
+
+class PartSource(PointSource):
+    """Clouds whose points belong to parts: `read` gives (M, 4), the part in the last column.
+
+    Attributes:
+        part_names: Name of each part.
+        parts_of_class: Parts that objects of each class can have.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        read: Reader,
+        *,
+        labels: Sequence[int],
+        class_names: Sequence[str],
+        part_names: Sequence[str],
+        parts_of_class: Sequence[Sequence[int]],
+        mark: str = "",
+    ) -> None:
+        super().__init__(names, read, labels=labels, class_names=class_names, mark=mark)
+        self.part_names, self.parts_of_class = list(part_names), [list(p) for p in parts_of_class]
+
+    def parts(self, index: int) -> np.ndarray:
+        """Part of each point of a cloud, int64, (M,)."""
+        return self._values(index)[:, 3].astype(np.int64)

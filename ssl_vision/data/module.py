@@ -279,23 +279,26 @@ class DataModule(L.LightningDataModule):
         """`train_dataloader` under the name that goes with the other two."""
         return self.train_dataloader()
 
-    def train_bank_loader(self, *, max_samples: int | None = None) -> EpochLoader[Any]:
+    def train_bank_loader(
+        self, *, max_samples: int | None = None, shuffle: bool = False
+    ) -> EpochLoader[Any]:
         """Labelled training samples, un-augmented, one view, every sample once.
 
         Args:
             max_samples: Take at most so many, evenly over all: folders are sorted by class.
+            shuffle: Mix the classes.
         """
         source = self.bank_source
         if max_samples is not None and len(source) > max_samples:
             rows = np.linspace(0, len(source) - 1, max_samples).astype(np.int64)
             source = SubsetSource(source, rows)
-        return self._plain_loader(source)
+        return self._plain_loader(source, shuffle=shuffle)
 
     def val_loader(self) -> EpochLoader[Any] | None:
         """Samples to classify, un-augmented, one view; None without labels."""
         return None if self.val_source is None else self._plain_loader(self.val_source)
 
-    def _plain_loader(self, source: Source) -> EpochLoader[Any]:
+    def _plain_loader(self, source: Source, *, shuffle: bool = False) -> EpochLoader[Any]:
         config = self.config
         return self._loader(
             source,
@@ -303,7 +306,7 @@ class DataModule(L.LightningDataModule):
             if config.is_points
             else {"image": config.evaluation_view()},
             batch_size=-(-config.eval_batch_size // self.world_size),
-            shuffle=False,
+            shuffle=shuffle,
             drop_last=False,
         )
 

@@ -1,23 +1,20 @@
 """What training has to beat: raw inputs and untrained networks, on the data of an evaluation."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
-from ssl_vision.distributed import world_size
 from ssl_vision.engine.eval_run import EvalRun, spread
 from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.evaluation.accuracy import Interval
 from ssl_vision.evaluation.results import Measurement
-from ssl_vision.nn.batch_norm import synchronize_batch_norm
+from ssl_vision.nn.batch_norm import ENOUGH_TO_FIT, has_batch_norm, with_fitted_batch_norms
 from ssl_vision.points.pictures import raw_statistics
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Features
@@ -25,7 +22,6 @@ from ssl_vision.zoo.safe_load import sha256_of_tensors
 
 UNTRAINED = "the untrained network"
 FITTED = f"{UNTRAINED}, batch norms fitted"
-_MAX_FITTED = 5000  # images or clouds that give batch norms their statistics
 
 Score = tuple[float, Interval | None]  # accuracy and its 95 % interval
 
@@ -58,15 +54,14 @@ def compare_with_baselines(
 def baselines(run: EvalRun) -> dict[str, EvalRun]:
     """Name -> the same data before pixels (of clouds, statistics) and the untrained network.
 
-    An untrained network with batch norms comes twice: as drawn, with statistics that belong to no
-    data, and with those of the data. Much of what training seems to give may be the second alone.
-    They are made once, and their features computed once, for all tasks of the run.
+    An untrained network with batch norms comes twice: as drawn, and with their statistics fitted to
+    the data (see `with_fitted_batch_norms`). All are made, and their features computed, once for
+    all tasks of the run.
     """
     if not run.baselines:
         raw, first = _raw(run), _untrained(run)
         run.baselines = {raw.loaded.source: raw, UNTRAINED: first}
-        layers = first.loaded.backbone.modules()
-        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
+        if has_batch_norm(first.loaded.backbone):
             run.baselines[FITTED] = _fitted(first)
     return run.baselines
 
@@ -101,20 +96,19 @@ def _untrained(run: EvalRun) -> EvalRun:
 
 
 def _fitted(untrained: EvalRun) -> EvalRun:
-    """The untrained network with its batch norms' statistics taken from the bank."""
-    backbone = deepcopy(untrained.loaded.backbone)
-    if world_size() > 1:
-        synchronize_batch_norm(backbone, device_type=untrained.device.type)
-    num = len(untrained.bank_source)
-    rows = spread(num, _MAX_FITTED, seed=untrained.config.seed, name="batch norms")
+    """The untrained network, its batch norms with the statistics of the bank."""
+    rows = spread(
+        len(untrained.bank_source), ENOUGH_TO_FIT, seed=untrained.config.seed, name="batch norms"
+    )
+    backbone = untrained.loaded.backbone.to(untrained.device)
     batches = untrained.loader(untrained.subset(rows), untrained.view, shuffle=True)
     with seeded(derive_key(untrained.config.seed, "batch norms")):
-        update_bn(
+        fitted = with_fitted_batch_norms(
+            backbone,
             (untrained.normalize(batch.views["image"].to(untrained.device)) for batch in batches),
-            backbone.to(untrained.device),
         )
     note = f"{untrained.loaded.source}; statistics of {len(rows)} samples of the bank"
-    return _with_backbone(untrained, backbone.eval(), source=note)
+    return _with_backbone(untrained, fitted, source=note)
 
 
 def _with_backbone(run: EvalRun, backbone: Backbone, *, source: str) -> EvalRun:

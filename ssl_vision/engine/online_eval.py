@@ -4,8 +4,8 @@ Scored is a copy of the network that would be exported (the teacher where there 
 un-augmented images, by all processes together. Nothing of the training is touched.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -22,9 +22,26 @@ from ssl_vision.evaluation.features import FeatureSet, extract_features
 from ssl_vision.evaluation.knn import knn_accuracy
 from ssl_vision.evaluation.representation import centred_rank, collapse_stats, rankme
 from ssl_vision.methods.base import Method
+from ssl_vision.nn.batch_norm import ENOUGH_TO_FIT, with_fitted_batch_norms
 from ssl_vision.randomness import derive_key, seeded
+from ssl_vision.types import Batch
 
 _MAX_RANK_ROWS = 4096  # images of the label-free metrics; RankMe compares only at equal numbers
+
+
+class _Look(NamedTuple):
+    """A network and what was seen of it; `scores` on rank 0 only."""
+
+    backbone: Any
+    bank: FeatureSet
+    queries: FeatureSet | None
+    scores: dict[str, float]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether kNN can judge it."""
+        queries = self.queries
+        return self.bank.labels is not None and queries is not None and queries.labels is not None
 
 
 class OnlineEval:
@@ -37,7 +54,11 @@ class OnlineEval:
         self._every_epochs = run.config.online_eval.every_epochs
 
     def start(self, method: Method) -> None:
-        """Score the untrained network: what the later scores are compared to."""
+        """Score the untrained network: what the later scores are compared to.
+
+        With its batch norms as drawn or fitted to the data, whichever kNN finds better: either can
+        be far below what the same random weights give otherwise.
+        """
         if self._every_epochs and method.step == 0:
             self._score(method)
 
@@ -52,17 +73,15 @@ class OnlineEval:
     def _score(self, method: Method) -> None:
         run = self._run
         with seeded(derive_key(run.config.seed, "online evaluation")):
-            backbone = self._exporter.refresh(method)
-            max_bank = run.config.online_eval.max_bank
-            bank = self._extract(backbone, self._data.train_bank_loader(max_samples=max_bank))
-            val = self._data.val_loader()
-            queries = None if val is None else self._extract(backbone, val)
+            seen = self._look(self._exporter.refresh(method))
+            if method.step == 0 and run.config.init_from is None and seen.has_labels:
+                seen = self._better_fitted(seen)
         if not run.is_main:
             return
-        scores = self._knn(bank, queries)
-        if method.reads_labels and queries is not None and queries.labels is not None:
-            scores |= self._classify(backbone, queries)
-        signs = _signs(_spread(bank.features["pooled"].float(), _MAX_RANK_ROWS))
+        scores = seen.scores
+        if method.reads_labels and seen.queries is not None and seen.queries.labels is not None:
+            scores |= self._classify(seen.backbone, seen.queries)
+        signs = _signs(_spread(seen.bank.features["pooled"].float(), _MAX_RANK_ROWS))
         verdict = self._judge(method, signs | scores)
         values: dict[str, Any] = {f"eval/{name}": value for name, value in (scores | signs).items()}
         values["eval/verdict"] = str(verdict)
@@ -71,16 +90,42 @@ class OnlineEval:
         )
         _announce(run, method.step, scores, verdict)
 
+    def _look(self, backbone: Any) -> _Look:
+        max_bank = self._run.config.online_eval.max_bank
+        bank = self._extract(backbone, self._data.train_bank_loader(max_samples=max_bank))
+        val = self._data.val_loader()
+        queries = None if val is None else self._extract(backbone, val)
+        scores = self._knn(bank, queries) if self._run.is_main else {}
+        return _Look(backbone, bank, queries, scores)
+
+    def _better_fitted(self, drawn: _Look) -> _Look:
+        """The network with its batch norms fitted to the data, if kNN finds that better."""
+        loader = self._data.train_bank_loader(max_samples=ENOUGH_TO_FIT, shuffle=True)
+        images = self._images(drawn.backbone, loader)
+        backbone = with_fitted_batch_norms(drawn.backbone, images)
+        if backbone is drawn.backbone:
+            return drawn
+        return max(drawn, self._look(backbone), key=lambda seen: seen.scores.get("knn_top1", 0.0))
+
     def _extract(self, backbone: Any, loader: Any) -> FeatureSet:
         """Features of a loader's images, of all processes' parts, on rank 0."""
-        device = next(backbone.parameters()).device
-        batches = (self._data.normalize(batch.to(device)) for batch in loader)
-        own = extract_features(backbone, batches, normalize=None)
+        own = extract_features(backbone, self._batches(backbone, loader), normalize=None)
         if not is_distributed():
             return own
         parts: list[Any] = [None] * world_size()
         dist.gather_object(own, parts if rank() == 0 else None)
         return _joined(parts) if rank() == 0 else own
+
+    def _batches(self, backbone: Any, loader: Any) -> Iterator[Batch]:
+        """A loader's batches as the network takes them."""
+        device = next(backbone.parameters()).device
+        return (self._data.normalize(batch.to(device)) for batch in loader)
+
+    def _images(self, backbone: Any, loader: Any) -> Iterator[Tensor]:
+        """Their only view."""
+        for batch in self._batches(backbone, loader):
+            (view,) = batch.views.values()
+            yield view
 
     def _knn(self, bank: FeatureSet, queries: FeatureSet | None) -> dict[str, float]:
         if bank.labels is None or queries is None or queries.labels is None:

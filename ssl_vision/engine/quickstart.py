@@ -13,6 +13,7 @@ from ssl_vision.evaluation.results import TaskResult
 
 _ROWS = {
     "raw pixels": "top1 of raw pixels",
+    "raw statistics": "top1 of raw statistics",
     "untrained backbone": f"top1 of {UNTRAINED}",
     "untrained, batch norms fitted to the data": f"top1 of {FITTED}",
     "trained backbone": "top1",

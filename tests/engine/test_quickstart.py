@@ -5,9 +5,11 @@ import pytest
 
 from ssl_vision.config import TrainConfig
 from ssl_vision.data.module import DataModule
+from ssl_vision.engine.eval_baselines import FITTED, UNTRAINED
 from ssl_vision.engine.evaluate import evaluate
 from ssl_vision.engine.quickstart import score_table
 from ssl_vision.engine.train import train
+from ssl_vision.evaluation.results import Measurement, TaskResult
 
 
 def nearest_neighbour_vote(config: TrainConfig, k: int, temperature: float) -> float:
@@ -43,3 +45,15 @@ def test_the_three_scores_of_a_run(recipe: Callable[..., TrainConfig]) -> None:
     assert measured["top1 of raw pixels"] == pytest.approx(expected, abs=1e-9)
     table = score_table(evaluation.tasks["knn"], title="digits")
     assert table.row_count == 3
+
+
+def test_what_costs_nothing_for_clouds_is_listed_before_the_trained_network() -> None:
+    names = ["top1", "top1 of raw statistics", f"top1 of {UNTRAINED}", f"top1 of {FITTED}"]
+    knn = TaskResult(
+        task="knn",
+        protocol="knn/1",
+        headline="top1",
+        measurements=tuple(Measurement(name=n, value=i / 10) for i, n in enumerate(names)),
+    )
+    table = score_table(knn, title="shapes")
+    assert list(table.columns[1].cells) == ["10.00 %", "20.00 %", "30.00 %", "0.00 %"]

@@ -17,6 +17,7 @@ Debian:
     cp -r /usr/share/assimp/models /usr/share/glmark2/models FOLDER
 """
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     out = Path(settings["out"])
     path = settings["data"]
     if path == "meshes":
-        path = str(_prepare_meshes(Path(settings["meshes"]), out / "meshes"))
+        source = Path(settings["meshes"] or "(not given)")
+        path = str(_prepare_meshes(source, out / "meshes"))
         overrides = ["trainer.epochs=100", *overrides]  # as many updates as on the larger `shapes`
     torch.set_num_threads(1)
     rows = []
@@ -104,13 +106,15 @@ def _table(rows: Sequence[Mapping[str, float]]) -> str:
 
 def _prepare_meshes(source: Path, out: Path) -> Path:
     """Clouds of every surface below a folder, in class folders; done once."""
-    if (out / "test").is_dir():
+    if out.is_dir():
         return out
+    if not source.is_dir():
+        raise SystemExit(f"meshes={source} is no folder; see `tools/benchmark.py clouds help`.")
+    unfinished = out.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
     known: set[float] = set()
-    for file in sorted(
-        p for p in source.rglob("*") if p.suffix.lower() in (".off", ".obj", ".ply")
-    ):
-        if file.stat().st_size not in _FILE_BYTES:
+    for file in sorted(source.rglob("*")):
+        if file.suffix.lower() not in _MESHES or file.stat().st_size not in _FILE_BYTES:
             continue
         try:
             cloud = read_cloud(file)
@@ -124,7 +128,7 @@ def _prepare_meshes(source: Path, out: Path) -> Path:
         name = f"{len(known):03d}_{file.stem}"
         first = 0
         for split, count in _NUM_VIEWS.items():
-            folder = out / split / name
+            folder = unfinished / split / name
             folder.mkdir(parents=True)
             ids = torch.arange(first, first + count)
             key = derive_key("meshes", name)
@@ -135,4 +139,5 @@ def _prepare_meshes(source: Path, out: Path) -> Path:
     print(f"{len(known)} meshes", file=sys.stderr)
     if not known:
         raise SystemExit(f"meshes={source} holds no mesh ({', '.join(_MESHES)}) of its own.")
+    unfinished.rename(out)
     return out

@@ -12,8 +12,9 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
 from ssl_vision.engine.eval_run import EvalRun, spread
 from ssl_vision.engine.saved_method import untrained_backbone
-from ssl_vision.evaluation.accuracy import Interval
+from ssl_vision.evaluation.accuracy import Accuracy
 from ssl_vision.evaluation.results import Measurement
+from ssl_vision.evaluation.svm import SvmResult
 from ssl_vision.nn.batch_norm import ENOUGH_TO_FIT, has_batch_norm, with_fitted_batch_norms
 from ssl_vision.points.pictures import raw_statistics
 from ssl_vision.randomness import derive_key, seeded
@@ -23,31 +24,33 @@ from ssl_vision.zoo.safe_load import sha256_of_tensors
 UNTRAINED = "the untrained network"
 FITTED = f"{UNTRAINED}, batch norms fitted"
 
-Score = tuple[float, Interval | None]  # accuracy and its 95 % interval
+Scored = Accuracy | SvmResult  # of one kind: an accuracy and its 95 % interval
 
 
 def compare_with_baselines(
-    run: EvalRun, own: float, score: Callable[[EvalRun], Score]
+    run: EvalRun, own: Scored, score: Callable[[EvalRun], Scored]
 ) -> tuple[list[Measurement], list[str]]:
     """Score the baselines as the evaluated network was, where the settings ask for it.
 
     Args:
         run: The evaluated network on its data.
         own: Its accuracy.
-        score: Gives the accuracy of any network on that data.
+        score: Gives that of any network on that data.
 
     Returns:
         One measurement per baseline, and a warning for each that is not beaten.
     """
     measurements, problems = [], []
     for name, other in baselines(run).items() if run.config.baselines else ():
-        value, interval = score(other)
+        found = score(other)
         note = "" if other.loaded.source == name else other.loaded.source
         measurements.append(
-            Measurement(name=f"top1 of {name}", value=value, interval=interval, note=note)
+            Measurement(
+                name=f"top1 of {name}", value=found.top1, interval=found.interval, note=note
+            )
         )
-        if own <= value:
-            problems.append(f"not better than {name}: {100 * value:.1f} % top-1.")
+        if own.top1 <= found.top1:
+            problems.append(f"not better than {name}: {100 * found.top1:.1f} % top-1.")
     return measurements, problems
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ssl_vision.backbones.point_vit import PointViT
 from ssl_vision.data.point_sources import PartSource
-from ssl_vision.engine.eval_baselines import Score, compare_with_baselines
+from ssl_vision.engine.eval_baselines import compare_with_baselines
 from ssl_vision.engine.eval_run import EvalRun
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import wilson_interval
@@ -26,18 +26,14 @@ def run_svm(run: EvalRun) -> TaskResult:
     config = run.config.svm
     result = _svm(run)
 
-    def score(other: EvalRun) -> Score:
-        found = _svm(other)
-        return found.top1, wilson_interval(found.top1, len(found.predictions))
-
-    compared, problems = compare_with_baselines(run, result.top1, score)
-    interval = wilson_interval(result.top1, len(result.predictions))
+    own = Measurement(name="top1", value=result.top1, interval=result.interval)
+    compared, problems = compare_with_baselines(run, result, _svm)
     scaling = "standardized" if config.is_standardized else "raw"
     return TaskResult(
         task="svm",
         protocol=f"svm-pooled-{scaling}-c_held_out/1" if result.held_out else "svm-pooled/1",
         headline="top1",
-        measurements=(Measurement(name="top1", value=result.top1, interval=interval), *compared),
+        measurements=(own, *compared),
         details={"c": result.c, "held_out": result.held_out},
         warnings=tuple(problems),
     )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_vision.engine.eval_baselines import Score, compare_with_baselines
+from ssl_vision.engine.eval_baselines import compare_with_baselines
 from ssl_vision.engine.eval_finetune import run_finetune
 from ssl_vision.engine.eval_linear import run_linear, run_logreg
 from ssl_vision.engine.eval_points import run_n_way, run_parts, run_svm
@@ -65,11 +65,10 @@ def run_knn(run: EvalRun) -> TaskResult:
             Measurement(name=f"top1 k={k}", value=score.top1, interval=score.interval)
         )
 
-    def vote(other: EvalRun) -> Score:
-        found = _knn(other, config)[config.quoted_k]
-        return found.top1, found.interval
+    def vote(other: EvalRun) -> Accuracy:
+        return _knn(other, config)[config.quoted_k]
 
-    compared, problems = compare_with_baselines(run, quoted.top1, vote)
+    compared, problems = compare_with_baselines(run, quoted, vote)
     measurements += compared
     plot = line_chart(
         "kNN accuracy by number of neighbours",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.evaluation.accuracy import Interval, wilson_interval
 from ssl_vision.randomness import derive_key
 
 _HELD_OUT_SHARE = 0.2
@@ -38,6 +39,11 @@ class SvmResult(NamedTuple):
     c: float
     held_out: dict[float, float]  # C -> accuracy on held-out training samples; empty for one C
     predictions: NDArray[np.int64]  # class of each test sample
+
+    @property
+    def interval(self) -> Interval:
+        """95 % Wilson interval of `top1`."""
+        return wilson_interval(self.top1, len(self.predictions))
 
 
 def linear_svm(

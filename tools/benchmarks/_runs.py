@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks._settings import read_settings
+
 from ssl_vision.config import TrainConfig
 from ssl_vision.engine.train import train
 
@@ -17,19 +19,15 @@ def split_settings(
     """The benchmark's own settings, and the rest of the words, which belong to the recipe.
 
     Raises:
-        SystemExit: `out` is not given; with status 2, after one line.
+        SystemExit: A setting of its own is wrong, or `out` is not given; with status 2, after one
+            line.
     """
-    settings, overrides = dict(defaults), []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key in settings:
-            settings[key] = value
-        else:
-            overrides.append(argument)
+    own = [argument for argument in arguments if argument.partition("=")[0] in defaults]
+    settings = read_settings(own, defaults)
     if not settings["out"]:
         print("out=FOLDER is needed: runs are kept there", file=sys.stderr)
         raise SystemExit(2)
-    return settings, overrides
+    return settings, [argument for argument in arguments if argument not in own]
 
 
 class KeptScores(dict[str, float]):

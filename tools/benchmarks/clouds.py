@@ -56,15 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     rows = []
     for seed in map(int, settings["seeds"].split(",")):
-        scores = KeptScores(out / f"{settings['data']}_seed_{seed}")
+        folder = out / f"{settings['data']}_seed_{seed}"
+        scores = KeptScores(folder)
         for method in settings["methods"].split(","):
             name, _, pairs = method.partition("/")
             words = [*overrides, f"seed={seed}", f"data.path={path}"]
             words += [f"method.contrast_pairs={pairs}"] if pairs else []
-            folder = out / f"{settings['data']}_seed_{seed}" / method.replace("/", "_")
-            config = load_train_config(
-                [f"configs/{name}/tiny_cpu.yaml"], [*words, f"run_dir={folder}"]
-            )
+            words.append(f"run_dir={folder / method.replace('/', '_')}")
+            config = load_train_config([f"configs/{name}/tiny_cpu.yaml"], words)
             if f"cpu {method}" not in scores:
                 scores.keep(**{f"cpu {method}": train_timed(config)})
             if f"svm {method}" not in scores:

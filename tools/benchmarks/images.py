@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from benchmarks._settings import read_settings
 from PIL import Image
 
 SOURCES = (Path("/usr/share/wallpapers"), Path("/usr/share/backgrounds"))
@@ -52,12 +53,9 @@ def cut(picture: Image.Image, random: np.random.Generator) -> Image.Image:
 
 def main(arguments: list[str]) -> int:
     """Write the files; the exit status."""
-    settings = {"num": 3000, "seed": 0}
     places = [argument for argument in arguments if "=" not in argument]
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if separator and key in settings:
-            settings[key] = int(value)
+    words = [argument for argument in arguments if "=" in argument]
+    settings = read_settings(words, {"num": 3000, "seed": 0})
     paths = find_pictures()
     if len(places) != 1 or not paths:
         print(__doc__ if len(places) != 1 else f"no pictures below {SOURCES}", file=sys.stderr)

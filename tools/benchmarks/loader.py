@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks._settings import read_settings
+
 _HERE = Path(__file__).resolve()
 _FULL = [
     "ours, full recipe",
@@ -30,21 +32,16 @@ _FULL = [
     "lightly, full recipe",
     "PIL, full recipe",
 ]
+_DEFAULTS = {
+    "images": "", "views": "2x224", "recipe": "crops", "rounds": "5", "only": "",
+    "python": sys.executable, "num": "1000", "out": "", "limit_s": "3600",
+}  # fmt: skip
 _OTHER_PYTHON = ("DALI CPU", "lightly, full recipe")
 
 
 def main(arguments: list[str]) -> int:
     """Run the comparison and print a table; the exit status."""
-    settings = {
-        "images": "", "views": "2x224", "recipe": "crops", "rounds": "5", "only": "",
-        "python": sys.executable, "num": "1000", "out": "", "limit_s": "3600",
-    }  # fmt: skip
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in settings:
-            print(f"{argument!r}: keys are {', '.join(settings)}", file=sys.stderr)
-            return 2
-        settings[key] = value
+    settings = read_settings(arguments, _DEFAULTS)
     if not Path(settings["images"]).is_dir() or not settings["images"]:
         print("images=FOLDER is needed; tools/make_benchmark_images.py makes one", file=sys.stderr)
         return 2

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from benchmarks._settings import read_settings
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FIRST = """
@@ -52,11 +53,11 @@ def main(arguments: list[str]) -> int:
     """Measure and print; the exit status."""
     from ssl_vision.data.decode import Decoder, turbojpeg
 
-    settings = dict(argument.partition("=")[::2] for argument in arguments)
-    if "image" not in settings:
+    settings = read_settings(arguments, {"image": "", "repeats": 200})
+    if not settings["image"]:
         print("image=FILE.jpg is needed", file=sys.stderr)
         return 2
-    repeats = int(settings.get("repeats", "200"))
+    repeats = settings["repeats"]
     data = Path(settings["image"]).read_bytes()
     decoder = Decoder()
     pixels = decoder.decode(data).copy()

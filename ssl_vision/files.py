@@ -1,7 +1,160 @@
-"""Files that are either the old or the new one, whenever the writer dies."""
+"""Files: read only where they are plain files of a bounded size, written whole or not at all."""
 
+import errno
+import io
+import json
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
+
+from ssl_vision.errors import SslVisionError
+
+StrPath = str | os.PathLike[str]
+
+MAX_IMAGE_BYTES = 1 << 30  # an image file
+MAX_CLOUD_BYTES = 4 << 30  # a point cloud or mesh
+MAX_TEXT_BYTES = 64 << 20  # settings, manifests, lists of names
+_CHUNK_BYTES = 16 << 20
+
+
+class UnfitFileError(OSError):
+    """Something under a file's name that no reader should start on; `strerror` says what."""
+
+
+def open_regular(
+    path: StrPath, *, max_bytes: int | None = None, error: type[SslVisionError] | None = None
+) -> BinaryIO:
+    """Open a plain file to read, whatever a stranger put under its name; never waits.
+
+    Args:
+        path: Links are followed.
+        max_bytes: Largest size that is accepted; None where a reader takes what it needs (maps).
+        error: Raise this with the name and the reason instead of OSError.
+
+    Raises:
+        OSError: With the reason in `strerror`: missing, looped, a folder, a pipe, a device, a
+            socket (`UnfitFileError`), or larger than `max_bytes` (`UnfitFileError`).
+    """
+    try:
+        return os.fdopen(_open(path, max_bytes), "rb")
+    except OSError as caught:
+        raise _as(error, caught, path) from caught
+
+
+def read_regular(
+    path: StrPath, *, max_bytes: int, error: type[SslVisionError] | None = None
+) -> bytes:
+    """Content of a plain file; arguments and errors as of `open_regular`.
+
+    A file that says it is small and is not (those of /proc, one that grows meanwhile) is refused
+    at `max_bytes` too, and memory stays within twice of that.
+    """
+    try:
+        descriptor = _open(path, max_bytes)
+        try:
+            return _read(descriptor, max_bytes)
+        finally:
+            os.close(descriptor)
+    except OSError as caught:
+        raise _as(error, caught, path) from caught
+
+
+def read_text(
+    path: StrPath, *, error: type[SslVisionError], max_bytes: int = MAX_TEXT_BYTES
+) -> str:
+    """Content of a UTF-8 text file, line ends as line feeds; a mark of byte order is left out.
+
+    Raises:
+        error: With name and reason, if it cannot be read or is not UTF-8.
+    """
+    data = read_regular(path, max_bytes=max_bytes, error=error)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as caught:
+        raise error(f"{shown(path)} is not UTF-8 text (byte {caught.start}).") from caught
+    return io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)
+
+
+def read_json(
+    path: StrPath, *, error: type[SslVisionError], max_bytes: int = MAX_TEXT_BYTES
+) -> object:
+    """Content of a JSON file; the caller checks its shape.
+
+    Raises:
+        error: With name and reason, if it cannot be read or is no JSON (nested too deeply,
+            numbers of thousands of digits included).
+    """
+    text = read_text(path, error=error, max_bytes=max_bytes)
+    try:
+        content: object = json.loads(text)
+    except RecursionError as caught:
+        raise error(f"{shown(path)} is no usable JSON: it is nested too deeply.") from caught
+    except ValueError as caught:
+        raise error(f"{shown(path)} is no usable JSON: {caught}.") from caught
+    return content
+
+
+def shown(path: StrPath) -> str:
+    """A name as one printable line: bytes that are no UTF-8, line ends and controls escaped."""
+    text = os.fspath(path)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _open(path: StrPath, max_bytes: int | None) -> int:
+    """Descriptor of a plain file. Non-blocking: opening a pipe without a writer would wait."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except ValueError as caught:  # a zero byte in the name
+        raise UnfitFileError(errno.EINVAL, str(caught), shown(path)) from caught
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no plain file")
+            raise UnfitFileError(errno.EINVAL, f"it is {kind}, not a file", shown(path))
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise _too_large(status.st_size, max_bytes)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def _read(descriptor: int, max_bytes: int) -> bytes:
+    """All bytes up to the end; one byte more than the size is asked for, to meet the end."""
+    size = os.fstat(descriptor).st_size
+    data = os.read(descriptor, size + 1)
+    if len(data) == size and size:
+        return data
+    parts, total = [data], len(data)
+    while parts[-1] and total <= max_bytes:
+        parts.append(os.read(descriptor, min(_CHUNK_BYTES, max_bytes + 1 - total)))
+        total += len(parts[-1])
+    if total > max_bytes:
+        raise _too_large(total, max_bytes)
+    return b"".join(parts)
+
+
+def _too_large(size: int, max_bytes: int) -> UnfitFileError:
+    text = f"it has {size:,} bytes, more than the {max_bytes:,} that are read of such a file"
+    return UnfitFileError(errno.EFBIG, text)
+
+
+def _as(error: type[SslVisionError] | None, caught: OSError, path: StrPath) -> Exception:
+    if error is None:
+        return caught
+    return error(f"{shown(path)} cannot be read: {caught.strerror or caught}.")
 
 
 def fsync_path(path: Path) -> None:

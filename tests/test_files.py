@@ -1,9 +1,21 @@
 import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from ssl_vision.files import fsync_path, write_atomically
+from ssl_vision.errors import CheckpointError, DataError
+from ssl_vision.files import (
+    UnfitFileError,
+    fsync_path,
+    open_regular,
+    read_json,
+    read_regular,
+    read_text,
+    shown,
+    write_atomically,
+)
 
 
 def test_files_and_folders_are_synced_by_their_names(
@@ -33,3 +45,117 @@ def test_content_is_synced_before_it_gets_its_name_and_the_name_after(
     write_atomically(file, "new")
     assert seen == [(False, "old"), (True, "new")]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_plain_file_is_read_whole_through_links_and_up_to_the_limit(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 40
+    (tmp_path / "a").write_bytes(content)
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "empty").touch()
+    for name in ("a", "link"):
+        assert read_regular(tmp_path / name, max_bytes=len(content)) == content
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == content
+    assert read_regular(tmp_path / "empty", max_bytes=0) == b""
+
+
+def special_files(folder: Path) -> dict[str, str]:
+    """Name -> word of the reason, of everything that is no plain file of at most 1,000 bytes."""
+    os.mkfifo(folder / "pipe")
+    (folder / "link to pipe").symlink_to("pipe")
+    (folder / "zero").symlink_to("/dev/zero")
+    (folder / "loop").symlink_to("loop")
+    (folder / "dangling").symlink_to("nothing")
+    (folder / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+    with (folder / "sparse").open("wb") as file:
+        file.truncate(50 << 30)
+    (folder / "large").write_bytes(bytes(1001))
+    return {
+        "pipe": "named pipe", "link to pipe": "named pipe", "zero": "device", "loop": "symbolic",
+        "dangling": "No such file", "folder": "folder", "socket": "(?i)socket|no such device",
+        "sparse": "53,687,091,200 bytes", "large": "1,001 bytes.*1,000", "a\0b": "null byte",
+    }  # fmt: skip
+
+
+def test_whatever_is_no_plain_file_is_one_line_at_once(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path has at most 107 bytes
+    began = time.monotonic()
+    for name, words in special_files(Path()).items():
+        for read in (
+            lambda name, error: read_regular(name, max_bytes=1000, error=error),
+            lambda name, error: open_regular(name, max_bytes=1000, error=error).close(),
+            lambda name, error: read_text(name, max_bytes=1000, error=error),
+        ):
+            with pytest.raises(DataError, match=words) as caught:
+                read(name, DataError)
+            assert str(caught.value).startswith(f"{shown(name)} cannot be read: ")
+            assert "\n" not in str(caught.value)
+        with pytest.raises(OSError, match=words):
+            read_regular(name, max_bytes=1000)
+    assert time.monotonic() - began < 2
+
+
+def test_a_file_that_hides_its_size_stops_at_the_limit() -> None:
+    with pytest.raises(UnfitFileError, match="1,001 bytes"):  # /proc says 0 bytes
+        read_regular("/proc/self/smaps", max_bytes=1000)
+    whole = read_regular("/proc/self/limits", max_bytes=1 << 20)
+    assert whole == Path("/proc/self/limits").read_bytes()
+
+
+def test_a_file_that_grows_while_it_is_read_stops_at_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = tmp_path / "a", os.read
+    path.write_bytes(bytes(1000))
+
+    def growing(descriptor: int, length: int) -> bytes:
+        if path.stat().st_size < 2000:
+            path.write_bytes(bytes(path.stat().st_size + 100))
+        return read(descriptor, length)
+
+    monkeypatch.setattr("os.read", growing)
+    with pytest.raises(UnfitFileError):
+        read_regular(path, max_bytes=1000)
+    assert len(read_regular(path, max_bytes=1 << 20)) == path.stat().st_size == 2000
+
+
+def test_descriptors_are_given_back_on_every_way_out(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for name in special_files(Path()):
+        with pytest.raises(DataError):
+            open_regular(name, max_bytes=1000, error=DataError)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no usable JSON"),
+        (b"{'a': 1}", "no usable JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b"9" * 10_000, "no usable JSON.*digits"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b'{"a": "\x80"}', "not UTF-8.*byte 7"),
+    ],
+)
+def test_json_of_any_shape_is_one_line(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=words):
+        read_json(path, error=CheckpointError)
+
+
+def test_text_has_one_kind_of_line_end_and_no_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes("\ufeffä\r\nb\rc\n".encode())
+    assert read_text(path, error=DataError) == "ä\nb\nc\n"
+
+
+def test_names_are_shown_as_one_printable_line() -> None:
+    assert shown("plain ä 漢.png") == "plain ä 漢.png"
+    assert shown("a\nb\x1b[31m") == r"a\nb\x1b[31m"
+    assert shown(os.fsdecode(b"caf\xe9.png")) == r"caf\udce9.png"
+    shown(os.fsdecode(b"caf\xe9")).encode()

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 # importing torch and Lightning takes, and must work where an optional part is missing.
 _PUBLIC = {
     "train": "ssl_vision.engine.train",
-    "evaluate": "ssl_vision.engine.evaluate",
+    "evaluate": "ssl_vision.tasks.evaluate",
     "load_backbone": "ssl_vision.zoo.weights",
 }
 _ROOMS = (

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+pytest_plugins = ["tests.runs"]
+
 torch.set_num_threads(1)  # two pytest workers on two cores; also makes sums reproducible
 
 

@@ -43,7 +43,7 @@ def test_tools_are_thin_doors() -> None:
     tools = sorted((ROOT / "tools").glob("*.py"))
     assert tools
     for tool in tools:
-        assert len(tool.read_text().splitlines()) <= 80, f"{tool.name}: move logic into the engine"
+        assert len(tool.read_text().splitlines()) <= 80, f"{tool.name}: move logic into commands/"
 
 
 def test_public_rooms_are_reachable_from_the_package_alone() -> None:

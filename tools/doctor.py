@@ -3,7 +3,7 @@
 
 import sys
 
-from ssl_vision.engine.cli import main
+from ssl_vision.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["doctor", *sys.argv[1:]]))

@@ -6,7 +6,7 @@ For example: tools/embed.py runs/mine data.path=/my/images features
 
 import sys
 
-from ssl_vision.engine.cli import main
+from ssl_vision.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["embed", *sys.argv[1:]]))

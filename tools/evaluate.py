@@ -7,7 +7,7 @@ Several WEIGHTS end in one table; `tools/evaluate.py compare FOLDER FOLDER` comp
 
 import sys
 
-from ssl_vision.engine.cli import main
+from ssl_vision.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["evaluate", *sys.argv[1:]]))

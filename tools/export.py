@@ -6,7 +6,7 @@ For example: tools/export.py runs/dino OUT formats=timm,onnx,torch_export
 
 import sys
 
-from ssl_vision.engine.cli import main
+from ssl_vision.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["export", *sys.argv[1:]]))

@@ -6,7 +6,7 @@ For example: tools/extract.py runs/poa --max-params 10e6 OUT
 
 import sys
 
-from ssl_vision.engine.cli import main
+from ssl_vision.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["extract", *sys.argv[1:]]))

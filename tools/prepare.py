@@ -9,7 +9,7 @@ page_size, verify, num_threads, overwrite, download. Bad images are listed in OU
 
 import sys
 
-from ssl_vision.engine.cli import main
+from ssl_vision.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["prepare", *sys.argv[1:]]))

@@ -6,7 +6,7 @@ For example: tools/quickstart.py configs/mae/tiny_cpu.yaml run_dir=runs/mae
 
 import sys
 
-from ssl_vision.engine.cli import main
+from ssl_vision.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["quickstart", *sys.argv[1:]]))

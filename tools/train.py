@@ -6,7 +6,7 @@ For example: tools/train.py configs/dino/tiny_cpu.yaml data.path=/my/images run_
 
 import sys
 
-from ssl_vision.engine.cli import main
+from ssl_vision.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

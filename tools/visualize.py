@@ -6,7 +6,7 @@ For example: tools/visualize.py runs/mae photos OUT what=reconstruction
 
 import sys
 
-from ssl_vision.engine.cli import main
+from ssl_vision.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["visualize", *sys.argv[1:]]))

@@ -6,7 +6,7 @@ For example: tools/zoo.py convert checkpoint.pth OUT key=student
 
 import sys
 
-from ssl_vision.engine.cli import main
+from ssl_vision.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["zoo", *sys.argv[1:]]))

@@ -1,1 +1,1 @@
-"""Where a run is assembled: training, evaluation, run folders, checkpoints."""
+"""A training run: its loop, its state, what watches it and what it leaves behind."""

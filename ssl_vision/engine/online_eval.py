@@ -15,7 +15,7 @@ from ssl_vision.backbones.classifier import classify
 from ssl_vision.data.module import DataModule
 from ssl_vision.distributed import is_distributed, rank, world_size
 from ssl_vision.engine.collapse import Verdict, diagnose
-from ssl_vision.engine.export import Exporter
+from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.watchers import Outputs, Run
 from ssl_vision.evaluation.classification import classification_report, write_report
 from ssl_vision.evaluation.features import FeatureSet, extract_features

@@ -14,9 +14,9 @@ from ssl_vision.backbones.transfer import transfer_weights
 from ssl_vision.config import TrainConfig, to_yaml
 from ssl_vision.data.module import DataModule, per_process_batch
 from ssl_vision.distributed import world_size
-from ssl_vision.engine.callbacks import Checkpointer, PreemptionWatcher
 from ssl_vision.engine.checkpoint import CheckpointWriter, list_checkpoints
-from ssl_vision.engine.export import Exporter
+from ssl_vision.engine.checkpointer import Checkpointer, PreemptionWatcher
+from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.failures import explained
 from ssl_vision.engine.metrics import MetricsLog, SpeedMeter
 from ssl_vision.engine.nonfinite import NonFiniteGuard

@@ -163,7 +163,7 @@ def slow_steps(monkeypatch, announce: Path):
 @pytest.mark.parametrize("place", ["step", "save", "evaluation"])
 def test_a_second_signal_leaves_at_once(recipe, child, monkeypatch, tmp_path, place):
     """The first is noted; whatever the process is busy with, the second ends it."""
-    from ssl_vision.engine.callbacks import Checkpointer
+    from ssl_vision.engine.checkpointer import Checkpointer
     from ssl_vision.engine.online_eval import OnlineEval
 
     owner, name = {

@@ -7,7 +7,7 @@ import torch
 from benchmarks import resume as matrix
 from benchmarks._witness import samples
 
-from ssl_vision.engine import callbacks
+from ssl_vision.engine import checkpointer
 
 pytestmark = pytest.mark.usefixtures("_warm")
 
@@ -37,14 +37,14 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
 
 def test_what_a_resumed_run_forgets_is_named(tmp_path, monkeypatch):
     """So that "equal" above means something."""
-    restore = callbacks.restore
+    restore = checkpointer.restore
 
     def forgetful(state, method, optimizer, *, scaler=None):
         restore(state, method, optimizer, scaler=scaler)
         method.center.center.zero_()
 
     straight = matrix.run_straight("dino", tmp_path / "straight")
-    monkeypatch.setattr(callbacks, "restore", forgetful)
+    monkeypatch.setattr(checkpointer, "restore", forgetful)
     stopped = matrix.run_interrupted("dino", tmp_path / "stopped", matrix.PLACES["mid-epoch"])
     assert matrix.compare(straight, stopped).startswith("checkpoint.state_dict.")
 

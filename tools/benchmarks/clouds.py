@@ -28,10 +28,10 @@ from benchmarks._runs import KeptScores, mean_and_each, split_settings, train_ti
 
 from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.point_layouts import read_cloud
-from ssl_vision.engine.evaluate import evaluate
 from ssl_vision.errors import DataError
 from ssl_vision.points.views import PointViewConfig, render_view
 from ssl_vision.randomness import derive_key
+from ssl_vision.tasks.evaluate import evaluate
 
 _DEFAULTS = {
     "data": "shapes", "meshes": "", "seeds": "0,1,2", "methods": "point_mae,point_cmae", "out": "",

@@ -34,7 +34,7 @@ from benchmarks._children import fork, wait
 from benchmarks._settings import read_settings
 from benchmarks._witness import Stop, samples, witness
 
-from ssl_vision.engine import cli
+from ssl_vision.commands import main as cli
 from ssl_vision.engine.checkpoint import list_checkpoints, load_state
 
 ROOT = Path(__file__).resolve().parents[2]

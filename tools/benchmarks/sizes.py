@@ -22,9 +22,9 @@ from benchmarks._runs import KeptScores, mean_and_each, split_settings, train_ti
 
 from ssl_vision.backbones import elastic
 from ssl_vision.backbones.elastic_grid import Size
+from ssl_vision.commands.extract import ElasticRun, knn_top1
 from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.module import DataModule
-from ssl_vision.engine.extract import ElasticRun, knn_top1
 from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.methods.poa import PoaConfig
 

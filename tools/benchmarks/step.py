@@ -30,7 +30,7 @@ from benchmarks._settings import read_settings
 from rich.console import Console
 
 from ssl_vision.config import TrainConfig, load_train_config
-from ssl_vision.engine.export import Exporter
+from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.run_dir import RunFolder
 from ssl_vision.engine.strategy import build_trainer
 from ssl_vision.engine.stream import BatchStream

@@ -1,0 +1,163 @@
+"""Features as plain .npy files with an index, for whatever comes next."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from ssl_vision.config import EvalConfig, load_eval_config
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.evaluation.features import frozen
+from ssl_vision.files import write_atomically
+from ssl_vision.tasks.evaluate import split_words
+from ssl_vision.tasks.run import EvalRun
+from ssl_vision.zoo.weights import resolve_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """What `embed` wrote.
+
+    Attributes:
+        folder: Where.
+        files: Name -> shape.
+    """
+
+    folder: Path
+    files: dict[str, tuple[int, ...]]
+
+
+def run_embed(arguments: Sequence[str]) -> int:
+    """`embed WEIGHTS data.path=DIR OUT [patches=true] [split=train|val] [key=value ...]`."""
+    words, overrides = split_words(arguments)
+    options = {"patches": "false", "split": "train", "dtype": "float32"}
+    for word in list(overrides):
+        key, _, value = word.partition("=")
+        if key in options:
+            options[key] = value
+            overrides.remove(word)
+    files = [word for word in words if word.endswith((".yaml", ".yml"))]
+    named = [word for word in words if word not in files]
+    if len(named) != 2:
+        raise ConfigError("embed takes two words: embed WEIGHTS data.path=DIR OUT.")
+    config = load_eval_config(files, [*overrides, f"weights={json.dumps(named[0])}"])
+    console = Console()
+    made = embed(
+        config,
+        named[1],
+        has_patches=_choice("patches", options["patches"], ("true", "false")) == "true",
+        split="val" if _choice("split", options["split"], ("train", "val")) == "val" else "train",
+        dtype=_choice("dtype", options["dtype"], ("float16", "float32")),
+    )
+    for name, shape in made.files.items():
+        console.print(f"{made.folder / name}  {' x '.join(map(str, shape))}", soft_wrap=True)
+    return 0
+
+
+def embed(
+    config: EvalConfig,
+    out: str | Path,
+    *,
+    has_patches: bool = False,
+    split: Literal["train", "val"] = "train",
+    dtype: str = "float32",
+) -> Embedding:
+    """Write features of every image: pooled.npy (N, D), patches.npy (N, P, D), index.csv.
+
+    Row i of every array is line i of index.csv (row, name, label, class); labels are empty where
+    there are none. meta.json says of which weights and how the images were shown.
+
+    Args:
+        config: Weights and data.
+        out: Folder, made if needed.
+        has_patches: Write patch tokens, too.
+        split: Which images; a folder that is not split is all `train`.
+        dtype: float16 or float32.
+
+    Raises:
+        ConfigError: Patch tokens are asked for and the network has none.
+        CheckpointError: The folder cannot be written.
+    """
+    loaded = resolve_weights(config.weights)
+    run = EvalRun(config, loaded, say=lambda text: None)
+    folder = Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shapes = _write_arrays(run, folder, has_patches=has_patches, split=split, dtype=dtype)
+        write_atomically(folder / "index.csv", _index(run, split))
+        meta = {
+            "weights": loaded.source,
+            "sha256": loaded.sha256,
+            "architecture": loaded.backbone.architecture,
+            "data": asdict(config.data),
+            "split": split,
+            "fingerprint": run.source(split).fingerprint(),
+            "transform": run.describe_transform(),
+            "files": {name: list(shape) for name, shape in shapes.items()},
+        }
+        write_atomically(folder / "meta.json", json.dumps(meta, indent=1))
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written ({error.strerror}).") from error
+    return Embedding(folder=folder, files=shapes)
+
+
+def _write_arrays(
+    run: EvalRun, folder: Path, *, has_patches: bool, split: Any, dtype: str
+) -> dict[str, tuple[int, ...]]:
+    """Arrays written batch by batch; they appear under their names when they are whole."""
+    source = run.source(split)
+    maps: dict[str, Any] = {}
+    backbone = run.loaded.backbone
+    with frozen(backbone), torch.no_grad():
+        backbone.to(run.device)
+        for batch in run.loader(source, run.view):
+            features = backbone(run.normalize(batch.views["image"].to(run.device)))
+            found: dict[str, Tensor | None] = {"pooled": features.pooled}
+            if has_patches:
+                found["patches"] = features.patches
+            for name, value in found.items():
+                if value is None:
+                    raise ConfigError(
+                        f"{backbone.architecture} has no patch tokens; leave out patches=true."
+                    )
+                if name not in maps:
+                    maps[name] = np.lib.format.open_memmap(
+                        folder / f".{name}.partial.npy",
+                        mode="w+",
+                        dtype=np.dtype(dtype),
+                        shape=(len(source), *value.shape[1:]),
+                    )
+                maps[name][batch.index.numpy()] = value.cpu().float().numpy().astype(dtype)
+    shapes = {}
+    for name, array in maps.items():
+        array.flush()
+        (folder / f".{name}.partial.npy").replace(folder / f"{name}.npy")
+        shapes[f"{name}.npy"] = tuple(array.shape)
+    return shapes
+
+
+def _index(run: EvalRun, split: Any) -> str:
+    """Lines row, name, label, class."""
+    source = run.source(split)
+    labels = None if source.labels is None else run.labels(split).tolist()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "name", "label", "class"])
+    for row in range(len(source)):
+        known = ["", ""] if labels is None else [labels[row], run.class_names[labels[row]]]
+        writer.writerow([row, source.name(row), *known])
+    return text.getvalue()
+
+
+def _choice(key: str, value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value} must be {' or '.join(allowed)}.")
+    return value

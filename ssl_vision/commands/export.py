@@ -1,0 +1,95 @@
+"""The `export` command: any WEIGHTS as a folder for others, in the forms they ask for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from ssl_vision.commands.arguments import parse_arguments
+from ssl_vision.errors import ConfigError
+from ssl_vision.zoo.export import ExportResult, export_backbone
+from ssl_vision.zoo.formats import FORMATS, check_formats
+from ssl_vision.zoo.weights import resolve_weights
+
+USAGE = (
+    f"export WEIGHTS OUT [formats={','.join(FORMATS)}] [dtype=float32|float16|bfloat16] "
+    "[size_px=] [title=] [license=]"
+)
+_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def run_export(arguments: Sequence[str]) -> int:
+    """`export WEIGHTS OUT [formats=...] ...`."""
+    given = parse_arguments(
+        arguments,
+        usage=USAGE,
+        known=("formats", "dtype", "size_px", "title", "license"),
+        num_words=(2, 2),
+    )
+    weights, out = given.words
+    result = export_weights(
+        weights,
+        Path(out),
+        formats=given.several("formats") or None,
+        dtype=given.settings.get("dtype", "float32"),
+        size_px=given.number("size_px", 0) or None,
+        title=given.settings.get("title"),
+        license=given.settings.get("license"),
+    )
+    console = Console()
+    for check, outcome in result.checks.items():
+        console.print(f"{check}: {outcome}")
+    console.print(f"{result.num_bytes / 2**20:.2f} MiB, sha256 {result.sha256}", soft_wrap=True)
+    folder = result.folder.resolve()
+    line = f'timm.create_model("local-dir:{folder}", pretrained=True).eval()'
+    console.print(line, soft_wrap=True)
+    return 0
+
+
+def export_weights(
+    weights: str | Path,
+    folder: Path,
+    *,
+    formats: Sequence[str] | None = None,
+    dtype: str = "float32",
+    size_px: int | None = None,
+    title: str | None = None,
+    license: str | None = None,
+) -> ExportResult:
+    """Write WEIGHTS as a timm folder and in further forms, each verified in a new process.
+
+    Args:
+        weights: Run or export folder, `zoo:name` or `timm:name`.
+        folder: Where to.
+        formats: Entries of `FORMATS`; by default timm's, which clouds do not have.
+        dtype: float32 keeps what the weights have; float16 and bfloat16 halve the file.
+        size_px: Side the forms of fixed size (ONNX, torch.export) are made for; the weights' own
+            by default.
+        title: Of the card; the weights' own by default.
+        license: SPDX name for the card; the weights' own by default.
+
+    Raises:
+        ConfigError: Unknown format or dtype, or a package is missing.
+        CheckpointError: The weights cannot be read, or an output differs.
+    """
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype={dtype} must be one of {', '.join(_DTYPES)}.")
+    check_formats(formats or ())
+    loaded = resolve_weights(weights)
+    card = loaded.card
+    if formats is None:
+        formats = ("timm",) if loaded.backbone.modality == "image" else ()
+    return export_backbone(
+        loaded.backbone,
+        folder,
+        mean=loaded.mean,
+        std=loaded.std,
+        interpolation=loaded.interpolation,
+        size_px=size_px or loaded.size_px,
+        crop_pct=loaded.crop_pct,
+        card=replace(card, title=title or card.title, license=license or card.license),
+        dtype=_DTYPES[dtype],
+        formats=formats,
+    )

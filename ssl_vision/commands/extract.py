@@ -1,0 +1,448 @@
+"""The `extract` command: sub-networks of a POA run, measured, chosen by budget, written out."""
+
+import argparse
+import copy
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ssl_vision.backbones import elastic
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.elastic_grid import ElasticConfig, Size
+from ssl_vision.backbones.elastic_stock import find_stock_name
+from ssl_vision.commands.extract_report import draw_picture, markdown_table, print_table
+from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.data.module import DataModule
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.evaluation.features import extract_features
+from ssl_vision.evaluation.knn import knn_accuracy
+from ssl_vision.files import write_atomically
+from ssl_vision.methods.poa import PoaConfig
+from ssl_vision.zoo.card import ModelCard
+from ssl_vision.zoo.export import export_backbone
+from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
+
+USAGE = (
+    "extract RUN [--list] [--size W,D ...] [--all] [--max-params N] [--max-latency-ms MS] "
+    "[--fold] [--no-knn] [data.path=DIR ...] [OUT]"
+)
+SCORES_NAME = "extract.json"  # in the run folder: what was measured, by weights and size
+_LATENCY_PASSES = 2
+_LATENCY_ROUNDS = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubNetworkCard:
+    """What is known of one size.
+
+    Attributes:
+        size: (width, depth, ...).
+        name: Name under which timm builds it without further arguments; None where there is none.
+        num_parameters: Of the exported network.
+        gflops: 1e9 operations per image, two per multiply-add.
+        latency_ms: Fastest of several forwards of one image on this machine; None: not measured.
+        knn_top1: Accuracy of its features; None: not measured, or no labels.
+    """
+
+    size: Size
+    name: str | None
+    num_parameters: int
+    gflops: float
+    latency_ms: float | None = None
+    knn_top1: float | None = None
+
+    @property
+    def label(self) -> str:
+        """E.g. 384x12; the name of its export folder."""
+        return "x".join(str(number) for number in self.size)
+
+
+class ElasticRun:
+    """A POA run seen as the collection of its sub-networks.
+
+    Args:
+        folder: Run folder.
+        overrides: Changes of the run's settings, e.g. `data.path=DIR` where the data moved.
+
+    Raises:
+        ConfigError: Not a run of POA.
+        CheckpointError: The run has no readable weights.
+    """
+
+    def __init__(self, folder: str | Path, overrides: Sequence[str] = ()) -> None:
+        self.folder = Path(folder)
+        self.config = _read_config(self.folder, overrides)
+        assert isinstance(self.config.method, PoaConfig)
+        self.elastic: ElasticConfig = self.config.method.elastic
+        self.loaded: LoadedBackbone = resolve_weights(self.folder)
+        self.parent: Backbone = self.loaded.backbone
+        self._scores = _Scores(self.folder / SCORES_NAME, key=self._score_key())
+
+    @property
+    def sizes(self) -> list[Size]:
+        """The grid of the run, rising."""
+        return elastic.sizes(self.parent, self.elastic)
+
+    def describe(self, size: Size) -> SubNetworkCard:
+        """Cost of a size by its shapes; measurements as far as they were made before."""
+        skeleton = elastic.skeleton_of(self.parent, size, self.elastic)
+        assert isinstance(skeleton, Backbone)
+        card = SubNetworkCard(
+            size=tuple(size),
+            name=find_stock_name(skeleton.model, self.parent.architecture, self.parent.model_args),
+            num_parameters=elastic.num_parameters(self.parent, size, self.elastic),
+            gflops=count_flops(skeleton, self.image_shape) / 1e9,
+        )
+        return _with(card, self._scores.get(card.label))
+
+    def measure_latency(self, cards: Sequence[SubNetworkCard]) -> list[SubNetworkCard]:
+        """Add latencies where they are missing; kept in the run folder.
+
+        In two passes over all sizes, so that a busy moment of the machine spoils no size.
+        """
+        missing = [card for card in cards if card.latency_ms is None]
+        fastest = {card.label: float("inf") for card in missing}
+        for _ in range(_LATENCY_PASSES):
+            for card in missing:
+                network = elastic.extract(self.parent, card.size, self.elastic).eval()
+                latency = measure_latency_ms(network.model, self.image_shape)
+                fastest[card.label] = min(fastest[card.label], latency)
+        for label, latency in fastest.items():
+            self._scores.add(label, {"latency_ms": latency})
+        return [_with(card, self._scores.get(card.label)) for card in cards]
+
+    def measure_knn(self, cards: Iterable[SubNetworkCard]) -> list[SubNetworkCard]:
+        """Add kNN accuracies where they are missing and labels exist; kept in the run folder.
+
+        Raises:
+            DataError: The run's images are not where they were; `data.path=` says where they are.
+        """
+        data: DataModule | None = None
+        measured = []
+        for card in cards:
+            score = card.knn_top1
+            if score is None:
+                data = data or DataModule(self.config.data, seed=self.config.seed)
+                network = elastic.extract(self.parent, card.size, self.elastic).eval()
+                score = knn_top1(network, data, self.config)
+                self._scores.add(card.label, {} if score is None else {"knn_top1": score})
+            measured.append(replace(card, knn_top1=score))
+        return measured
+
+    def write(
+        self, card: SubNetworkCard, folder: str | Path, *, is_scale_folded: bool = False
+    ) -> Path:
+        """Write a sub-network as a folder timm loads, verified by reloading.
+
+        Raises:
+            ConfigError: A Swin of the paper's block choice, which timm cannot build from a file.
+        """
+        if not elastic.is_stock(self.parent, card.size, self.elastic):
+            raise ConfigError(
+                f"size {card.label} shifts windows in another order than timm's Swins do "
+                "(method.elastic.block_choice=paper), so no folder can describe it; use "
+                "backbones.elastic.extract in Python, or train with block_choice=stock."
+            )
+        network = elastic.extract(
+            self.parent, card.size, self.elastic, is_scale_folded=is_scale_folded
+        )
+        metrics = {} if card.knn_top1 is None else {"eval/knn_top1": f"{card.knn_top1:.4g}"}
+        return export_backbone(
+            network,
+            folder,
+            mean=self.loaded.mean,
+            std=self.loaded.std,
+            interpolation=self.loaded.interpolation,
+            size_px=self.loaded.size_px,
+            crop_pct=self.loaded.crop_pct,
+            card=ModelCard(
+                title=f"{network.architecture}, {card.label} of a POA run",
+                method="poa",
+                data=str(self.config.data.path),
+                tag="poa",
+                source=str(self.folder),
+                metrics=metrics,
+                notes=[f"Sub-network {card.label} of {self.parent.architecture}, cut exactly."],
+            ),
+        ).folder
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, S, S) of the images features are taken from."""
+        size_px = self.loaded.size_px
+        return int(self.parent.model_args.get("in_chans", 3)), size_px, size_px
+
+    def _score_key(self) -> str:
+        """What the measurements hold for: these weights, on these images."""
+        data = self.config.data
+        return f"{self.loaded.sha256} {data.path} {data.val_path} {self.loaded.size_px}"
+
+
+def _with(card: SubNetworkCard, found: Mapping[str, float]) -> SubNetworkCard:
+    """The card with measurements put in."""
+    return replace(
+        card,
+        latency_ms=found.get("latency_ms", card.latency_ms),
+        knn_top1=found.get("knn_top1", card.knn_top1),
+    )
+
+
+class _Scores:
+    """Measurements beside the run, so that a second question about it costs nothing."""
+
+    def __init__(self, path: Path, *, key: str) -> None:
+        self._path = path
+        self._key = key
+        self._values: dict[str, dict[str, float]] = {}
+        if path.is_file():
+            try:
+                saved = json.loads(path.read_text())
+            except ValueError:
+                saved = {}  # half a file of another program; measured anew
+            if saved.get("key") == key:
+                self._values = saved["sizes"]
+
+    def get(self, label: str) -> dict[str, float]:
+        return dict(self._values.get(label, {}))
+
+    def add(self, label: str, found: dict[str, float]) -> None:
+        if not found:
+            return
+        self._values.setdefault(label, {}).update(found)
+        content = json.dumps({"key": self._key, "sizes": self._values}, indent=1)
+        try:
+            write_atomically(self._path, content)
+        except OSError as error:
+            raise CheckpointError(f"{self._path} cannot be written: {error}") from error
+
+
+def _read_config(folder: Path, overrides: Sequence[str]) -> TrainConfig:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} is not a run folder (it has no config.yaml); sub-networks are taken out of "
+            "a run of tools/train.py configs/poa/..."
+        )
+    config = load_train_config([path], overrides)
+    if not isinstance(config.method, PoaConfig):
+        raise ConfigError(
+            f"{folder} is a run of method.name={config.method.name}; only POA trains the "
+            "sub-networks of its network."
+        )
+    return config
+
+
+# Measurements ----------------------------------------------------------------------------------
+
+
+def count_flops(skeleton: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Operations for one image, two per multiply-add; nothing is computed.
+
+    Matrix products, convolutions and attention count; norms and activations do not.
+
+    Args:
+        skeleton: Modules without storage, see `backbones.elastic.skeleton_of`.
+        image_shape: (C, S, S).
+    """
+    # Of a copy: the skeleton shares its stochastic depth with the parent.
+    model = copy.deepcopy(skeleton).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, *image_shape, device="meta"))
+    return int(counter.get_total_flops())
+
+
+@torch.no_grad()
+def measure_latency_ms(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
+    """Fastest of several forwards of one image; other work on the machine only adds to the rest.
+
+    Args:
+        model: On the device to measure.
+        image_shape: (C, S, S).
+    """
+    device = next(model.parameters()).device
+    image = torch.zeros(1, *image_shape, device=device)
+    times = []
+    for _ in range(_LATENCY_ROUNDS):
+        _wait(device)
+        start = time.perf_counter()
+        model(image)
+        _wait(device)
+        times.append(time.perf_counter() - start)
+    return 1e3 * min(times)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def knn_top1(network: Backbone, data: DataModule, config: TrainConfig) -> float | None:
+    """Accuracy by the run's own protocol (`online_eval`); None without labels."""
+    val = data.val_loader()
+    if val is None:
+        return None
+    settings = config.online_eval
+    bank, queries = (
+        extract_features(network, (data.normalize(batch) for batch in loader), normalize=None)
+        for loader in (data.train_bank_loader(), val)
+    )
+    if bank.labels is None or queries.labels is None:
+        return None
+    limit = settings.max_bank
+    accuracy = knn_accuracy(
+        bank.features["pooled"][:limit],
+        bank.labels[:limit],
+        queries.features["pooled"],
+        queries.labels,
+        k=[settings.k],
+        temperature=settings.temperature,
+    )
+    return accuracy[settings.k].top1
+
+
+def best_within(
+    cards: Sequence[SubNetworkCard],
+    *,
+    max_params: float | None,
+    max_latency_ms: float | None,
+) -> SubNetworkCard:
+    """The size of highest kNN accuracy within the budget; of equals, the one of fewer parameters.
+
+    Without accuracies (no labels) the largest size within the budget.
+
+    Args:
+        cards: Measured sizes.
+        max_params: Most parameters.
+        max_latency_ms: Longest latency.
+
+    Raises:
+        ConfigError: Nothing is that small or fast; the message says what is.
+    """
+    fitting = [
+        card
+        for card in cards
+        if (max_params is None or card.num_parameters <= max_params)
+        and (max_latency_ms is None or (card.latency_ms or 0.0) <= max_latency_ms)
+    ]
+    if not fitting:
+        least = min(cards, key=lambda card: card.num_parameters)
+        raise ConfigError(
+            f"no size has at most {max_params or float('inf'):g} parameters and "
+            f"{max_latency_ms or float('inf'):g} ms; the smallest, {least.label}, has "
+            f"{least.num_parameters:,} and {least.latency_ms or float('nan'):.2f} ms."
+        )
+    if any(card.knn_top1 is None for card in fitting):
+        return max(fitting, key=lambda card: card.num_parameters)
+    return max(fitting, key=lambda card: (card.knn_top1 or 0.0, -card.num_parameters))
+
+
+# The command -----------------------------------------------------------------------------------
+
+
+def run_extract(arguments: Sequence[str]) -> int:
+    """`extract RUN ...`; see `USAGE`."""
+    given = _parse(arguments)
+    run = ElasticRun(given.run, given.overrides)
+    console = Console()
+    has_budget = given.max_params is not None or given.max_latency_ms is not None
+    wanted = _wanted_sizes(run, given, has_budget=has_budget)
+    cards = [run.describe(size) for size in wanted]
+    if given.max_params is not None:  # what is too large need not be measured
+        cards = [c for c in cards if c.num_parameters <= given.max_params] or cards[:1]
+    is_written = given.out is not None and not given.list
+    if is_written or has_budget:
+        cards = run.measure_latency(cards)
+        if given.max_latency_ms is not None:
+            cards = [c for c in cards if (c.latency_ms or 0) <= given.max_latency_ms] or cards[:1]
+        if not given.no_knn:
+            cards = run.measure_knn(track(cards, "kNN", console=console, transient=True))
+    print_table(console, [asdict(card) | {"label": card.label} for card in cards])
+    if has_budget:
+        best = best_within(cards, max_params=given.max_params, max_latency_ms=given.max_latency_ms)
+        console.print(f"best within the budget: {best.label}")
+        cards = [best]
+    if is_written:
+        _write_all(run, cards, Path(given.out), is_folded=given.fold, console=console)
+    return 0
+
+
+def _write_all(
+    run: ElasticRun,
+    cards: Sequence[SubNetworkCard],
+    out: Path,
+    *,
+    is_folded: bool,
+    console: Console,
+) -> None:
+    """Folders of all sizes, and for several the table and the picture."""
+    for card in cards:
+        folder = run.write(card, out / card.label, is_scale_folded=is_folded)
+        console.print(f'timm.create_model("local-dir:{folder.resolve()}", pretrained=True).eval()')
+    if len(cards) < 2:
+        return
+    rows = [asdict(card) | {"label": card.label} for card in cards]
+    write_atomically(out / "table.json", json.dumps(rows, indent=1))
+    write_atomically(out / "table.md", markdown_table(rows))
+    console.print(f"table   {out / 'table.md'}", soft_wrap=True)
+    picture = draw_picture(rows, out / "accuracy.png")
+    console.print(f"picture {picture}" if picture else "no picture: no accuracies or matplotlib")
+
+
+def _wanted_sizes(run: ElasticRun, given: Any, *, has_budget: bool) -> list[Size]:
+    if given.sizes:
+        return [tuple(int(n) for n in re.split("[,x]", text)) for text in given.sizes]
+    if given.all or given.list or has_budget:
+        return run.sizes
+    raise ConfigError(f"say which sizes: --list, --size W,D, --all or a budget; {USAGE}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; usage: {USAGE}")
+
+
+def _parse(arguments: Sequence[str]) -> Any:
+    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+    sizes, words = _take_sizes([word for word in arguments if word not in overrides])
+    parser = _Parser(prog="extract", usage=USAGE)
+    parser.add_argument("run", help="run folder of POA")
+    parser.add_argument("out", nargs="?", help="where the folders go; nothing is written without")
+    parser.add_argument("--list", action="store_true", help="all sizes and their costs")
+    parser.add_argument("--all", action="store_true", help="all sizes")
+    parser.add_argument(
+        "--max-params", type=float, metavar="N", help="best of at most N parameters"
+    )
+    parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="best of at most MS")
+    parser.add_argument("--fold", action="store_true", help="fold LayerScale into its projections")
+    parser.add_argument("--no-knn", action="store_true", help="do not measure accuracies")
+    given = parser.parse_intermixed_args(words)
+    given.overrides, given.sizes = overrides, sizes
+    return given
+
+
+def _take_sizes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Sizes that follow a `--size`, and the other words."""
+    sizes: list[str] = []
+    others: list[str] = []
+    is_listing = False
+    for word in words:
+        if word == "--size":
+            is_listing = True
+        elif is_listing and re.fullmatch(r"\d+([,x]\d+)*", word):
+            sizes.append(word)
+        else:
+            is_listing = False
+            others.append(word)
+    if "--size" in words and not sizes:
+        raise ConfigError(f"--size needs numbers like 384,12 (width, depth); {USAGE}")
+    return sizes, others

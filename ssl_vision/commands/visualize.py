@@ -1,0 +1,334 @@
+"""The `visualize` command: what a network attends to, what its patches say, what MAE fills in."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from ssl_vision.backbones.attention import class_attention, forward_with_attention
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.commands.arguments import parse_arguments
+from ssl_vision.commands.pictures import (
+    as_image,
+    largest_mass,
+    overlay,
+    principal_colors,
+    sheet,
+    spotlight,
+)
+from ssl_vision.data.decode import Decoder
+from ssl_vision.data.loader import MultiViewLoader
+from ssl_vision.data.module import normalize
+from ssl_vision.data.sources import Source, build_source, digest
+from ssl_vision.engine.point_pictures import visualize_clouds
+from ssl_vision.engine.saved_method import load_method, mae_of_export
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.methods.mae import Mae
+from ssl_vision.views import evaluation_view
+from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
+
+USAGE = (
+    "visualize WEIGHTS IMAGE|FOLDER|DATA ... OUT [what=attention,features,reconstruction] "
+    "[count=8] [size_px=]"
+)
+_PANEL_PX = 224  # side of one picture of a sheet; whole multiples of the image are kept sharp
+_MASS = 0.6  # of attention, in the spotlight: DINO's figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What every picture is made from.
+
+    Attributes:
+        loaded: The weights.
+        pixels: The images as the network sees them, uint8, (B, 3, S, S).
+        run: Run folder the weights are from, if they are from one.
+    """
+
+    loaded: LoadedBackbone
+    pixels: Tensor
+    run: Path | None
+
+    @property
+    def images(self) -> Tensor:
+        """Normalised, (B, 3, S, S)."""
+        mean, std = torch.tensor(self.loaded.mean), torch.tensor(self.loaded.std)
+        return normalize(self.pixels, mean=mean, std=std)
+
+    def thumbnails(self) -> list[Image.Image]:
+        """The images, as panels of a sheet."""
+        side = self.pixels.shape[-1]
+        panel = side * max(1, round(_PANEL_PX / side))
+        return [as_image(p.permute(1, 2, 0), size_px=panel) for p in self.pixels]
+
+
+def run_visualize(arguments: Sequence[str]) -> int:
+    """`visualize WEIGHTS IMAGE ... OUT [what=...]`."""
+    given = parse_arguments(
+        arguments, usage=USAGE, known=("what", "count", "size_px"), num_words=(3, 9999)
+    )
+    weights, *images, out = given.words
+    console = Console()
+    paths = visualize(
+        weights,
+        images,
+        Path(out),
+        what=given.several("what"),
+        count=given.number("count", 8),
+        size_px=given.number("size_px", 0) or None,
+        note=lambda text: console.print(text, soft_wrap=True),
+    )
+    for path in paths:
+        console.print(str(path), soft_wrap=True)
+    return 0
+
+
+def visualize(
+    weights: str | Path,
+    images: Sequence[str],
+    out: Path,
+    *,
+    what: Sequence[str] = (),
+    count: int = 8,
+    size_px: int | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> list[Path]:
+    """Write pictures of what a network makes of images.
+
+    Args:
+        weights: Run or export folder, `zoo:name` or `timm:name`.
+        images: Image files, folders, or names of data sets; `count` of each of the latter two,
+            evenly spread.
+        out: Folder for the PNG files.
+        what: attention, features, reconstruction; by default all the weights allow.
+        count: Images of a folder or data set.
+        size_px: Side of the input; the weights' own by default. Larger ones give finer maps. Of
+            point clouds the number of points.
+        note: Is told what was left out, and why.
+
+    Returns:
+        The files, one per kind.
+
+    Raises:
+        ConfigError: Unknown kind, or one the weights do not allow.
+        DataError: No image, or one that cannot be read.
+    """
+    for kind in what:
+        if kind not in KINDS:
+            raise ConfigError(f"what={kind} must be one of {', '.join(KINDS)}.")
+    loaded = resolve_weights(weights)
+    run = Path(weights) if (Path(weights) / "config.yaml").is_file() else None
+    if loaded.backbone.modality == "points":
+        return visualize_clouds(
+            None if run is None else load_method(run),
+            list(images),
+            out,
+            num_points=size_px or loaded.size_px,
+            count=count,
+        )
+    pixels = _read_images(images, loaded, count=count, size_px=size_px or loaded.size_px)
+    scene = Scene(loaded=loaded, pixels=pixels, run=run)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind in what or KINDS:
+        try:
+            picture = KINDS[kind](scene)
+        except ConfigError as error:
+            if what:
+                raise
+            note(f"no {kind}: {error}")
+            continue
+        paths.append(out / f"{kind}.png")
+        picture.save(paths[-1])
+    return paths
+
+
+@torch.no_grad()
+def draw_attention(scene: Scene) -> Image.Image:
+    """Per image: itself, the mean map of the last block, its spotlight, and each head.
+
+    Raises:
+        ConfigError: The network has no attention between tokens.
+    """
+    backbone = scene.loaded.backbone
+    if getattr(backbone.model, "cls_token", None) is not None:
+        heads = class_attention(backbone, scene.images)  # (B, heads, N)
+    else:
+        attention = forward_with_attention(backbone, scene.images).attention
+        assert attention is not None
+        heads = attention[:, None]
+    side = _side(heads.shape[-1])
+    rows = []
+    for image, maps in zip(scene.thumbnails(), heads, strict=True):
+        mean = maps.mean(dim=0)
+        row = {
+            "image": image,
+            "attention": overlay(image, mean.reshape(side, side)),
+            f"{_MASS:.0%} of it": spotlight(
+                image, largest_mass(mean, fraction=_MASS).reshape(side, side)
+            ),
+        }
+        if len(maps) > 1:
+            row |= {
+                f"head {i + 1}": overlay(image, head.reshape(side, side))
+                for i, head in enumerate(maps)
+            }
+        rows.append(row)
+    return sheet(rows)
+
+
+@torch.no_grad()
+def draw_features(scene: Scene) -> Image.Image:
+    """Per image: itself, and its patch features' principal components as colours.
+
+    Raises:
+        ConfigError: The network has no patch features, or a single patch.
+    """
+    backbone: Backbone = scene.loaded.backbone
+    patches = backbone(scene.images).patches
+    if patches is None or patches.shape[1] < 4:
+        raise ConfigError(
+            f"{backbone.architecture} has {0 if patches is None else patches.shape[1]} patches at "
+            f"{scene.pixels.shape[-1]} px; try a larger size_px."
+        )
+    side, rows = _side(patches.shape[1]), []
+    for image, colors in zip(scene.thumbnails(), principal_colors(patches), strict=True):
+        grid = colors.unflatten(0, (side, side))
+        rows.append({"image": image, "features": as_image(grid, size_px=image.width)})
+    return sheet(rows)
+
+
+@torch.no_grad()
+def draw_reconstruction(scene: Scene) -> Image.Image:
+    """Per image: itself, what MAE was shown, what it predicted, and the two together.
+
+    No loss is on patches that were shown, so predictions there mean nothing. With normalised
+    targets, mean and contrast of each hidden patch are the image's own; structure is predicted.
+
+    Raises:
+        ConfigError: The weights come without a decoder, or the images have another size.
+    """
+    method = load_method(scene.run) if scene.run is not None else mae_of_export(scene.loaded)
+    if not isinstance(method, Mae):
+        raise ConfigError(
+            "reconstructions need MAE's decoder: the run folder of an mae run, or official "
+            "weights with it (zoo:mae_vit_base_16?file=full)."
+        )
+    if scene.pixels.shape[-1] != method.plan.image_size_px:
+        raise ConfigError(f"reconstructions need size_px={method.plan.image_size_px}.")
+    found = method.reconstruct(scene.images)
+    is_shown = (found.masked != 0).any(dim=1, keepdim=True)
+    columns = {
+        "image": scene.images,
+        "shown": torch.where(is_shown, found.masked, _grey(scene)),
+        "predicted": found.predicted,
+        "together": found.pasted,
+    }
+    size = scene.thumbnails()[0].width
+    pictures = {
+        name: [as_image(p.permute(1, 2, 0), size_px=size) for p in _denormalized(batch, scene)]
+        for name, batch in columns.items()
+    }
+    return sheet([{n: p[i] for n, p in pictures.items()} for i in range(len(scene.pixels))])
+
+
+KINDS: dict[str, Callable[[Scene], Image.Image]] = {
+    "attention": draw_attention,
+    "features": draw_features,
+    "reconstruction": draw_reconstruction,
+}
+
+
+class _Chosen(Source):
+    """Images of several origins, as one source."""
+
+    def __init__(self, parts: Sequence[tuple[Source, int]]) -> None:
+        self.parts, self.class_names = list(parts), []
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def name(self, index: int) -> str:
+        """Name in its own source."""
+        source, row = self.parts[index]
+        return source.name(row)
+
+    def fingerprint(self) -> str:
+        """Of the names."""
+        return digest(*(self.name(i) for i in range(len(self))))
+
+    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
+        """From its own source."""
+        source, row = self.parts[index]
+        return source.pixels(row, decoder)
+
+
+class _File(Source):
+    """One image file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.class_names = path, []
+
+    def __len__(self) -> int:
+        return 1
+
+    def name(self, index: int) -> str:
+        """Its path."""
+        return str(self.path)
+
+    def fingerprint(self) -> str:
+        """Of its path."""
+        return digest(str(self.path))
+
+    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
+        """The decoded file."""
+        try:
+            return decoder.decode(self.path.read_bytes())
+        except (DataError, OSError) as error:
+            raise DataError(f"{self.path}: {error}") from error
+
+
+def _read_images(
+    images: Sequence[str], loaded: LoadedBackbone, *, count: int, size_px: int
+) -> Tensor:
+    """The images, cut as in evaluation, uint8, (B, 3, S, S)."""
+    parts: list[tuple[Source, int]] = []
+    for given in images:
+        path = Path(given).expanduser()
+        if path.is_file() and path.suffix != ".beton":
+            parts.append((_File(path), 0))
+        else:
+            source = build_source(given, split="train")
+            rows = np.linspace(0, len(source) - 1, min(count, len(source)))  # of all classes
+            parts += [(source, int(row)) for row in rows]
+    view = evaluation_view(
+        size_px=size_px, interpolation=loaded.interpolation, center_fraction=loaded.crop_pct
+    )
+    loader = MultiViewLoader(
+        _Chosen(parts), {"image": view}, batch_size=len(parts), seed=0, shuffle=False
+    )
+    return next(iter(loader)).views["image"]
+
+
+def _side(num_patches: int) -> int:
+    side = isqrt(num_patches)
+    assert side * side == num_patches, "inputs are square"
+    return side
+
+
+def _grey(scene: Scene) -> Tensor:
+    """Mid-grey in normalised values, (1, 3, 1, 1)."""
+    mean, std = torch.tensor(scene.loaded.mean), torch.tensor(scene.loaded.std)
+    return ((0.5 - mean) / std).view(1, -1, 1, 1)
+
+
+def _denormalized(images: Tensor, scene: Scene) -> Tensor:
+    """Normalised images back to 0..1, (B, 3, S, S)."""
+    mean, std = torch.tensor(scene.loaded.mean), torch.tensor(scene.loaded.std)
+    return images * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)

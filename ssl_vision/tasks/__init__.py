@@ -1,0 +1,1 @@
+"""Evaluation tasks: each asks a run of frozen weights for features and gives a result."""

@@ -1,0 +1,150 @@
+"""What training has to beat: raw inputs and untrained networks, on the data of an evaluation."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.build import load_timm
+from ssl_vision.engine.saved_method import untrained_backbone
+from ssl_vision.evaluation.accuracy import Accuracy
+from ssl_vision.evaluation.results import Measurement
+from ssl_vision.evaluation.svm import SvmResult
+from ssl_vision.nn.batch_norm import ENOUGH_TO_FIT, has_batch_norm, with_fitted_batch_norms
+from ssl_vision.points.pictures import raw_statistics
+from ssl_vision.randomness import derive_key, seeded
+from ssl_vision.tasks.run import EvalRun, spread
+from ssl_vision.types import Features
+from ssl_vision.zoo.safe_load import sha256_of_tensors
+
+UNTRAINED = "the untrained network"
+FITTED = f"{UNTRAINED}, batch norms fitted"
+
+Scored = Accuracy | SvmResult  # of one kind: an accuracy and its 95 % interval
+
+
+def compare_with_baselines(
+    run: EvalRun, own: Scored, score: Callable[[EvalRun], Scored]
+) -> tuple[list[Measurement], list[str]]:
+    """Score the baselines as the evaluated network was, where the settings ask for it.
+
+    Args:
+        run: The evaluated network on its data.
+        own: Its accuracy.
+        score: Gives that of any network on that data.
+
+    Returns:
+        One measurement per baseline, and a warning for each that is not beaten.
+    """
+    measurements, problems = [], []
+    for name, other in baselines(run).items() if run.config.baselines else ():
+        found = score(other)
+        note = "" if other.loaded.source == name else other.loaded.source
+        measurements.append(
+            Measurement(
+                name=f"top1 of {name}", value=found.top1, interval=found.interval, note=note
+            )
+        )
+        if own.top1 <= found.top1:
+            problems.append(f"not better than {name}: {100 * found.top1:.1f} % top-1.")
+    return measurements, problems
+
+
+def baselines(run: EvalRun) -> dict[str, EvalRun]:
+    """Name -> the same data before pixels (of clouds, statistics) and the untrained network.
+
+    An untrained network with batch norms comes twice: as drawn, and with their statistics fitted to
+    the data (see `with_fitted_batch_norms`). All are made, and their features computed, once for
+    all tasks of the run.
+    """
+    if not run.baselines:
+        raw, first = _raw(run), _untrained(run)
+        run.baselines = {raw.loaded.source: raw, UNTRAINED: first}
+        if has_batch_norm(first.loaded.backbone):
+            run.baselines[FITTED] = _fitted(first)
+    return run.baselines
+
+
+def _raw(run: EvalRun) -> EvalRun:
+    """Pixels as features; of clouds, hand-made statistics."""
+    if run.point_view is not None:
+        loaded = replace(
+            run.loaded, backbone=CloudStatistics(), source="raw statistics", sha256="clouds"
+        )
+        return EvalRun(run.config, loaded, say=run.say, like=run)
+    loaded = replace(run.loaded, backbone=Pixels(), source="raw pixels", sha256="pixels")
+    return EvalRun(run.config, loaded, say=run.say, like=run)
+
+
+def _untrained(run: EvalRun) -> EvalRun:
+    """The same architecture with random weights.
+
+    Of a run folder they are those its training started from: methods draw in their own ways, and
+    another draw is another network. Of other weights nobody knows; they are timm's.
+    """
+    own, folder = run.loaded.backbone, Path(run.config.weights).expanduser()
+    if (folder / "config.yaml").is_file():
+        backbone = untrained_backbone(folder)
+        origin = "as the run's method drew it"
+    else:
+        with seeded(derive_key(run.config.seed, "untrained")):
+            backbone = load_timm(own.architecture, is_pretrained=False, args=own.model_args)
+        origin = "as timm draws it"
+    source = f"untrained {own.architecture}, {origin}"
+    return _with_backbone(run, backbone.eval(), source=source)
+
+
+def _fitted(untrained: EvalRun) -> EvalRun:
+    """The untrained network, its batch norms with the statistics of the bank."""
+    rows = spread(
+        len(untrained.bank_source), ENOUGH_TO_FIT, seed=untrained.config.seed, name="batch norms"
+    )
+    backbone = untrained.loaded.backbone.to(untrained.device)
+    batches = untrained.loader(untrained.subset(rows), untrained.view, shuffle=True)
+    with seeded(derive_key(untrained.config.seed, "batch norms")):
+        fitted = with_fitted_batch_norms(
+            backbone,
+            (untrained.normalize(batch.views["image"].to(untrained.device)) for batch in batches),
+        )
+    note = f"{untrained.loaded.source}; statistics of {len(rows)} samples of the bank"
+    return _with_backbone(untrained, fitted, source=note)
+
+
+def _with_backbone(run: EvalRun, backbone: Backbone, *, source: str) -> EvalRun:
+    sha256 = sha256_of_tensors(backbone.model.state_dict())
+    loaded = replace(run.loaded, backbone=backbone, source=source, sha256=sha256)
+    return EvalRun(run.config, loaded, say=run.say, like=run)
+
+
+class Pixels(Backbone):
+    """Features are the pixels themselves, averaged down to 32 px."""
+
+    def __init__(self) -> None:
+        model: Any = nn.Identity()
+        model.num_features = 3 * 32 * 32
+        super().__init__(model, architecture="pixels", model_args={})
+
+    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
+        """Flattened images, (B, C * 32 * 32) or smaller where the images are."""
+        if images.ndim == 4 and images.shape[-1] > 32:
+            images = nn.functional.adaptive_avg_pool2d(images, 32)
+        return Features(pooled=images.flatten(1))
+
+
+class CloudStatistics(Backbone):
+    """Features are spreads and profiles of a cloud."""
+
+    modality = "points"
+
+    def __init__(self) -> None:
+        model: Any = nn.Identity()
+        model.num_features = 40
+        super().__init__(model, architecture="cloud statistics", model_args={})
+
+    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
+        """Statistics of clouds, (B, 40); see `raw_statistics`."""
+        return Features(pooled=torch.from_numpy(raw_statistics(images.cpu().numpy())))

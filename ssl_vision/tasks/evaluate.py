@@ -1,0 +1,324 @@
+"""Evaluate weights: one frozen pass, any number of tasks, one report.
+
+`evaluate` is the Python door, `run_evaluate` the command's. A report folder holds `results.json`,
+`report.md` and `report.html`; an earlier results.json is kept under its time.
+"""
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from ssl_vision.config import EvalConfig, load_eval_config, make_eval_config, to_yaml
+from ssl_vision.distributed import rank
+from ssl_vision.engine.run_dir import describe_environment
+from ssl_vision.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from ssl_vision.evaluation.anchors import known_data_name
+from ssl_vision.evaluation.report import (
+    comparison_html,
+    comparison_markdown,
+    comparison_table,
+    load_evaluation,
+    to_html,
+    to_markdown,
+)
+from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
+from ssl_vision.files import write_atomically
+from ssl_vision.tasks.run import EvalRun
+from ssl_vision.tasks.table import TASKS
+from ssl_vision.zoo.safe_load import sha256_of_tensors
+from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
+
+
+def evaluate(
+    weights: str | Path | EvalConfig,
+    *,
+    tasks: Sequence[str] = (),
+    data: str | Path | Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    is_quiet: bool = True,
+    **settings: Any,
+) -> Evaluation:
+    """Measure frozen weights on a data set and write a report.
+
+    Args:
+        weights: A run folder, an export folder, `zoo:name` or `timm:name`; or a whole EvalConfig.
+        tasks: Names from TASKS; by default knn, linear and metrics, as far as there are labels.
+        data: Folder or name of the images, or settings of `data` as a mapping.
+        out: Folder of the report; by default evaluation/ in the weights' folder, or here.
+        is_quiet: Whether nothing is printed.
+        settings: Further settings of EvalConfig, nested: `knn={"k": [5]}`.
+
+    Raises:
+        ConfigError: An unknown task or setting.
+        DataError: The images cannot be used for a task.
+        CheckpointError: The weights cannot be read, or the report cannot be written.
+    """
+    if isinstance(weights, EvalConfig):
+        return _evaluate(weights, Console(quiet=is_quiet, stderr=True))
+    if data is None:
+        raise ConfigError("data.path: no value; add data=PATH.")
+    given: dict[str, Any] = {"weights": str(weights), **settings}
+    given["data"] = dict(data) if isinstance(data, Mapping) else {"path": str(data)}
+    if tasks:
+        given["tasks"] = list(tasks)
+    if out is not None:
+        given["out"] = str(out)
+    return _evaluate(make_eval_config(given), Console(quiet=is_quiet, stderr=True))
+
+
+def run_evaluate(arguments: Sequence[str]) -> int:
+    """`evaluate WEIGHTS [WEIGHTS ...] data.path=DIR tasks=knn,linear [file.yaml] [key=value ...]`.
+
+    `evaluate compare RESULTS RESULTS ... [out=FOLDER]` puts finished evaluations into one table.
+    """
+    words, overrides = split_words(arguments)
+    files = [word for word in words if word.endswith((".yaml", ".yml"))]
+    weights = [word for word in words if word not in files]
+    console = Console()
+    if weights[:1] == ["compare"]:
+        _compare(weights[1:], overrides, console)
+        return 0
+    named: list[str | None] = [*weights] or [None]
+    found, folders = [], []
+    for each in named:
+        own = [] if each is None else [f"weights={json.dumps(each)}"]
+        config = load_eval_config(files, [*overrides, *own])
+        if len(named) > 1 and config.out is not None:
+            config = replace(config, out=str(Path(config.out) / _slug(config.weights)))
+        found.append(_evaluate(config, console))
+        folders.append(report_folder(config))
+    if len(found) > 1:
+        _write_comparison(found, folders[0].parent if overrides else Path("evaluation"), console)
+    return 0
+
+
+def split_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words (weights, folders, YAML files) and `key=value` overrides.
+
+    `timm:NAME?pretrained=false` is a word in spite of its `=`.
+    """
+    schemes = ("zoo:", "timm:", "hf-hub:", "hf_hub:", "local-dir:")
+    words = [word for word in arguments if "=" not in word or word.startswith(schemes)]
+    return words, [word for word in arguments if word not in words]
+
+
+def _evaluate(config: EvalConfig, console: Console) -> Evaluation:
+    start = time.perf_counter()
+    check_tasks(config.tasks)
+    loaded = resolve_weights(config.weights)
+    run = EvalRun(config, loaded, say=lambda text: console.print(f"[dim]{text}[/dim]"))
+    names = _choose_tasks(config, run)
+    _prepare(run, names)
+    results: dict[str, TaskResult] = {}
+    for name in names:
+        console.print(f"[dim]{name} ...[/dim]")
+        began = time.perf_counter()
+        result = TASKS[name].run(run)
+        results[name] = replace(result, seconds=time.perf_counter() - began)
+    _check_frozen(loaded)
+    evaluation = Evaluation(
+        weights=_describe_weights(config, loaded),
+        data=_describe_data(config, run),
+        tasks=results,
+        config=yaml.safe_load(to_yaml(config)),
+        environment=plain(describe_environment(world_size=1, device=str(run.device))),
+        command=shlex.join(sys.argv),
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - start,
+    )
+    if rank() == 0:
+        folder = write_report(evaluation, report_folder(config))
+        _print(evaluation, folder, console)
+    return evaluation
+
+
+def check_tasks(names: Sequence[str]) -> None:
+    """Raise ConfigError for a task that does not exist, with the nearest one that does."""
+    for name in names:
+        if name not in TASKS:
+            raise ConfigError(
+                f"tasks={','.join(names)}: {name!r} is unknown; choose from {', '.join(TASKS)}."
+                f"{did_you_mean(name, TASKS)}"
+            )
+
+
+def _choose_tasks(config: EvalConfig, run: EvalRun) -> list[str]:
+    """The tasks asked for; without any, what the data allow."""
+    if not config.tasks:
+        return ["knn", "linear", "metrics"] if run.has_labels else ["metrics", "map"]
+    for name in config.tasks:
+        if TASKS[name].needs_labels and not run.has_labels:
+            raise DataError(
+                f"task {name} needs labelled training and test images, which "
+                f"data.path={config.data.path} has not; put images into one folder per class, or "
+                f"use tasks={','.join(each for each in TASKS if not TASKS[each].needs_labels)}."
+            )
+    return list(dict.fromkeys(config.tasks))
+
+
+def _prepare(run: EvalRun, names: Sequence[str]) -> None:
+    """One pass per split for the features of all tasks."""
+    sets = [(name, each) for name in names for each in TASKS[name].feature_sets(run)]
+    run.prepare("train", (column for _, each in sets for column in run.columns(each)))
+    val = [each for name, each in sets if TASKS[name].needs_val]
+    if run.val_source is not None:
+        run.prepare("val", (column for each in val for column in run.columns(each)))
+
+
+def _check_frozen(loaded: LoadedBackbone) -> None:
+    """A frozen evaluation leaves weights and buffers (batch norm statistics) bit for bit."""
+    if sha256_of_tensors(loaded.backbone.model.state_dict()) != loaded.sha256:
+        raise CheckpointError(
+            f"{loaded.source}: the network changed while it was evaluated; its results are void. "
+            "A layer of it updates buffers in eval mode."
+        )
+
+
+# What was evaluated ----------------------------------------------------------------------------
+
+
+def _describe_weights(config: EvalConfig, loaded: LoadedBackbone) -> dict[str, Any]:
+    parameters = loaded.backbone.model.parameters()
+    return {
+        "source": loaded.source,
+        "sha256": loaded.sha256,
+        "architecture": loaded.backbone.architecture,
+        "model_args": plain(loaded.backbone.model_args),
+        "width": loaded.backbone.width,
+        "num_parameters": sum(parameter.numel() for parameter in parameters),
+        "method": config.method or method_of(config.weights),
+    }
+
+
+def method_of(weights: str) -> str | None:
+    """Pretraining method of WEIGHTS, from the zoo's index or the run's config; None if unknown."""
+    if weights.startswith("zoo:"):
+        from ssl_vision.zoo.index import find_entry
+
+        return find_entry(weights.removeprefix("zoo:").partition("?")[0]).method
+    folder = Path(weights.removeprefix("local-dir:"))
+    for path in (folder / "config.yaml", folder.parent / "config.yaml"):
+        if path.is_file():
+            try:
+                return str(yaml.safe_load(path.read_text())["method"]["name"])
+            except (yaml.YAMLError, KeyError, TypeError):
+                return None
+    return None
+
+
+def _describe_data(config: EvalConfig, run: EvalRun) -> dict[str, Any]:
+    val = run.val_source
+    return {
+        "path": config.data.path,
+        "name": config.data.name or known_data_name(config.data.path),
+        "num_train": len(run.bank_source),
+        "num_val": None if val is None else len(val),
+        "num_classes": run.num_classes if run.has_labels else None,
+        "fingerprints": {
+            "train": run.bank_source.fingerprint(),
+            "val": None if val is None else val.fingerprint(),
+        },
+        "transform": run.describe_transform(),
+        "num_computed": run.num_computed,
+    }
+
+
+# Files -----------------------------------------------------------------------------------------
+
+
+def report_folder(config: EvalConfig) -> Path:
+    """Where the report of an evaluation goes."""
+    if config.out is not None:
+        return Path(config.out).expanduser()
+    folder = Path(config.weights.removeprefix("local-dir:")).expanduser()
+    if folder.is_dir():
+        is_export = folder.name == "export" and (folder.parent / "config.yaml").exists()
+        return (folder.parent if is_export else folder) / "evaluation"
+    return Path("evaluation") / _slug(config.weights)
+
+
+def write_report(evaluation: Evaluation, folder: Path) -> Path:
+    """Write results.json, report.md and report.html; earlier results stay under their time.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        results = folder / "results.json"
+        if results.exists():
+            when = datetime.fromtimestamp(results.stat().st_mtime).strftime("%Y%m%d_%H%M%S")
+            results.replace(_unused(folder / f"results_{when}.json"))
+        write_atomically(results, json.dumps(evaluation.to_json(), indent=1))
+        write_atomically(folder / "report.md", to_markdown(evaluation))
+        write_atomically(folder / "report.html", to_html(evaluation))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error.strerror}); give another folder as out=."
+        ) from error
+    return folder
+
+
+def _unused(path: Path) -> Path:
+    """The path, or the same with a number, whichever does not exist."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}_{number}")
+    return free
+
+
+def _slug(weights: str) -> str:
+    kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in weights)
+    return kept.strip("_.") or "weights"
+
+
+def _compare(sources: Sequence[str], overrides: Sequence[str], console: Console) -> None:
+    wrong = [each for each in overrides if not each.startswith("out=")]
+    if len(sources) < 2 or wrong:
+        raise ConfigError(
+            "compare takes two or more folders with results.json, and out=FOLDER if wanted."
+        )
+    out = Path(overrides[-1].removeprefix("out=")) if overrides else Path("evaluation")
+    _write_comparison([load_evaluation(source) for source in sources], out, console)
+
+
+def _write_comparison(evaluations: Sequence[Evaluation], folder: Path, console: Console) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "comparison.md", comparison_markdown(evaluations))
+        write_atomically(folder / "comparison.html", comparison_html(evaluations))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error.strerror}); give another folder as out=."
+        ) from error
+    header, rows = comparison_table(evaluations)
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"comparison  {folder / 'comparison.html'}", soft_wrap=True)
+
+
+def _print(evaluation: Evaluation, folder: Path, console: Console) -> None:
+    table = Table("task", "measure", "value", title=evaluation.weights["source"])
+    for result in evaluation.tasks.values():
+        for each in result.measurements:
+            is_shown = each.name == result.headline or each.name.startswith("top1 of ")
+            if is_shown:
+                table.add_row(result.task, each.name, str(each))
+    console.print(table)
+    for result in evaluation.tasks.values():
+        for warning in result.warnings:
+            console.print(f"[yellow]{result.task}: {warning}[/yellow]")
+    console.print(f"report  {folder / 'report.html'}", soft_wrap=True)

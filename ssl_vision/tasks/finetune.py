@@ -1,0 +1,103 @@
+"""The task `finetune`: a classifier trained from the evaluated weights, scored on the test images.
+
+It trains on one process; for several GPUs, resuming and checkpoints train the method `supervised`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssl_vision.data.sources import Source, SubsetSource
+from ssl_vision.data.subsets import fraction_rows, rows_of_list
+from ssl_vision.distributed import world_size
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.evaluation.accuracy import Interval
+from ssl_vision.evaluation.classification import ClassificationReport
+from ssl_vision.evaluation.finetune import FinetuneConfig, finetune
+from ssl_vision.evaluation.plots import Axis, line_chart
+from ssl_vision.evaluation.results import Measurement, TaskResult
+from ssl_vision.tasks.points import run_point_finetune
+from ssl_vision.tasks.run import AUTOCAST, EvalRun
+
+
+def run_finetune(run: EvalRun) -> TaskResult:
+    """Train, and report the last epoch; nothing is chosen on the test images."""
+    if run.point_view is not None:
+        return run_point_finetune(run)
+    config = run.config.finetune
+    if world_size() > 1:
+        raise ConfigError(
+            "tasks=finetune trains on one process; use tools/train.py with a recipe of "
+            "configs/supervised and init_from= for several."
+        )
+    train, test = _training_images(run, config), run.source("val")
+    if test.class_names != train.class_names:
+        raise DataError(
+            "fine-tuning needs the same classes in training and test images; the test images have "
+            f"{', '.join(sorted(set(test.class_names) - set(train.class_names))[:3])} beside them."
+        )
+    size_px, interpolation = run.view.size_px, run.view.interpolation
+    view = config.view(size_px=size_px, interpolation=interpolation)
+    dtype = AUTOCAST[run.config.precision]
+    result = finetune(
+        run.loaded.backbone,
+        run.loader(train, view, shuffle=True, batch_size=config.batch_size),
+        run.loader(test, run.view),
+        num_classes=len(train.class_names),
+        config=config,
+        normalize=run.normalize,
+        image_size_px=size_px,
+        class_names=train.class_names,
+        seed=run.config.seed,
+        device=run.device,
+        autocast=torch.autocast(run.device.type, dtype=dtype) if dtype is not None else None,
+    )
+    losses = list(enumerate(result.losses, start=1))
+    return TaskResult(
+        task="finetune",
+        protocol=_protocol(config),
+        headline="top1",
+        measurements=_measurements(result.report),
+        details={
+            "num_train": len(train),
+            "losses": result.losses,
+            "report": result.report.to_dict(),
+        },
+        plots=(line_chart("training loss", {"loss": losses}, x=Axis("epoch"), y=Axis("loss")),),
+        seconds=result.seconds,
+    )
+
+
+def _training_images(run: EvalRun, config: FinetuneConfig) -> Source:
+    """The training images, or the part that the settings name."""
+    source = run.source("train")
+    if config.train_list is not None:
+        return SubsetSource(source, rows_of_list(source, Path(config.train_list)))
+    if config.train_fraction < 1:
+        labels = None if source.labels is None else np.asarray(source.labels)
+        rows = fraction_rows(len(source), labels, fraction=config.train_fraction)
+        return SubsetSource(source, rows)
+    return source
+
+
+def _protocol(config: FinetuneConfig) -> str:
+    """What has to be equal for two results to compare."""
+    labels = f"-labels{config.train_fraction:g}" if config.train_fraction < 1 else ""
+    labels = f"-list_{Path(config.train_list).stem}" if config.train_list else labels
+    start = "" if config.start == "weights" else f"-{config.start}"
+    return f"finetune-{config.preset}-{config.tune}-e{config.epochs}{labels}{start}/1"
+
+
+def _measurements(report: ClassificationReport) -> tuple[Measurement, ...]:
+    shares: dict[str, Any] = {"top1": report.top1, "top5": report.top5}
+    return (
+        *(
+            Measurement(name=name, value=share.value, interval=Interval(share.low, share.high))
+            for name, share in shares.items()
+        ),
+        Measurement(name="mean_per_class", value=report.mean_per_class),
+        Measurement(name="calibration error", value=report.calibration.ece),
+        Measurement(name="cross-entropy", value=report.cross_entropy, is_share=False),
+    )

@@ -1,0 +1,51 @@
+"""The command that packs: a file, a summary, and one line for a mistake."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssl_vision.commands.prepare import run_prepare
+from ssl_vision.data.beton import BetonSource
+from ssl_vision.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def images(tmp_path):
+    for number in range(6):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 9, 3), number * 40, np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def test_a_folder_becomes_a_beton(images, capsys) -> None:
+    target = images.parent / "out.beton"
+    assert run_prepare([str(images), str(target), "mode=raw"]) == 0
+    assert BetonSource(target).labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert "6 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["only_one"], "usage"),
+        (["a", "b.beton", "--mode=raw"], "usage"),
+        (["digits", "out.beton", "mod=raw"], "mode"),
+        (["digits", "out.beton", "mode=zip"], "mode"),
+        (["digits", "out.bin"], r"\.beton"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, monkeypatch, arguments, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        run_prepare(arguments)
+    assert not list(tmp_path.glob("*.beton"))
+
+
+def test_bad_images_are_listed(images) -> None:
+    (images / "a" / "bad.png").write_text("no image")
+    target = images.parent / "out.beton"
+    with pytest.raises(DataError, match="1 of 7 samples are bad"):
+        run_prepare([str(images), str(target)])
+    assert run_prepare([str(images), str(target), "max_bad_fraction=0.2"]) == 0
+    assert (target.parent / "out.beton.bad").read_text().startswith(str(images / "a" / "bad.png"))

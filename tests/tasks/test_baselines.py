@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssl_vision.config import load_train_config, make_eval_config, to_yaml
+from ssl_vision.engine.saved_method import untrained_backbone
+from ssl_vision.engine.train import build_method, train
+from ssl_vision.methods.base import TrainPlan
+from ssl_vision.tasks.baselines import FITTED, UNTRAINED, baselines
+from ssl_vision.tasks.evaluate import evaluate
+from ssl_vision.tasks.run import EvalRun
+from ssl_vision.zoo.weights import resolve_weights
+
+VOTE = {"k": [20], "temperature": 0.07, "features": "pooled"}
+TIMM = "timm:vit_tiny_patch16_224?pretrained=false&img_size=16&patch_size=4&embed_dim=24&depth=1"
+
+
+def untrained_score(weights, out) -> tuple[float, str]:
+    found = evaluate(
+        weights,
+        tasks=["knn"],
+        data="digits",
+        out=out,
+        baselines=True,
+        knn=VOTE,
+        cache={"mode": "off"},
+    )
+    (score,) = (m for m in found["knn"].measurements if "untrained" in m.name)
+    return score.value, score.note
+
+
+def test_a_runs_untrained_baseline_is_the_network_its_training_started_from(recipe, tmp_path):
+    config = recipe("mae", "online_eval.every_epochs=1", "trainer.max_steps=1", "seed=3")
+    run = train(config).run_dir
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    value, note = untrained_score(run, tmp_path / "a")
+    assert first["step"] == 0
+    assert value == pytest.approx(first["eval/knn_top1"])
+    assert note.endswith("as the run's method drew it")
+    # An export does not say what it started from: another draw, in timm's way.
+    value, note = untrained_score(run / "export", tmp_path / "b")
+    assert value != pytest.approx(first["eval/knn_top1"])
+    assert note.endswith("as timm draws it")
+
+
+@pytest.mark.parametrize("method", ["barlow_twins", "mae", "supervised"])
+def test_it_is_drawn_as_by_the_trainer_whatever_the_length_of_the_run(method, tmp_path):
+    path = Path(__file__).parents[2] / "configs" / method / "tiny_cpu.yaml"
+    config = load_train_config([path], ["seed=5", "data.path=digits"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    plan = TrainPlan(
+        steps_per_epoch=7,
+        epochs=3,
+        global_batch_size=config.data.global_batch_size,
+        image_size_px=config.data.size_px,
+        num_classes=10,
+        seed=5,
+    )
+    expected = build_method(config, plan).export_backbone().state_dict()
+    torch.rand(3)  # what was drawn before does not matter
+    found = untrained_backbone(tmp_path).state_dict()
+    assert found.keys() == expected.keys()
+    # A classifier's size is the data's business; no feature depends on it.
+    shared = [name for name in expected if not name.startswith("model.head.")]
+    assert len(shared) >= len(expected) - 2
+    assert all(torch.equal(found[name], expected[name]) for name in shared)
+
+
+def test_other_weights_are_compared_to_timms_own_draw(tmp_path):
+    assert untrained_score(TIMM, tmp_path)[1].endswith("as timm draws it")
+
+
+def eval_run(weights: str, **data: int) -> EvalRun:
+    config = make_eval_config(
+        {
+            "weights": weights,
+            "data": {"path": "digits", "size_px": 32, "batch_size": 16, **data},
+            "cache": {"mode": "off"},
+            "device": "cpu",
+        }
+    )
+    return EvalRun(config, resolve_weights(weights), say=lambda text: None)
+
+
+def test_fitted_batch_norms_have_the_statistics_of_the_data():
+    found = baselines(eval_run("timm:resnet18?pretrained=false", max_train=64))
+    assert list(found) == ["raw pixels", UNTRAINED, FITTED]
+    drawn, fitted = (found[name].loaded.backbone.model for name in (UNTRAINED, FITTED))
+    weights = [dict(model.named_parameters()) for model in (drawn, fitted)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    run = found[FITTED]
+    images = torch.cat([b.views["image"] for b in run.loader(run.bank_source, run.view)])
+    with torch.no_grad():
+        first = drawn.conv1(run.normalize(images))
+    assert torch.allclose(fitted.bn1.running_mean, first.mean(dim=(0, 2, 3)), atol=1e-6)
+    assert not torch.allclose(drawn.bn1.running_mean, fitted.bn1.running_mean, atol=1e-3)
+    assert not fitted.training
+
+
+def test_a_network_without_batch_norm_has_nothing_to_fit():
+    assert FITTED not in baselines(eval_run(TIMM, size_px=16))

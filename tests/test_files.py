@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ssl_vision import files
 from ssl_vision.errors import CheckpointError, DataError
 from ssl_vision.files import (
     UnfitFileError,
@@ -159,3 +160,13 @@ def test_names_are_shown_as_one_printable_line() -> None:
     assert shown("a\nb\x1b[31m") == r"a\nb\x1b[31m"
     assert shown(os.fsdecode(b"caf\xe9.png")) == r"caf\udce9.png"
     shown(os.fsdecode(b"caf\xe9")).encode()
+
+
+def test_shipped_data_lies_inside_an_installed_package_and_beside_a_checkout(tmp_path, monkeypatch):
+    package = tmp_path / "site" / "ssl_vision"
+    (tmp_path / "site" / "model_zoo").mkdir(parents=True)  # in a checkout; or another package's
+    package.mkdir()
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+    assert files.shipped_folder("model_zoo") == tmp_path / "site" / "model_zoo"
+    (package / "model_zoo").mkdir()
+    assert files.shipped_folder("model_zoo") == package / "model_zoo"

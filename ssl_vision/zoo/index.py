@@ -16,6 +16,7 @@ import yaml
 
 from ssl_vision.backbones.build import check_architecture
 from ssl_vision.errors import ConfigError, did_you_mean
+from ssl_vision.files import shipped_folder
 from ssl_vision.zoo.convert import CONVERTERS
 from ssl_vision.zoo.converted import ConvertOptions
 from ssl_vision.zoo.download import Source
@@ -135,9 +136,7 @@ def index_path() -> Path:
     """Where this installation's index.yaml is: named, beside the package, or inside it."""
     if named := os.environ.get("SSL_VISION_ZOO_INDEX"):
         return Path(named)
-    package = Path(__file__).resolve().parents[1]
-    beside = package.parent / "model_zoo" / "index.yaml"
-    return beside if beside.exists() else package / "model_zoo" / "index.yaml"
+    return shipped_folder("model_zoo") / "index.yaml"
 
 
 def pin_file(path: Path, *, url: str, sha256: str, num_bytes: int) -> None:

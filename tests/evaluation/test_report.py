@@ -2,13 +2,15 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
+import timm
 
 from ssl_vision.errors import DataError
 from ssl_vision.evaluation.accuracy import Accuracy
-from ssl_vision.evaluation.anchors import ANCHORS, compare, find_anchors, known_data_name
+from ssl_vision.evaluation.anchors import compare, find_anchors, known_data_name, published
 from ssl_vision.evaluation.report import (
     comparison_html,
     comparison_markdown,
@@ -24,6 +26,7 @@ from ssl_vision.evaluation.results import (
     accuracy_measurements,
     plain,
 )
+from ssl_vision.files import shipped_folder
 
 
 def knn_result(top1: float, protocol: str = "knn-pooled-k20-t0.07/1") -> TaskResult:
@@ -115,9 +118,9 @@ def test_a_table_of_runs_keeps_protocols_apart() -> None:
 
 
 def test_anchors_are_sane_and_found() -> None:
-    keys = [(a.method, a.architecture, a.data, a.task, a.epochs, a.source) for a in ANCHORS]
+    keys = [(a.method, a.architecture, a.data, a.task, a.epochs, a.source) for a in published()]
     assert len(set(keys)) == len(keys)
-    assert all(0 < anchor.percent < 100 and anchor.source for anchor in ANCHORS)
+    assert all(0 < anchor.percent < 100 and anchor.source for anchor in published())
     found = find_anchors(
         method="dino", architecture="vit_small_patch16_224.dino", data="imagenet1k", task="knn"
     )
@@ -129,8 +132,18 @@ def test_anchors_are_sane_and_found() -> None:
     assert not find_anchors(method=None, task="knn", **linear)
 
 
+def test_published_numbers_are_of_known_data_and_real_architectures() -> None:
+    named = ("imagenet1k", "imagenet100", "imagenette", "cifar10", "cifar100")
+    for anchor in published():
+        assert anchor.data in named
+        assert timm.is_model(anchor.architecture), anchor
+        assert anchor.epochs is None or anchor.epochs >= 100
+    text = (shipped_folder("model_zoo") / "published.yaml").read_text()
+    assert len(published()) == len(re.findall(r"\b(?:knn|linear|finetune): \d", text))
+
+
 def test_a_comparison_says_whether_the_interval_reaches_it() -> None:
-    anchor = next(a for a in ANCHORS if a.percent == 74.5)
+    anchor = next(a for a in published() if a.percent == 74.5)
     near = accuracy_measurements(Accuracy(0.743, 0.9, 0.7, 50_000))[0]
     far = accuracy_measurements(Accuracy(0.70, 0.9, 0.7, 50_000))[0]
     assert "inside the 95 % interval" in compare(near, anchor)

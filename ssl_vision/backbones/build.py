@@ -50,7 +50,7 @@ def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
         model.set_grad_checkpointing(True)
     backbone = wrap_model(model, architecture=config.name, model_args=args)
     if config.is_packed:
-        if not (isinstance(backbone, TimmViT) and can_pack(backbone)):
+        if not (isinstance(backbone, TimmViT) and can_pack(backbone.model)):
             raise ConfigError(
                 f"backbone.is_packed=true needs a ViT of timm's plain blocks; {config.name} is "
                 "another network. Set it to false."

@@ -8,14 +8,14 @@ separate passes; what is saved is kernel launches and small matrix products.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention
 from timm.layers.drop import DropPath
-from timm.models.vision_transformer import Block
-from torch import Tensor
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
@@ -25,10 +25,6 @@ from ssl_vision.backbones.attention import (
     has_variable_length_attention,
     variable_length_attention,
 )
-from ssl_vision.types import Features
-
-if TYPE_CHECKING:
-    from ssl_vision.backbones.timm_vit import TimmViT
 
 
 class Group(NamedTuple):
@@ -38,38 +34,36 @@ class Group(NamedTuple):
     length: int  # tokens of each
 
 
-def can_pack(backbone: "TimmViT") -> bool:
+def can_pack(model: VisionTransformer) -> bool:
     """Whether every block is timm's plain one, whole on this process.
 
     Other blocks mix tokens in ways of their own, and FSDP2 gathers a block's parameters only when
     the block itself is called.
     """
-    blocks = list(backbone.model.blocks)
-    return isinstance(backbone.model.patch_drop, torch.nn.Identity) and all(
+    return isinstance(model.patch_drop, nn.Identity) and all(
         type(block) is Block
         and type(block.attn) is Attention
         and block.attn.gate is None
         and not isinstance(block, FSDPModule)
-        for block in blocks
+        for block in model.blocks
     )
 
 
-def forward_packed(
-    backbone: "TimmViT", groups: Sequence[Tensor], *, masks: Sequence[Tensor | None]
-) -> list[Features]:
-    """Features of each group of crops, as `backbone(images, mask=mask)` gives them one by one.
+def encode_packed(model: VisionTransformer, groups: Sequence[Tensor]) -> list[Tensor]:
+    """Tokens of each group of crops after the last norm, as the blocks give them one by one.
 
     Args:
-        backbone: For which `can_pack` holds.
-        groups: Normalised images, (B_i, C, S_i, S_i), of any sides.
-        masks: Masked patches of each group, bool, (B_i, N_i), or None.
+        model: For which `can_pack` holds.
+        groups: Embedded tokens, (B_i, N_i, D).
+
+    Returns:
+        Same shapes.
     """
-    model = backbone.model
-    embedded = [backbone.embed(x, mask=mask) for x, mask in zip(groups, masks, strict=True)]
-    embedded = [model.norm_pre(tokens) for tokens in embedded]
+    embedded = [model.norm_pre(tokens) for tokens in groups]
     layout = [Group(num=len(tokens), length=tokens.shape[1]) for tokens in embedded]
     packed = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (T, D)
     for block in model.blocks:
+        assert isinstance(block, Block)
         if model.grad_checkpointing and torch.is_grad_enabled():
             packed = checkpoint(_block, block, packed, layout, use_reentrant=False)
         else:
@@ -77,19 +71,19 @@ def forward_packed(
     packed = model.norm(packed)
     parts = packed.split([group.num * group.length for group in layout])
     return [
-        backbone.read_tokens(part.view(group.num, group.length, -1))
-        for part, group in zip(parts, layout, strict=True)
+        part.view(group.num, group.length, -1) for part, group in zip(parts, layout, strict=True)
     ]
 
 
-def _block(block: Any, tokens: Tensor, layout: Sequence[Group]) -> Tensor:
+def _block(block: Block, tokens: Tensor, layout: Sequence[Group]) -> Tensor:
     """A block of timm on a packed sequence, (T, D)."""
+    assert isinstance(block.attn, Attention)
     attended = _attention(block.attn, block.norm1(tokens), layout)
     tokens = tokens + _drop_path(block.drop_path1, block.ls1(attended), layout)
     return tokens + _drop_path(block.drop_path2, block.ls2(block.mlp(block.norm2(tokens))), layout)
 
 
-def _attention(attn: Any, tokens: Tensor, layout: Sequence[Group]) -> Tensor:
+def _attention(attn: Attention, tokens: Tensor, layout: Sequence[Group]) -> Tensor:
     qkv = attn.qkv(tokens).view(-1, 3, attn.num_heads, attn.head_dim)  # (T, 3, H, d)
     q, k, v = qkv.unbind(1)
     q, k = attn.q_norm(q), attn.k_norm(k)
@@ -137,7 +131,7 @@ def _attention_by_group(
     return torch.cat(parts)
 
 
-def _drop_path(layer: Any, residual: Tensor, layout: Sequence[Group]) -> Tensor:
+def _drop_path(layer: nn.Module, residual: Tensor, layout: Sequence[Group]) -> Tensor:
     """Stochastic depth per crop; timm's layer would drop the whole sequence."""
     if not (isinstance(layer, DropPath) and layer.training and layer.drop_prob > 0):
         return residual

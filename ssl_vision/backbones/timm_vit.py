@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.backbones.packed import can_pack, forward_packed
+from ssl_vision.backbones.packed import can_pack, encode_packed
 from ssl_vision.nn.patches import dino_positions
 from ssl_vision.types import Features
 
@@ -63,9 +63,10 @@ class TimmViT(Backbone):
         self, groups: Sequence[Tensor], *, masks: Sequence[Tensor | None]
     ) -> list[Features]:
         """In one pass where `is_packed` is set and the blocks allow it; see `packed`."""
-        if self.is_packed and can_pack(self):
-            return forward_packed(self, groups, masks=masks)
-        return super().forward_groups(groups, masks=masks)
+        if not (self.is_packed and can_pack(self.model)):
+            return super().forward_groups(groups, masks=masks)
+        embedded = [self.embed(x, mask=mask) for x, mask in zip(groups, masks, strict=True)]
+        return [self.read_tokens(tokens) for tokens in encode_packed(self.model, embedded)]
 
     def forward_visible(self, images: Tensor, *, keep: Tensor) -> Tensor:
         """Encode the kept patches only (MAE); cost falls with their number."""

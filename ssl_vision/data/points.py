@@ -62,11 +62,6 @@ def build_point_source(path: str, *, split: Split = "train") -> PointSource:
     return any_folder(folder, split)
 
 
-def is_builtin_points(path: str) -> bool:
-    """Whether a data path is the name of a built-in set of clouds."""
-    return path in ("shapes", "shape_parts")
-
-
 def _builtin_shapes(split: Split) -> PointSource:
     classes, per_class = sorted(SHAPES), _PER_CLASS[split]
     rows = [(kind, i) for i in range(per_class) for kind in classes]

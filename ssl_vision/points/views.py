@@ -55,16 +55,6 @@ class PointViewConfig:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more, and finite.")
 
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether all draws of a cloud are equal."""
-        return (
-            self.choose == "farthest"
-            and self.rotate == "none"
-            and self.scale == (1.0, 1.0)
-            and self.shift == self.jitter_sigma == 0
-        )
-
 
 def evaluation_point_view(*, num_points: int) -> PointViewConfig:
     """The view of frozen evaluation: farthest points, normalised, nothing random."""

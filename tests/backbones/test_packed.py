@@ -8,7 +8,7 @@ from ssl_vision.backbones.attention import (
     variable_length_attention,
 )
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
-from ssl_vision.backbones.packed import Group, can_pack, forward_packed, sequence_bounds
+from ssl_vision.backbones.packed import Group, can_pack, sequence_bounds
 
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
 NETWORKS = {
@@ -47,11 +47,11 @@ def gradients(backbone, outputs):
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_one_pass_equals_separate_passes(kind, is_checkpointed):
     """Values and gradients, to 1e-5 of their scale in float32."""
-    backbone = build(*NETWORKS[kind], is_checkpointed=is_checkpointed).train()
+    backbone = build(*NETWORKS[kind], is_checkpointed=is_checkpointed, is_packed=True).train()
     groups, masks = crops()
     separate = [backbone(x, mask=mask) for x, mask in zip(groups, masks, strict=True)]
     expected = gradients(backbone, separate)
-    packed = forward_packed(backbone, groups, masks=masks)
+    packed = backbone.forward_groups(groups, masks=masks)
     found = gradients(backbone, packed)
     for a, b in zip(separate, packed, strict=True):
         torch.testing.assert_close(a.pooled, b.pooled, rtol=1e-5, atol=1e-5)
@@ -63,13 +63,13 @@ def test_one_pass_equals_separate_passes(kind, is_checkpointed):
 
 
 def test_stochastic_depth_drops_whole_crops():
-    backbone = build("vit_tiny_patch16_224", SMALL, drop_path=0.5).train()
+    backbone = build("vit_tiny_patch16_224", SMALL, drop_path=0.5, is_packed=True).train()
     groups, masks = crops()
     torch.manual_seed(0)
-    first = forward_packed(backbone, groups, masks=masks)
-    again = forward_packed(backbone, groups, masks=masks)
+    first = backbone.forward_groups(groups, masks=masks)
+    again = backbone.forward_groups(groups, masks=masks)
     torch.manual_seed(0)
-    repeated = forward_packed(backbone, groups, masks=masks)
+    repeated = backbone.forward_groups(groups, masks=masks)
     assert torch.equal(first[1].pooled, repeated[1].pooled)
     assert not torch.equal(first[1].pooled, again[1].pooled)
 
@@ -77,7 +77,7 @@ def test_stochastic_depth_drops_whole_crops():
 def test_setting_chooses_the_pass_and_other_blocks_refuse():
     backbone = build("vit_tiny_patch16_224", SMALL, is_packed=True)
     assert backbone.is_packed
-    assert can_pack(backbone)
+    assert can_pack(backbone.model)
     groups, masks = crops()
     backbone.eval()
     packed = backbone.forward_groups(groups, masks=masks)
@@ -87,7 +87,7 @@ def test_setting_chooses_the_pass_and_other_blocks_refuse():
     parallel = build_backbone(
         BackboneConfig(name="vit_base_patch16_xp_224", args=SMALL), image_size_px=32
     )
-    assert not can_pack(parallel)
+    assert not can_pack(parallel.model)
 
 
 def test_bounds_are_the_running_sums_of_the_lengths():

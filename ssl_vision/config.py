@@ -38,6 +38,7 @@ from ssl_vision.evaluation.svm import SvmConfig
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
 from ssl_vision.optim.recipe import OptimConfig
+from ssl_vision.recipes import find_recipe
 
 _Schema = TypeVar("_Schema")
 _Entry = TypeVar("_Entry")
@@ -209,7 +210,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Command line -> (files, overrides): an argument with `=` is an override.
 
     Raises:
-        ConfigError: An option (`--x`), or a word that is neither a YAML file nor `key=value`.
+        ConfigError: An option (`--x`), or a word that is neither a YAML file, the name of a recipe
+            nor `key=value`.
     """
     files, overrides = [], []
     for argument in arguments:
@@ -220,12 +222,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             )
         if "=" in argument:
             overrides.append(argument)
-        elif argument.endswith((".yaml", ".yml")):
-            files.append(argument)
         else:
-            raise ConfigError(
-                f"{argument!r} is neither a .yaml file nor key=value; write {argument}=VALUE."
-            )
+            files.append(str(find_recipe(argument)))
     return files, overrides
 
 

@@ -1,60 +1,28 @@
-"""The command line: one table of commands, and errors as one line with their exit code.
+"""The command line: commands by their table, and errors as one line with their exit code.
 
-`tools/X.py ...` and `ssl-vision X ...` are the same. A command is a function of its arguments; it
-is imported when it is called, so that `ssl-vision` alone answers at once.
+`tools/X.py ...` and `ssl-vision X ...` are the same. Click gives usage, help and completion; what
+a command takes is words and `key=value`, which its own module reads when it is called, so that
+help and `ssl-vision` alone answer without importing torch.
 """
 
 import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
 
+import click
+
+from ssl_vision.commands.completion import complete
+from ssl_vision.commands.help import command_help
+from ssl_vision.commands.table import COMMANDS
 from ssl_vision.errors import ConfigError, DeviceMemoryError, SslVisionError, did_you_mean
 
-# Command -> (module:function of the arguments, what it does).
-COMMANDS: dict[str, tuple[str, str]] = {
-    "train": (
-        "ssl_vision.commands.main:run_train",
-        "RECIPE.yaml [more.yaml ...] [key=value ...]   pretrain, or train with labels",
-    ),
-    "prepare": (
-        "ssl_vision.commands.prepare:run_prepare",
-        "SOURCE OUT.beton [key=value ...]   pack images into one file",
-    ),
-    "quickstart": (
-        "ssl_vision.commands.quickstart:run_quickstart",
-        "RECIPE.yaml [key=value ...]   train, and compare with raw pixels",
-    ),
-    "extract": (
-        "ssl_vision.commands.extract:run_extract",
-        "RUN [--list] [--size W,D ...] [--all] [--max-params N] OUT   sizes out of a POA run",
-    ),
-    "evaluate": (
-        "ssl_vision.tasks.evaluate:run_evaluate",
-        "WEIGHTS [WEIGHTS ...] data.path=DIR [tasks=knn,linear,metrics] [key=value ...]",
-    ),
-    "embed": (
-        "ssl_vision.commands.embed:run_embed",
-        "WEIGHTS data.path=DIR OUT [patches=true] [key=value ...]   features as .npy files",
-    ),
-    "export": (
-        "ssl_vision.commands.export:run_export",
-        "WEIGHTS OUT [formats=timm,onnx,torch_export]   backbone for others, verified",
-    ),
-    "zoo": (
-        "ssl_vision.commands.zoo:run_zoo",
-        "list|show|download|convert|pin ...   weights by name, official files to timm",
-    ),
-    "visualize": (
-        "ssl_vision.commands.visualize:run_visualize",
-        "WEIGHTS IMAGE ... OUT   attention maps, features as colours, MAE reconstructions",
-    ),
-    "doctor": (
-        "ssl_vision.commands.doctor:run_doctor",
-        "what is installed, what is missing, and the line that installs it",
-    ),
-}
+_HELP = ("-h", "--help", "help")
+_EPILOG = (
+    "Settings are key=value. ssl-vision COMMAND --help says more of each. Completion of commands, "
+    "recipes and keys in bash (zsh, fish alike): "
+    'eval "$(_SSL_VISION_COMPLETE=bash_source ssl-vision)"'
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,14 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command and its arguments; those of the process by default.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help", "help"):
-        sys.stdout.write(usage())
-        return 0
     try:
-        return _run(given[0], given[1:])
+        return int(group().main(given or ["--help"], prog_name="ssl-vision", standalone_mode=False))
     except SslVisionError as error:
         return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except click.ClickException as error:
+        return _fail(error.format_message(), ConfigError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted.", 130)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,33 +53,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
 
 
-def run_train(arguments: Sequence[str]) -> int:
-    """`train RECIPE.yaml [more.yaml ...] [key=value ...]`."""
-    from ssl_vision.config import load_train_config, split_arguments
-    from ssl_vision.engine.train import train
-
-    files, overrides = split_arguments(arguments)
-    if not files:
-        raise ConfigError(
-            "train needs a recipe, for example: train configs/barlow_twins/tiny_cpu.yaml"
-        )
-    train(load_train_config(files, overrides))
-    return 0
+def group() -> click.Group:
+    """All commands; none of their modules is imported yet."""
+    return _Commands(
+        name="ssl-vision",
+        help="Self-supervised pretraining of vision backbones, for images and point clouds.",
+        commands={name: _command(name) for name in COMMANDS},
+        epilog=_EPILOG,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
 
 
-def usage() -> str:
-    """What `ssl-vision --help` prints."""
-    width = max(len(name) for name in COMMANDS)
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(["usage: ssl-vision COMMAND ...", "", *lines, ""])
+class _Commands(click.Group):
+    """A group that answers a misspelt command with the nearest one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] == "help":
+            args = ["--help"]
+            click.echo(ctx.get_help())
+            ctx.exit()
+        if args[0] not in COMMANDS:
+            hint = did_you_mean(args[0], COMMANDS)
+            known = ", ".join(COMMANDS)
+            raise ConfigError(f"{args[0]!r} is not a command; choose one of {known}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table: as people need them."""
+        return list(COMMANDS)
+
+
+def _command(name: str) -> click.Command:
+    """A command of the table: everything behind its name goes to its function as typed."""
+    given = click.Argument(
+        ["given"],
+        nargs=-1,
+        type=click.UNPROCESSED,
+        shell_complete=lambda c, p, s: complete(name, s),
+    )
+    return click.Command(
+        name,
+        params=[given],
+        callback=lambda given: _run(name, list(given)),
+        short_help=COMMANDS[name].summary,
+        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True},
+        add_help_option=False,
+    )
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
-    if name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS)
-        raise ConfigError(f"{name!r} is not a command; choose one of {', '.join(COMMANDS)}.{hint}")
-    module, _, function = COMMANDS[name][0].partition(":")
-    command: Callable[[Sequence[str]], Any] = getattr(import_module(module), function)
+    if any(argument in _HELP[:2] for argument in arguments):
+        click.echo(command_help(name, [a for a in arguments if a not in _HELP[:2]]))
+        return 0
+    module, _, function = COMMANDS[name].run.partition(":")
+    command: Callable[[Sequence[str]], int | None] = getattr(import_module(module), function)
     return int(command(arguments) or 0)
 
 

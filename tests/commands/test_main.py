@@ -1,12 +1,15 @@
 """The mistakes people make, and the one line each of them prints."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from ssl_vision.commands.main import COMMANDS, main
+from ssl_vision.commands.main import main
+from ssl_vision.commands.table import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "configs" / "barlow_twins" / "tiny_cpu.yaml")
@@ -103,7 +106,7 @@ def test_memory_and_interruption_have_their_codes(fails, monkeypatch):
         def command(arguments):
             raise error
 
-        monkeypatch.setattr("ssl_vision.commands.main.run_train", command)
+        monkeypatch.setattr("ssl_vision.commands.train.run_train", command)
 
     run(torch.OutOfMemoryError("CUDA out of memory.\nTried"))
     fails(70, "out of memory", "train")
@@ -116,10 +119,32 @@ def test_every_command_exists_and_is_listed(capsys):
 
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for name, (target, _) in COMMANDS.items():
+    for name, command in COMMANDS.items():
         assert f"  {name} " in shown
-        module, _, function = target.partition(":")
+        module, _, function = command.run.partition(":")
         assert callable(getattr(import_module(module), function))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_imports_nothing_heavy_and_shows_its_examples(name):
+    code = (
+        "import sys; from ssl_vision.commands.main import main; status = main(sys.argv[1:]); "
+        "heavy = {'torch', 'lightning', 'timm', 'omegaconf', 'numpy'} & set(sys.modules); "
+        "sys.exit(status or bool(heavy))"
+    )
+    command = [sys.executable, "-c", code, name, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.startswith(f"Usage: ssl-vision {name}")
+    assert all(example in done.stdout for example in COMMANDS[name].examples)
+
+
+def test_every_tool_is_a_command_and_every_example_names_one():
+    tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
+    assert tools - {"benchmark", "make_benchmark_images"} <= set(COMMANDS)
+    for command in COMMANDS.values():
+        for example in command.examples:
+            assert example.split()[:1] == ["ssl-vision"]
+            assert example.split()[1] in COMMANDS
 
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")

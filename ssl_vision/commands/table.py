@@ -1,0 +1,130 @@
+"""The table of commands: add one entry here to add a command.
+
+Usage, help, shell completion and the thin doors in `tools/` are derived from it. Nothing heavy is
+imported here: `ssl-vision --help` answers at once, and a command's module is imported to run it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command.
+
+    Attributes:
+        run: `module:function`; takes the arguments as typed and returns an exit status or None.
+        summary: What it does, in half a line.
+        words: Its words, as the usage shows them.
+        meanings: Word -> what it is.
+        settings: `module:Class` of its `key=value` settings.
+        examples: Lines that run as they stand.
+    """
+
+    run: str
+    summary: str
+    words: str = ""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    settings: str | None = None
+    examples: tuple[str, ...] = ()
+
+
+_WEIGHTS = "run folder, export folder, zoo:NAME or timm:NAME"
+_ROOM = "ssl_vision.commands"
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        run=f"{_ROOM}.train:run_train",
+        summary="pretrain, or train with labels",
+        words="RECIPE [MORE.yaml ...] [KEY=VALUE ...]",
+        meanings={
+            "RECIPE": "name of a recipe that comes with the package, or a YAML file",
+            "MORE.yaml": "files laid over it, left to right",
+        },
+        settings="ssl_vision.config:TrainConfig",
+        examples=(
+            "ssl-vision train dino/tiny_cpu run_dir=runs/first",
+            "ssl-vision train barlow_twins/tiny_cpu data.path=photos/ trainer.epochs=5",
+            "ssl-vision train mae/tiny_cpu --help",
+        ),
+    ),
+    "recipes": Command(
+        run=f"{_ROOM}.recipes:run_recipes",
+        summary="what recipes there are; one with every setting",
+        words="[RECIPE]",
+        meanings={"RECIPE": "show its header and each setting: value, default, meaning"},
+        examples=("ssl-vision recipes", "ssl-vision recipes mae/tiny_cpu"),
+    ),
+    "evaluate": Command(
+        run="ssl_vision.tasks.evaluate:run_evaluate",
+        summary="score weights: kNN, probes, metrics",
+        words="WEIGHTS [WEIGHTS ...] data.path=DIR [tasks=knn,linear,metrics] [KEY=VALUE ...]",
+        meanings={"WEIGHTS": _WEIGHTS},
+        settings="ssl_vision.config:EvalConfig",
+        examples=(
+            "ssl-vision evaluate runs/first data.path=mnist5k",
+            "ssl-vision evaluate runs/a runs/b data.path=labelled/ tasks=knn,logreg baselines=true",
+            "ssl-vision evaluate compare runs/a/evaluation runs/b/evaluation",
+        ),
+    ),
+    "prepare": Command(
+        run=f"{_ROOM}.prepare:run_prepare",
+        summary="pack images into one checked file",
+        words="SOURCE OUT.beton [KEY=VALUE ...]",
+        meanings={"SOURCE": "folder of images, or a named data set", "OUT.beton": "file to write"},
+        settings="ssl_vision.data.pack:PrepareConfig",
+        examples=("ssl-vision prepare photos/ photos.beton mode=proportion",),
+    ),
+    "extract": Command(
+        run=f"{_ROOM}.extract:run_extract",
+        summary="networks of other sizes out of a POA run",
+        words="RUN [--list] [--size W,D ...] [--all] [--max-params N] OUT",
+        meanings={"RUN": "run folder of method poa", "OUT": "folder for the exported networks"},
+        examples=("ssl-vision extract runs/poa --max-params 10e6 small/",),
+    ),
+    "export": Command(
+        run=f"{_ROOM}.export:run_export",
+        summary="backbone for others, verified by reloading",
+        words="WEIGHTS OUT [formats=timm,onnx,torch_export] [KEY=VALUE ...]",
+        meanings={"WEIGHTS": _WEIGHTS, "OUT": "folder to write"},
+        examples=("ssl-vision export runs/first out/ formats=timm,onnx",),
+    ),
+    "embed": Command(
+        run=f"{_ROOM}.embed:run_embed",
+        summary="features as .npy files with an index",
+        words="WEIGHTS data.path=DIR OUT [patches=true] [KEY=VALUE ...]",
+        meanings={"WEIGHTS": _WEIGHTS, "OUT": "folder to write"},
+        examples=("ssl-vision embed runs/first data.path=photos/ features/",),
+    ),
+    "visualize": Command(
+        run=f"{_ROOM}.visualize:run_visualize",
+        summary="attention maps, features as colours, reconstructions",
+        words="WEIGHTS IMAGE ... OUT [what=attention,features,reconstruction] [KEY=VALUE ...]",
+        meanings={
+            "WEIGHTS": _WEIGHTS,
+            "IMAGE": "image files, folders or named data sets",
+            "OUT": "folder for the pictures",
+        },
+        examples=("ssl-vision visualize runs/first photos/ pictures/",),
+    ),
+    "zoo": Command(
+        run=f"{_ROOM}.zoo:run_zoo",
+        summary="weights by name; official files to timm",
+        words="list|show|download|convert|pin|forget|reproduce|... [ARGUMENT ...]",
+        meanings={"list": "what there is; `ssl-vision zoo help` shows each with its arguments"},
+        examples=("ssl-vision zoo list", "ssl-vision zoo convert checkpoint.pth out/ key=student"),
+    ),
+    "quickstart": Command(
+        run=f"{_ROOM}.quickstart:run_quickstart",
+        summary="train a recipe and compare with what costs nothing",
+        words="RECIPE [KEY=VALUE ...]",
+        meanings={"RECIPE": "as of train"},
+        settings="ssl_vision.config:TrainConfig",
+        examples=("ssl-vision quickstart barlow_twins/tiny_cpu",),
+    ),
+    "doctor": Command(
+        run=f"{_ROOM}.doctor:run_doctor",
+        summary="what is installed, what is missing, how to install it",
+        examples=("ssl-vision doctor",),
+    ),
+}

@@ -1,0 +1,24 @@
+import pytest
+
+from ssl_vision.commands.help import command_help
+from ssl_vision.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "arguments", [["mae/tiny_cpu"], ["method.name=mae"], ["x.y=1", "mae/tiny_cpu"]]
+)
+def test_the_settings_of_the_method_named_are_shown(arguments: list[str]) -> None:
+    shown = " ".join(command_help("train", arguments).split())
+    assert "method.mask_ratio=0.75 fraction of the patches hidden" in shown
+    assert "teacher_momentum" not in shown
+
+
+def test_without_a_method_the_settings_of_all_are_left_out_and_words_are_listed() -> None:
+    shown = " ".join(command_help("train").split())
+    assert "mask_ratio" not in shown
+    assert "trainer.strategy=auto (auto|ddp|fsdp2)" in shown
+
+
+def test_a_method_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"method\.name='mea' is unknown; choose one of .*mae"):
+        command_help("train", ["method.name=mea"])

@@ -123,6 +123,25 @@ class TimmViT(Backbone):
             tokens = self.model.blocks(tokens)
         return self.model.norm(tokens)
 
+    def last_layers(self, images: Tensor, *, num: int) -> list[Tensor]:
+        """Tokens after each of the last blocks and the last norm, the last block first.
+
+        Args:
+            images: (B, C, S, S).
+            num: Blocks, at most as many as there are.
+
+        Returns:
+            `num` tensors (B, num_prefix + N, D); the first is what `encode` gives.
+        """
+        model = self.model
+        tokens = model.norm_pre(model.patch_drop(self.embed(images)))
+        kept = []
+        for left, block in zip(range(len(model.blocks), 0, -1), model.blocks, strict=True):
+            tokens = block(tokens)
+            if left <= num:
+                kept.append(tokens)
+        return [model.norm(each) for each in reversed(kept)]
+
     def read_tokens(self, tokens: Tensor) -> Features:
         """Normed tokens -> features: the model's own pooling, and the patches."""
         pooled = self.model.forward_head(tokens, pre_logits=True)

@@ -99,6 +99,7 @@ def embed(
             "architecture": loaded.backbone.architecture,
             "data": asdict(config.data),
             "split": split,
+            "precision": config.precision,
             "fingerprint": run.source(split).fingerprint(),
             "transform": run.describe_transform(),
             "files": {name: list(shape) for name, shape in shapes.items()},
@@ -115,11 +116,12 @@ def _write_arrays(
     """Arrays written batch by batch; they appear under their names when they are whole."""
     source = run.source(split)
     maps: dict[str, Any] = {}
-    backbone = run.loaded.backbone
+    backbone, half = run.loaded.backbone, run.autocast
     with frozen(backbone), torch.no_grad():
         backbone.to(run.device)
         for batch in run.loader(source, run.view):
-            features = backbone(run.normalize(batch.views["image"].to(run.device)))
+            with torch.autocast(run.device.type, dtype=half, enabled=half is not None):
+                features = backbone(run.normalize(batch.views["image"].to(run.device)))
             found: dict[str, Tensor | None] = {"pooled": features.pooled}
             if has_patches:
                 found["patches"] = features.patches

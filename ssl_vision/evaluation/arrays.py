@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_vision.errors import DataError
+
 Array = Tensor | NDArray[np.generic]  # also a memory map
 
 
@@ -17,6 +19,32 @@ def as_tensor(array: Array) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # read-only arrays: nothing here writes to its input
         return torch.from_numpy(np.asarray(array))
+
+
+_CHECKED_VALUES = 2**24  # looked at in one go: 64 MiB of float32
+
+
+def check_finite(features: Array, *, what: str = "features") -> None:
+    """Refuse features that no score means anything for.
+
+    Args:
+        features: (N, ...); a memory map is read once, in blocks.
+        what: Their name in the message.
+
+    Raises:
+        DataError: A row holds NaN or infinity.
+    """
+    rows = as_tensor(features)
+    size = max(1, _CHECKED_VALUES // max(1, rows[:1].numel()))
+    # The sum of a block is finite unless a value is not (or the values are near the type's end).
+    if all(bool(block.sum(dtype=torch.float64).isfinite()) for block in rows.split(size)):
+        return
+    is_bad = torch.cat([~block.isfinite().flatten(1).all(dim=1) for block in rows.split(size)])
+    if bool(is_bad.any()):
+        raise DataError(
+            f"{int(is_bad.sum())} of {len(rows)} rows of {what} are not finite (NaN or infinite); "
+            "the weights are broken, or precision=16 is too coarse: try precision=32."
+        )
 
 
 class FeatureRows:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.evaluation.arrays import Array, as_tensor
+from ssl_vision.evaluation.arrays import Array, as_tensor, check_finite
 from ssl_vision.randomness import keyed_generator
 
 
@@ -83,9 +83,10 @@ def kmeans(
         device: Where it runs.
 
     Raises:
-        DataError: Fewer rows than clusters.
+        DataError: Fewer rows than clusters, or features that are not finite.
     """
     config = config or ClusteringConfig()
+    check_finite(features)
     rows = as_tensor(features).to(device).float()
     if len(rows) < num_clusters:
         raise DataError(f"{len(rows)} images cannot form {num_clusters} clusters.")

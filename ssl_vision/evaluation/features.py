@@ -202,6 +202,7 @@ def extract_views(
     num_views: int,
     normalize: Callable[[Tensor], Tensor] | None,
     device: torch.device | str | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Tensor:
     """Pooled features of several views of each image, (n, num_views, D), grouped by image.
 
@@ -211,12 +212,18 @@ def extract_views(
         num_views: q.
         normalize: As in `extract_features`.
         device: Where the network runs.
+        autocast: As in `extract_features`.
     """
     parts, indices = [], []
     for batch, features in forward_batches(
-        backbone, batches, normalize=normalize, spec=FeatureSpec(), device=device
+        backbone,
+        batches,
+        normalize=normalize,
+        spec=FeatureSpec(),
+        device=device,
+        autocast=autocast,
     ):
-        pooled = features["pooled"].cpu()
+        pooled = features["pooled"].float().cpu()
         parts.append(pooled.view(num_views, batch.num_samples, -1).transpose(0, 1))
         indices.append(batch.index.cpu())
     if not parts:
@@ -265,17 +272,14 @@ def _read_vit(backbone: TimmViT, images: Tensor, spec: FeatureSpec) -> dict[str,
             f"features.num_layers={spec.num_layers} is above the {len(model.blocks)} blocks of "
             f"{backbone.architecture}."
         )
-    last, layers = model.forward_intermediates(
-        images, indices=spec.num_layers, norm=True, output_fmt="NLC", return_prefix_tokens=True
-    )
+    layers = backbone.last_layers(images, num=spec.num_layers)
     found: dict[str, Tensor] = {}
     if "pooled" in spec.pools:
-        found["pooled"] = backbone.read_tokens(last).pooled
-    for depth, layer in enumerate(reversed(layers), start=1):
-        patches, prefix = layer if isinstance(layer, tuple) else (layer, None)
-        found[f"mean_{-depth}"] = patches.mean(dim=1)
-        if prefix is not None:
-            found[f"cls_{-depth}"] = prefix[:, 0]
+        found["pooled"] = backbone.read_tokens(layers[0]).pooled
+    for depth, tokens in enumerate(layers, start=1):
+        found[f"mean_{-depth}"] = tokens[:, backbone.num_prefix :].mean(dim=1)
+        if backbone.num_prefix:
+            found[f"cls_{-depth}"] = tokens[:, 0]
     return {name: found[name] for name in spec.names}
 
 

@@ -20,6 +20,7 @@ from ssl_vision.evaluation.features import parse_feature_set
 from ssl_vision.evaluation.neighbours import Neighbours, find_neighbours
 
 _CHUNK_VALUES = 16 * 2**20  # float64 votes held at once: 128 MiB
+_LEAST_VOTE = 1e-300  # above 0 in float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,8 @@ def rank_classes(
     """The `top` classes by votes, best first, for each k.
 
     Votes are exp((s - s_top) / T): the factor exp(-s_top / T) is common to a query and keeps the
-    sum finite for any T. Classes of equal votes, also of none, stand in order of their number.
+    sum finite for any T. Classes of equal votes stand in order of their number; a class that
+    nobody votes for is not among them.
 
     Args:
         neighbours: Of Q queries, at least max(k) columns or the whole bank.
@@ -172,7 +174,7 @@ def rank_classes(
         top: Classes wanted per query (fewer when there are fewer classes).
 
     Returns:
-        k -> classes, int64, (Q, min(top, num_classes)).
+        k -> classes, int64, (Q, min(top, num_classes)); -1 where fewer classes have votes.
     """
     if temperature <= 0:
         raise ConfigError(f"knn.temperature={temperature} must be above 0.")
@@ -180,6 +182,7 @@ def rank_classes(
     num_classes = num_classes or int(labels.max()) + 1
     best = neighbours.scores[:, :1].double()
     weights = torch.exp((neighbours.scores.double() - best) / temperature)
+    weights = weights.clamp(min=_LEAST_VOTE)  # a voter far away under a small T still names a class
     # A query without any neighbour (a bank of its own id only) votes for nothing.
     weights = weights.masked_fill(neighbours.rows < 0, 0.0)
     voters = labels[neighbours.rows.clamp(min=0)]
@@ -196,12 +199,13 @@ def rank_classes(
 
 
 def _first_classes(votes: Tensor, top: int) -> Tensor:
-    """Classes of the most votes, (Q, top); argmax takes the first, hence lower, of equals."""
+    """Classes of the most votes, (Q, top), -1 for want of votes; of equals the lower number."""
     votes = votes.clone()
     columns = []
     for _ in range(top):
-        columns.append(votes.argmax(dim=1, keepdim=True))
-        votes.scatter_(1, columns[-1], -1.0)
+        count, winner = votes.max(dim=1, keepdim=True)
+        columns.append(winner.masked_fill(count <= 0, -1))
+        votes.scatter_(1, winner, 0.0)
     return torch.cat(columns, dim=1)
 
 

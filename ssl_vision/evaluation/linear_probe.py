@@ -17,7 +17,7 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.distributed import rank, world_size
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy
-from ssl_vision.evaluation.arrays import Array, FeatureRows, as_tensor
+from ssl_vision.evaluation.arrays import Array, FeatureRows, as_tensor, check_finite
 from ssl_vision.evaluation.features import FeatureSpec, forward_batches
 from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
 from ssl_vision.evaluation.stacked_heads import BatchPlan, HeadSetting, ProbeHeads, head_grid
@@ -55,7 +55,8 @@ class LinearResult:
         accuracy: Of the chosen head on the test images; trained on all training images.
         chosen: Its entry in `heads`.
         heads: Every head of the grid, trained on what the selection left.
-        oracle: Best test accuracy of any head: what choosing on the test set would report.
+        oracle: Best test accuracy of any head that did not diverge: what choosing on the test set
+            would report.
         weight: Of the chosen head, (K, D); batch norm is folded in.
         bias: (K,).
         warnings: selected_on_test, diverged (with the heads).
@@ -95,7 +96,8 @@ def linear_probe(
         device: Where the products are computed.
 
     Raises:
-        DataError: Fewer than two training images, or sets that do not match.
+        DataError: Fewer than two training images, sets that do not match, or features that are not
+            finite.
     """
     config = config or PRESETS["dinov2"]
     data = ProbeData.of(train, train_labels, test, test_labels, num_classes, device)
@@ -255,6 +257,9 @@ class ProbeData:
         for name in train_sets:
             if (len(train_sets[name]), len(test_sets[name])) != (len(labels), len(truth)):
                 raise DataError(f"features {name!r} and their labels differ in number.")
+        for side, sets in (("training", train_sets), ("test", test_sets)):
+            for part in dict.fromkeys(part for rows in sets.values() for part in rows.parts):
+                check_finite(part, what=f"{side} features")
         return cls(
             train=train_sets,
             labels=labels,
@@ -344,7 +349,10 @@ def _result(
         accuracy=heads.score(data.test, data.truth)[place],
         chosen=chosen,
         heads=tuple(results),
-        oracle=max((result.test for result in results), key=lambda score: score.top1),
+        oracle=max(
+            (result.test for result in results if result.diverged_at is None),
+            key=lambda score: score.top1,
+        ),
         weight=weight,
         bias=bias,
         warnings=tuple(warnings),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
-from ssl_vision.evaluation.arrays import Array, as_tensor
+from ssl_vision.evaluation.arrays import Array, as_tensor, check_finite
 from ssl_vision.evaluation.features import parse_feature_set
 from ssl_vision.evaluation.linear_probe import split_holdout
 
@@ -53,6 +53,11 @@ class LinearClassifier(NamedTuple):
         """float64, (N, K)."""
         rows = as_tensor(features).to(self.weight)
         return torch.addmm(self.bias, rows, self.weight.T)
+
+    def rank(self, features: Array, *, top: int = 5) -> Tensor:
+        """The first classes, int64, (N, min(top, K)); -1 in place of classes it never saw."""
+        scores, classes = self.logits(features).sort(dim=1, descending=True, stable=True)
+        return classes.masked_fill(scores == -torch.inf, -1)[:, :top].cpu()
 
 
 class LogregResult(NamedTuple):
@@ -93,8 +98,13 @@ def logistic_probe(
         num_classes: K; by default from the union of the labels.
         seed: Of the held-out images.
         device: Where the fit runs.
+
+    Raises:
+        DataError: Features that are not finite.
     """
     config = config or LogregConfig()
+    check_finite(train, what="training features")
+    check_finite(test, what="test features")
     rows = as_tensor(train).to(device, torch.float64)
     labels = as_tensor(train_labels).long().to(device)
     truth = as_tensor(test_labels).long()
@@ -108,8 +118,8 @@ def logistic_probe(
             selection[c] = float((guess == labels[held]).double().mean())
     c = max(selection, key=lambda each: selection[each]) if selection else config.cs[0]
     classifier = fit_logistic(rows, labels, c=c, config=config, num_classes=num_classes)
-    ranked = classifier.logits(test).topk(min(5, num_classes), dim=1).indices.cpu()
-    return LogregResult(score_ranking(ranked, truth.cpu()), c, selection, classifier)
+    accuracy = score_ranking(classifier.rank(test), truth.cpu())
+    return LogregResult(accuracy, c, selection, classifier)
 
 
 def fit_path(

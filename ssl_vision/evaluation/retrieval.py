@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.evaluation.arrays import Array, as_tensor
+from ssl_vision.evaluation.arrays import Array, as_tensor, check_finite
 
 _CHUNK_BYTES = 256 * 2**20
 
@@ -65,7 +65,8 @@ def retrieval_scores(
 ) -> RetrievalScores:
     """Rank the gallery for each query; relevant is what shares its label.
 
-    Equal similarities stand in order of their gallery row.
+    Of equal similarities no order is right: scores are their mean over all orders (McSherry and
+    Najork 2008), so that equal features score as chance does, however the gallery is sorted.
 
     Args:
         gallery: (N, D).
@@ -79,8 +80,10 @@ def retrieval_scores(
 
     Raises:
         ConfigError: A k below 1.
-        DataError: No query has anything to find.
+        DataError: No query has anything to find, or features that are not finite.
     """
+    check_finite(gallery, what="the gallery's features")
+    check_finite(queries, what="the queries' features")
     if not k or min(k) < 1:
         raise ConfigError(f"retrieval.k={list(k)} must hold numbers of 1 or more.")
     unit = torch.nn.functional.normalize(as_tensor(gallery).to(device).float(), dim=1)
@@ -99,8 +102,13 @@ def retrieval_scores(
             is_self = ids[None, :] == own[rows, None]
             scores = scores.masked_fill(is_self, -torch.inf)
             is_relevant &= ~is_self
-        order = scores.sort(dim=1, descending=True, stable=True).indices
-        parts.append(_score_rankings(is_relevant.gather(1, order), k).cpu())
+        ranked, order = scores.sort(dim=1, descending=True, stable=True)
+        hits = is_relevant.gather(1, order)
+        table = _score_rankings(hits, k)
+        has_ties = (ranked[:, 1:] == ranked[:, :-1]).any(dim=1)
+        if bool(has_ties.any()):
+            table[has_ties] = _score_tied_rankings(hits[has_ties], ranked[has_ties], k)
+        parts.append(table.cpu())
     table = torch.cat(parts)  # (Q, 3 + 2 * len(k)): has any, AP, R-precision, recalls, precisions
     counted = table[table[:, 0] > 0]
     if len(counted) == 0:
@@ -131,6 +139,46 @@ def _score_rankings(hits: Tensor, k: Sequence[int]) -> Tensor:
     return torch.stack([total, average_precision, at_total, *recalls, *precisions], dim=1)
 
 
+def _score_tied_rankings(hits: Tensor, scores: Tensor, k: Sequence[int]) -> Tensor:
+    """As `_score_rankings`, each score its mean over all orders of equal similarities.
+
+    A group of n equals with r relevant ones that begins after rank a, with R found before: its
+    i-th place is relevant with probability r / n, and then i - 1 others of the group stand before
+    it, of which (r - 1) / (n - 1) are relevant on average.
+    """
+    hits = hits.double()
+    num = hits.shape[1]
+    ranks = torch.arange(1, num + 1, device=hits.device, dtype=torch.float64).expand_as(hits)
+    is_first = torch.ones_like(hits, dtype=torch.bool)
+    is_first[:, 1:] = scores[:, 1:] != scores[:, :-1]
+    group = is_first.long().cumsum(dim=1) - 1
+    zeros = torch.zeros_like(hits)
+    size = zeros.scatter_add(1, group, torch.ones_like(hits)).gather(1, group)
+    relevant = zeros.scatter_add(1, group, hits).gather(1, group)
+    before = (ranks - 1).where(is_first, 0.0).cummax(dim=1).values  # a
+    earlier = (hits.cumsum(dim=1) - hits).where(is_first, 0.0).cummax(dim=1).values  # R
+    place = ranks - before  # i
+    mean_found = earlier + place * relevant / size
+    among = earlier + 1 + (place - 1) * (relevant - 1) / (size - 1).clamp(min=1)
+    total = hits.sum(dim=1)
+    safe = total.clamp(min=1)
+    average_precision = (relevant / size * among / ranks).sum(dim=1) / safe
+    at_total = mean_found.gather(1, safe.long()[:, None] - 1).squeeze(1) / safe
+    # None of the group's relevant ones among its first i: C(n - r, i) / C(n, i).
+    others = size - relevant
+    log_miss = (
+        torch.lgamma(others + 1)
+        - torch.lgamma((others - place).clamp(min=0) + 1)
+        - torch.lgamma(size + 1)
+        + torch.lgamma(size - place + 1)
+    )
+    hit = 1 - log_miss.exp() * ((earlier == 0) & (place <= others))
+    cut = [min(each, num) for each in k]
+    recalls = [hit[:, each - 1] for each in cut]
+    precisions = [mean_found[:, each - 1] / given for each, given in zip(cut, k, strict=True)]
+    return torch.stack([total, average_precision, at_total, *recalls, *precisions], dim=1)
+
+
 def revisited_scores(
     gallery: Array,
     queries: Array,
@@ -151,7 +199,10 @@ def revisited_scores(
 
     Raises:
         ConfigError: Another difficulty.
+        DataError: Nothing to find, or features that are not finite.
     """
+    check_finite(gallery, what="the gallery's features")
+    check_finite(queries, what="the queries' features")
     roles = {
         "easy": (("easy",), ("hard", "junk")),
         "medium": (("easy", "hard"), ("junk",)),

@@ -251,7 +251,7 @@ class _Stack:
         self.bias.addcmul_(self.bias_momentum, lr[:, None], value=-1)
 
     def _freeze(self, bad: Tensor, step: int) -> None:
-        """Zero the heads and stop them: they predict class 0 from now on, and harm nobody."""
+        """Zero the heads and stop them: they name no class from now on, and harm nobody."""
         self.diverged_at.update({int(i): step for i in bad.nonzero().flatten()})
         for tensor in (self.weight, self.bias, self.weight_momentum, self.bias_momentum, self.lr):
             tensor[bad] = 0.0
@@ -278,11 +278,13 @@ class _Stack:
         return centred * (var + _BN_EPSILON).rsqrt()
 
     def rank(self, x: Tensor) -> Tensor:
-        """The first (up to) five classes of each head, (H, B, 5), on the CPU."""
+        """The first (up to) five classes, (H, B, 5), on the CPU; -1 of heads that diverged."""
         if self.config.has_batch_norm:
             x = (x - self.running_mean) * (self.running_var + _BN_EPSILON).rsqrt()
         logits = self._logits(x)
-        return logits.topk(min(5, logits.shape[2]), dim=2).indices.transpose(0, 1).cpu()
+        ranked = logits.topk(min(5, logits.shape[2]), dim=2).indices.transpose(0, 1).cpu()
+        ranked[list(self.diverged_at)] = -1
+        return ranked
 
     def as_linear(self, place: int) -> tuple[Tensor, Tensor]:
         weight, bias = self.weight[place], self.bias[place]

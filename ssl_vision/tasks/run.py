@@ -121,6 +121,11 @@ class EvalRun:
             "std": list(self.std),
         }
 
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Precision of the frozen forward; None for the weights' own."""
+        return AUTOCAST[self.config.precision]
+
     # Data ------------------------------------------------------------------------------------
 
     def source(self, split: Split) -> Source:
@@ -257,7 +262,7 @@ class EvalRun:
             normalize=self.normalize,
             spec=spec_of(names),
             device=self.device,
-            autocast=AUTOCAST[self.config.precision],
+            autocast=self.autocast,
         ).features
 
     def _from_store(self, source: Source, names: Sequence[str]) -> dict[str, Tensor]:
@@ -280,7 +285,7 @@ class EvalRun:
                 normalize=self.normalize,
                 spec=spec_of(missing),
                 device=self.device,
-                autocast=AUTOCAST[self.config.precision],
+                autocast=self.autocast,
             )
             evict(root, max_bytes=int(cache.max_gb * 2**30), keep=[store.folder])
         else:

@@ -96,6 +96,7 @@ def run_lidar(run: EvalRun) -> TaskResult:
         num_views=config.lidar_views,
         normalize=run.normalize,
         device=run.device,
+        autocast=run.autocast,
     )
     found = rep.lidar(views)
     warnings = ["LiDAR measures the shape of a spectrum: read tr(Sb)/tr(Sw) beside it."]

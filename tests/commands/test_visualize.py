@@ -73,3 +73,10 @@ def test_mistakes_are_explained(photo: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         visualize(VIT, [str(tmp_path / "absent.png")], tmp_path / "out")
     assert main(["visualize", VIT, str(tmp_path / "out")]) == 2
+
+
+def test_a_precision_is_refused(
+    photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["visualize", VIT, photo, str(tmp_path / "out"), "precision=bf16"]) == 2
+    assert "precision is not a setting here" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import torch
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.features import (
     FeatureSpec,
@@ -129,3 +130,30 @@ def test_views_are_grouped_by_image() -> None:
         ones, twos = net(normalize(first)).pooled, net(normalize(second)).pooled
     torch.testing.assert_close(found[0], torch.stack([ones[1], twos[1]]))  # image 2
     torch.testing.assert_close(found[1], torch.stack([ones[0], twos[0]]))  # image 5
+
+
+@pytest.mark.parametrize("size", [32, 48, 16])
+@pytest.mark.parametrize("rule", ["timm", "dino"])
+def test_features_are_those_of_the_network_itself_at_any_size(rule: str, size: int) -> None:
+    net = network(reg_tokens=1, dynamic_img_size=True).eval()
+    assert isinstance(net, TimmViT)
+    torch.nn.init.normal_(net.model.pos_embed)
+    net.set_position_rule(rule)  # type: ignore[arg-type]
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = read_features(net, images, FeatureSpec(pools=("pooled", "mean"), num_layers=2))
+        own = net(images)
+    assert torch.equal(found["pooled"], own.pooled)
+    assert own.patches is not None
+    assert torch.equal(found["mean_-1"], own.patches.mean(dim=1))
+
+
+def test_views_honour_the_precision() -> None:
+    net, (batch,) = network(), batches([[0, 1]])
+    plain, mixed = (
+        extract_views(net, [batch], num_views=1, normalize=normalizer(MEAN, STD), autocast=autocast)
+        for autocast in (None, torch.bfloat16)
+    )
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(plain, mixed)
+    torch.testing.assert_close(plain, mixed, rtol=0.1, atol=0.1)

@@ -138,4 +138,39 @@ def test_wrong_settings_are_named() -> None:
 def test_empty_places_do_not_vote() -> None:
     neighbours = Neighbours(scores=torch.tensor([[0.5, -torch.inf]]), rows=torch.tensor([[1, -1]]))
     ranked = rank_classes(neighbours, torch.tensor([0, 3]), k=[2], temperature=0.07, num_classes=4)
-    assert ranked[2][0].tolist() == [3, 0, 1, 2]
+    assert ranked[2][0].tolist() == [3, -1, -1, -1]
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1e-4])
+@pytest.mark.parametrize("k", [1, 2, 3, 7])
+def test_k_voters_name_at_most_k_classes(k: int, temperature: float) -> None:
+    rng = np.random.default_rng(4)
+    bank, queries = rng.normal(size=(60, 8)), rng.normal(size=(50, 8))
+    labels, truth = rng.integers(0, 12, 60), rng.integers(0, 12, 50)
+    found = knn_accuracy(bank, labels, queries, truth, k=[k], temperature=temperature)[k]
+    in_five = []
+    for query, own in zip(queries, truth, strict=True):
+        scores = bank @ query / np.linalg.norm(bank, axis=1) / np.linalg.norm(query)
+        nearest = np.argsort(-scores)[:k]
+        logs = scores[nearest] / temperature  # compared without exp: nothing can vanish
+        total = {c: np.logaddexp.reduce(logs[labels[nearest] == c]) for c in labels[nearest]}
+        in_five.append(own in sorted(total, key=lambda c: -total[c])[:5])
+    assert found.top5 == pytest.approx(np.mean(in_five))
+    if k == 1:
+        assert found.top5 == found.top1
+
+
+def test_classes_without_a_vote_are_minus_one_and_never_right() -> None:
+    bank, labels = torch.eye(4), torch.tensor([7, 7, 2, 7])
+    ranked = rank_classes(
+        Neighbours(scores=torch.tensor([[0.9, 0.8, 0.7]]), rows=torch.tensor([[0, 2, -1]])),
+        labels,
+        k=[1, 3],
+        temperature=0.07,
+    )
+    assert ranked[1].tolist() == [[7, -1, -1, -1, -1]]
+    assert ranked[3].tolist() == [[7, 2, -1, -1, -1]]
+    alone = knn_classify(
+        bank[:1], labels[:1], bank[:1], k=1, temperature=0.07, bank_ids=[0], query_ids=[0]
+    )
+    assert alone.tolist() == [-1]  # nobody but itself could have voted

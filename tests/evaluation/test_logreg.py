@@ -69,3 +69,22 @@ def test_wrong_settings_are_named() -> None:
         LogregConfig(cs=(0.0,))
     with pytest.raises(DataError, match="do not go together"):
         fit_logistic(torch.zeros(3, 2), torch.zeros(4), c=1.0)
+
+
+def test_classes_that_were_never_seen_are_not_among_the_first_five() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 5, generator=generator), torch.arange(60) % 2 * 7
+    truth = torch.arange(60) % 9  # classes 0 to 8, of which 0 and 7 were seen
+    found = logistic_probe(x, y, x, truth, config=LogregConfig(cs=(1.0,)), num_classes=9)
+    assert found.accuracy.top5 == pytest.approx(
+        float(((truth == 0) | (truth == 7)).double().mean())
+    )
+    assert set(found.classifier.rank(x)[:, 2:].flatten().tolist()) == {-1}
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    x, y = torch.ones(6, 2), torch.arange(6) % 2
+    x[3, 0] = torch.nan
+    for train, test, side in ((x, x[:2], "training"), (x[:2], x, "test")):
+        with pytest.raises(DataError, match=f"1 of 6 rows of {side} features"):
+            logistic_probe(train, y[: len(train)], test, y[: len(test)])

@@ -1,5 +1,7 @@
 """Rankings scored by loops."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +85,46 @@ def test_what_cannot_be_scored_is_said() -> None:
         retrieval_scores(rows, [0, 0, 0], rows, [0, 0, 0], k=(0,))
     with pytest.raises(ConfigError, match="difficulty"):
         revisited_scores(rows, rows, [], difficulty="extreme")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_similarities_score_as_the_mean_over_all_their_orders(seed: int) -> None:
+    """Every order of a small gallery, scored by the plain ranking of distinct similarities."""
+    rng = np.random.default_rng(seed)
+    directions = rng.choice([0, 1, 2], 6)
+    gallery = np.eye(3)[directions] + 0.0
+    labels, query, k = rng.integers(0, 2, 6), np.array([[3.0, 2.0, 1.0]]), (1, 2, 3, 10)
+    found = retrieval_scores(gallery, labels, query, [1], k=k)
+    level = {0: 3, 1: 2, 2: 1}
+    every = []
+    for order in itertools.permutations(range(6)):
+        if any(level[directions[a]] < level[directions[b]] for a, b in itertools.pairwise(order)):
+            continue  # not an order by falling similarity
+        hits = labels[list(order)] == 1
+        ranks = np.flatnonzero(hits) + 1
+        average = np.mean([(i + 1) / rank for i, rank in enumerate(ranks)])
+        at = [hits[:each].sum() / each for each in k]
+        any_of = [float(hits[:each].any()) for each in k]
+        every.append([average, hits[: hits.sum()].mean(), *any_of, *at])
+    mean = np.mean(every, axis=0)
+    assert found.mean_average_precision == pytest.approx(mean[0])
+    assert found.r_precision == pytest.approx(mean[1])
+    assert list(found.recall_at.values()) == pytest.approx(mean[2:6].tolist())
+    assert list(found.precision_at.values()) == pytest.approx(mean[6:].tolist())
+
+
+def test_a_collapsed_network_scores_the_same_however_the_gallery_is_sorted() -> None:
+    rows, labels = np.ones((50, 4)), np.repeat([0, 1], [45, 5])
+    one = retrieval_scores(rows, labels, rows, labels, k=(1,))
+    other = retrieval_scores(rows, labels[::-1].copy(), rows, labels, k=(1,))
+    assert one == other
+    assert one.recall_at[1] == pytest.approx(0.9 * 0.9 + 0.1 * 0.1)  # as chance has it
+
+
+@pytest.mark.parametrize("side", ["gallery", "queries"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused(side: str, value: float) -> None:
+    rows = {"gallery": np.ones((5, 3)), "queries": np.ones((4, 3))}
+    rows[side][2, 1] = value
+    with pytest.raises(DataError, match=f"1 of {len(rows[side])} rows of the {side}"):
+        retrieval_scores(rows["gallery"], np.zeros(5, int), rows["queries"], np.zeros(4, int))

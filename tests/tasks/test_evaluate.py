@@ -190,6 +190,15 @@ def test_embedding_without_labels(tmp_path: Path) -> None:
     assert np.load(tmp_path / "out" / "pooled.npy").dtype == np.float16
 
 
+def test_embedding_honours_the_precision(tmp_path: Path) -> None:
+    given = [TINY, "data.path=digits", "data.size_px=16", "data.max_train=8"]
+    assert main(["embed", *given, str(tmp_path / "whole")]) == 0
+    assert main(["embed", *given, str(tmp_path / "half"), "precision=bf16"]) == 0
+    whole, half = (np.load(tmp_path / name / "pooled.npy") for name in ("whole", "half"))
+    assert 0 < np.abs(whole - half).max() < 0.1
+    assert json.loads((tmp_path / "half" / "meta.json").read_text())["precision"] == "bf16"
+
+
 def test_several_weights_end_in_one_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

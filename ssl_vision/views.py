@@ -49,12 +49,18 @@ class JitterConfig:
 class BlurConfig:
     """Gaussian blur."""
 
-    prob: float = 0.5
+    prob: float = 0.5  # of blurring; DINOv2's and POA's class of this name takes 1 - p
     sigma_px: tuple[float, float] = (0.1, 2.0)  # drawn uniformly
+    kernel_px: int | None = None  # side of the kernel, odd (torchvision's); None: cut at 4 sigma
 
     def __post_init__(self) -> None:
         check_prob("blur.prob", self.prob)
         check_range("blur.sigma_px", self.sigma_px, low=0.01, high=100.0)
+        if self.kernel_px is not None and (self.kernel_px < 1 or self.kernel_px % 2 == 0):
+            raise ConfigError(
+                f"blur.kernel_px={self.kernel_px} must be an odd number of 1 or more, or null for "
+                "a kernel that reaches to 4 sigma."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfi
         (lambda: JitterConfig(hue=0.7), ["hue=0.7", "0.5"]),
         (lambda: JitterConfig(contrast=-1), ["contrast=-1"]),
         (lambda: BlurConfig(sigma_px=(0.0, 1.0)), ["sigma_px"]),
+        (lambda: BlurConfig(kernel_px=8), ["kernel_px=8", "odd"]),
+        (lambda: BlurConfig(kernel_px=-1), ["kernel_px=-1"]),
         (lambda: SolarizeConfig(threshold=300), ["threshold=300"]),
         (lambda: evaluation_view(size_px=224, interpolation="area"), ["area", "bicubic"]),
     ],

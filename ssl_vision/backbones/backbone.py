@@ -74,8 +74,8 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
-    def add_mask_token(self) -> None:
-        """Give the network a mask token, drawn from N(0, 0.02)."""
+    def add_mask_token(self, *, std: float = 0.02) -> None:
+        """Give the network a mask token, drawn from N(0, std)."""
         raise NotImplementedError
 
     def set_position_rule(self, rule: Literal["timm", "dino"]) -> None:

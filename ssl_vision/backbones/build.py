@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import timm
 from timm.layers.drop import DropPath
@@ -24,6 +24,7 @@ class BackboneConfig:
     name: str = "vit_small_patch16_224"
     args: dict[str, Any] = field(default_factory=dict)  # e.g. {patch_size: 4, depth: 6}
     drop_path: float = 0.0  # stochastic depth rate of the student; teachers have none
+    init: Literal["timm", "torch"] = "timm"  # torch: layers as nn.Linear and nn.Conv2d start (POA)
     in_chans: int = 3
     is_checkpointed: bool = False  # recompute activations in the backward pass
     is_packed: bool = False  # ViTs: crops of several sizes (DINO's) in one pass
@@ -48,6 +49,8 @@ def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
     model, args = _create(config, image_size_px=image_size_px)
     if config.is_checkpointed:
         model.set_grad_checkpointing(True)
+    if config.init == "torch":
+        start_as_torch(model)
     backbone = wrap_model(model, architecture=config.name, model_args=args)
     if config.is_packed:
         if not (isinstance(backbone, TimmViT) and can_pack(backbone.model)):
@@ -90,10 +93,28 @@ def set_drop_path(module: nn.Module, rate: float) -> None:
 def level_drop_path(module: nn.Module) -> None:
     """Give every stochastic-depth layer the largest rate among them.
 
-    Networks of timm let the rate rise from 0 at the first block; the first keeps none.
+    Networks of timm let the rate rise from 0 at the first block, which has an identity instead.
     """
     rates = [layer.drop_prob for layer in module.modules() if isinstance(layer, DropPath)]
+    for block in [owner for owner in module.modules() if rates]:
+        for name, layer in block.named_children():
+            if name.startswith("drop_path") and isinstance(layer, nn.Identity):
+                setattr(block, name, DropPath())
     set_drop_path(module, max(rates, default=0.0))
+
+
+def start_as_torch(module: nn.Module) -> None:
+    """Draw linear layers and convolutions as torch does by itself, bias tables of windows at 0.
+
+    Uniform within 1 / sqrt(fan_in), weights and biases: the start of a network whose code says
+    nothing of it, POA's Swin and ResNet among them. Norms keep what timm gave them.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.reset_parameters()
+        table = getattr(layer, "relative_position_bias_table", None)
+        if isinstance(table, nn.Parameter):
+            nn.init.zeros_(table)
 
 
 def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[Any, dict[str, Any]]:

@@ -208,10 +208,10 @@ class PointViT(Backbone):
             return int(parts[1]) + 1
         return self.num_layers if parts[0] == "norm" else 0
 
-    def add_mask_token(self) -> None:
+    def add_mask_token(self, *, std: float = 0.02) -> None:
         """Mask token in place of patch tokens; positions are added to it as to any other."""
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.token_width))
-        nn.init.normal_(self.mask_token, std=0.02)
+        nn.init.normal_(self.mask_token, std=std)
 
     def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
         """Pooled features and patch tokens of clouds, (B, M, 3); see `Backbone.forward`."""

@@ -28,7 +28,7 @@ class TimmPyramid(Backbone):
         reduction = int(self.model.feature_info[-1]["reduction"])
         return (-(-size_px // reduction)) ** 2
 
-    def add_mask_token(self) -> None:
+    def add_mask_token(self, *, std: float = 0.02) -> None:
         """Mask token of the finest map's width; Swin, ConvNeXt and ResNet only."""
         if not isinstance(self.model, ResNet | SwinTransformer | ConvNeXt):
             raise ConfigError(
@@ -40,7 +40,7 @@ class TimmPyramid(Backbone):
         first_map: Any = self.model.feature_info[0]
         width = int(first_map["num_chs"])
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        nn.init.normal_(self.mask_token, std=0.02)
+        nn.init.normal_(self.mask_token, std=std)
 
     def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
         """Pooled features and the last map as tokens; see `Backbone.forward`.

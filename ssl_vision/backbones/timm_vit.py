@@ -50,10 +50,10 @@ class TimmViT(Backbone):
             super().set_position_rule(rule)
         self.position_rule = rule
 
-    def add_mask_token(self) -> None:
+    def add_mask_token(self, *, std: float = 0.02) -> None:
         """Mask token after the patch embedding, before positions (iBOT, DINOv2)."""
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.model.embed_dim))
-        nn.init.normal_(self.mask_token, std=0.02)
+        nn.init.normal_(self.mask_token, std=std)
 
     def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
         """Pooled features and patch tokens; see `Backbone.forward`."""

@@ -172,13 +172,15 @@ def _blur(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
     blur = view.blur
     assert blur is not None
     num, _, size, _ = images.shape
-    radius = min(-int(-4 * blur.sigma_px[1] // 1), size - 1)
+    reach = -int(-4 * blur.sigma_px[1] // 1)
+    radius = min(reach if blur.kernel_px is None else blur.kernel_px // 2, size - 1)
     if radius == 0:
         return images
     sigma = _between(keys, k.SIGMA, *blur.sigma_px)[:, None]
     distance = torch.arange(-radius, radius + 1, device=images.device).abs()
     weights = torch.exp(-0.5 * (distance / sigma) ** 2)
-    weights = torch.where(distance <= torch.ceil(4 * sigma), weights, 0.0)
+    if blur.kernel_px is None:
+        weights = torch.where(distance <= torch.ceil(4 * sigma), weights, 0.0)
     weights = (weights / weights.sum(1, keepdim=True)).float()
     is_blurred = (_draw(keys, k.BLUR) < blur.prob)[:, None]
     weights = torch.where(is_blurred, weights, (distance == 0).float())  # else left as it is

@@ -5,9 +5,12 @@ facebookresearch/barlowtwins, main.py.
 
 Where we differ:
 * Gradients over several processes are the true ones; the authors' are 1/W of them (their
-  all-reduce is outside autograd). `gradient: authors` gives theirs.
+  all-reduce is outside autograd). `gradient: authors` gives theirs. Their rate of biases and norms
+  and their weight decay belong to W = 16; the recipe has those of the same updates with true ones.
 * The correlation is divided by the number of samples in the batch; the authors divide by the
   configured batch size, also in a shorter last batch.
+* The correlation is in float32; under their autocast in float16.
+* The last, short batch of an epoch is left out; theirs is used.
 * The batch statistics they keep for the projections are used nowhere, and are not kept.
 """
 

@@ -8,6 +8,8 @@ KoLeo, and Sinkhorn targets instead of centring.
 Where we differ:
 * Positions of crops of another size are resampled by timm (by size, with antialiasing);
   `position_rule: dino` gives the authors' (by a scale factor, without).
+* Class tokens start as timm's, N(0, 1e-6); theirs from N(0, 0.02). Recipes train in bf16, theirs in
+  fp16 with loss scaling: rounding moves the teacher's targets by 2e-5 to 3e-5 nats.
 * The centre moves once per optimizer update, by all teacher outputs of it, so that accumulated
   batches equal one large batch; a skipped update leaves it as it is.
 """

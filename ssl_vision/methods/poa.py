@@ -12,6 +12,10 @@ paper's. Where we differ from the code:
   their own channels; so its parts are plain Swins.
 * The order of sizes is a function of (seed, rank, step), not a generator's state; a resumed run
   goes on where it was. All batches of an accumulated update train one size.
+* Stochastic depth drops each sample by itself; the code's ViT keeps exactly int(0.8 B) of a batch
+  where the rate is above 0.1 (its Swin drops as we do).
+* Norms of a ResNet's downsampling are not decayed; the code overlooks their names.
+* Networks run under autocast, KoLeo in float32; the code runs whole modules in half (FSDP).
 * While the last layers are frozen they collect no moments; the code trains them at rate 0.
 * Updates are skipped on all processes if a loss or gradient is not finite on one; the code decides
   per process.
@@ -53,6 +57,8 @@ from ssl_vision.types import Batch, Features, LossOutput
 from ssl_vision.views import ViewConfig
 
 NUM_GLOBAL = 2  # crops the teacher sees
+# Norms after the last block of timm's ViTs and Swins, and of its ConvNeXts.
+_LAST_NORMS = ("backbone.model.norm.", "backbone.model.fc_norm.", "backbone.model.head.norm.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,7 @@ class PoaConfig(MethodConfig):
     teacher_temperature_start: float = 0.04
     teacher_temperature_epochs: float = 30.0  # linear warm-up, by update
     sinkhorn_iterations: int = 3
-    is_drop_path_uniform: bool = False  # backbone.drop_path in every block but the first; ViT only
+    is_drop_path_uniform: bool = False  # backbone.drop_path in every block; the code's ViT
 
     def __post_init__(self) -> None:
         for name in ("intact_weight", "teacher_momentum", "teacher_momentum_end", "mask_fraction"):
@@ -157,7 +163,7 @@ class Poa(Method):
     ) -> None:
         super().__init__(config, backbone, optim=optim, plan=plan)
         if config.has_patch_loss:
-            backbone.add_mask_token()
+            backbone.add_mask_token(std=0.0)
         if config.position_rule != "timm":
             backbone.set_position_rule(config.position_rule)
         if config.is_drop_path_uniform:
@@ -178,6 +184,7 @@ class Poa(Method):
             )
             for num_prototypes in config.num_prototypes
         )
+        self._has_last_norm = any(n.startswith(_LAST_NORMS) for n, _ in self.named_parameters())
         self.teacher = EmaTeacher(backbone)
         self.teacher_heads = EmaTeacher(self.heads)
         set_drop_path(self.teacher, 0.0)
@@ -376,6 +383,16 @@ class Poa(Method):
             end=self.config.teacher_momentum_end,
             total_steps=stretched_steps(self.optim, plan=self.plan),
         )
+
+    def layer_id(self, name: str) -> int | None:
+        """Depth at which the last layer of the backbone is not slowed, as in the authors' code.
+
+        That layer is the norm after the last block, or a ResNet's last block: it has no such norm.
+        """
+        depth = super().layer_id(name)
+        if depth is None or not self._has_last_norm:
+            return None if depth is None else depth + 1
+        return self.backbone.num_layers if name.startswith(_LAST_NORMS) else depth
 
     def lr_factor(self, name: str) -> float:
         """Patch embeddings learn slower."""

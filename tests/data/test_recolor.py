@@ -26,6 +26,7 @@ VIEWS = {
         size_px=14, count=3, jitter=JitterConfig(prob=1, contrast=0.0), blur=BlurConfig(prob=0.9)
     ),
     "c": ViewConfig(size_px=9, blur=BlurConfig(prob=1, sigma_px=(4, 5))),  # wider than the image
+    "k": ViewConfig(size_px=16, blur=BlurConfig(prob=0.9, kernel_px=9)),
     "d": ViewConfig(size_px=12, solarize=SolarizeConfig(prob=0.5)),
 }
 

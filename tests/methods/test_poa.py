@@ -335,7 +335,24 @@ def test_uniform_drop_path_levels_the_rates() -> None:
         for u in (False, True)
     )
     assert rising[0] < rising[-1] == pytest.approx(0.3)
-    assert level == [rising[-1]] * 10  # two per block, none in the first
+    assert level == [rising[-1]] * 12  # two per block, in the first as well
+
+
+def test_uniform_drop_path_reaches_the_first_block_of_both_students() -> None:
+    method = build(drop_path=0.6, is_drop_path_uniform=True).train()
+    images = make_batch(num=64).views["global_1"]
+    with torch.no_grad():
+        tokens = method.backbone.embed(images)
+        block = elastic.cut(method.backbone, (16, 6), method.config.elastic)
+        first = method.backbone.model.blocks[0]
+        kept = (first(tokens) - tokens).flatten(1).abs().amax(dim=1) > 0
+        assert method.teacher.network.model.blocks[0].drop_path1.drop_prob == 0
+    assert 0.4 < kept.float().mean() < 0.9  # 1 - 0.6^2 of the images pass one of the two at least
+    assert block(images).pooled.shape == (64, 16)
+
+
+def test_mask_tokens_start_at_zero_as_the_authors() -> None:
+    assert not build().backbone.mask_token.any()
 
 
 # The recipes ---------------------------------------------------------------------------------
@@ -356,7 +373,7 @@ def test_recipes_have_the_official_schedules_and_sizes(
     num_drawn: int,
     golden: Callable[[str], dict[str, np.ndarray]],
 ) -> None:
-    config = load_train_config([CONFIGS / f"{recipe}_imagenet1k.yaml"])
+    config = load_train_config([CONFIGS / f"{recipe}_imagenet1k.yaml"], ["data.path=imagenet"])
     method = config.method
     assert isinstance(method, PoaConfig)
     plan = TrainPlan(

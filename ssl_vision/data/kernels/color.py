@@ -2,7 +2,7 @@
 
 Planes are float32, (3, S * S), values 0..255; levels are rounded once, at the end. Operations equal
 torchvision's float functionals to 1e-4 of the full range; the blur is a Gaussian with reflected
-borders, cut at 4 sigma.
+borders, cut at 4 sigma or at the side of kernel a recipe asks for.
 """
 
 import math
@@ -29,7 +29,7 @@ from ssl_vision.views import ViewConfig
 
 # Columns of the table `color_table` makes of a ViewConfig.
 _JITTER_PROB, _B, _C, _S, _H, _GRAY_PROB, _BLUR_PROB, _SIGMA_0, _SIGMA_1 = range(9)
-_SOLARIZE_PROB, _THRESHOLD, _NUM_COLUMNS = range(9, 12)
+_SOLARIZE_PROB, _THRESHOLD, _KERNEL, _NUM_COLUMNS = range(9, 13)
 
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0.0)
@@ -40,7 +40,7 @@ _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 
 
 def color_table(view: ViewConfig) -> np.ndarray:
-    """Numbers of a view as the kernels read them, float64, (11,)."""
+    """Numbers of a view as the kernels read them, float64, (12,)."""
     table = np.zeros(_NUM_COLUMNS)
     if view.jitter is not None:
         jitter = view.jitter
@@ -50,6 +50,7 @@ def color_table(view: ViewConfig) -> np.ndarray:
     if view.blur is not None:
         table[_BLUR_PROB] = view.blur.prob
         table[[_SIGMA_0, _SIGMA_1]] = view.blur.sigma_px
+        table[_KERNEL] = view.blur.kernel_px or 0
     if view.solarize is not None:
         table[_SOLARIZE_PROB] = view.solarize.prob
         table[_THRESHOLD] = view.solarize.threshold
@@ -235,16 +236,18 @@ def _blur_columns(plane: Array, target: Array, size: int, weights: Array) -> Non
 
 
 @jit_inline
-def blur(planes: Array, sigma: Number, size: int, spare: Array) -> None:
-    """Gaussian blur with reflected borders, taps up to 4 sigma, in place.
+def blur(planes: Array, sigma: Number, size: int, spare: Array, kernel: int) -> None:
+    """Gaussian blur with reflected borders, in place.
 
     Args:
         planes: (3, S * S).
         sigma: Standard deviation in pixels.
         size: S.
         spare: Scratch, (S * S,).
+        kernel: Side of the kernel, odd; 0 for one that reaches to 4 sigma.
     """
-    radius = min(math.ceil(4.0 * sigma), size - 1)
+    radius = (kernel - 1) // 2 if kernel > 0 else math.ceil(4.0 * sigma)
+    radius = min(radius, size - 1)
     exact = np.empty(radius + 1, np.float64)
     total = 0.0
     for k in range(radius + 1):
@@ -327,7 +330,7 @@ def recolor(image: Array, table: Array, key: Number, scratch: Array) -> None:
         to_gray(planes)
     if is_blurred:
         sigma = between(key, SIGMA, table[_SIGMA_0], table[_SIGMA_1])
-        blur(planes, sigma, size, scratch[3 * area : 4 * area])
+        blur(planes, sigma, size, scratch[3 * area : 4 * area], int(table[_KERNEL]))
     if is_solarized:
         solarize(planes, table[_THRESHOLD])
     for i in range(3 * area):

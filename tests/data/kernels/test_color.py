@@ -36,8 +36,13 @@ OPERATIONS = {
     "hue": (lambda p, x: color.adjust_hue(p, x), F.adjust_hue, (-0.5, 0.5)),
     "gray": (lambda p, x: color.to_gray(p), lambda i, x: F.rgb_to_grayscale(i, 3), (0, 1)),
     "blur": (
-        lambda p, x: color.blur(p, x, SIZE, np.empty(SIZE * SIZE, np.float32)),
+        lambda p, x: color.blur(p, x, SIZE, np.empty(SIZE * SIZE, np.float32), 0),
         lambda i, x: F.gaussian_blur(i, [2 * min(int(np.ceil(4 * x)), SIZE - 1) + 1] * 2, [x] * 2),
+        (0.1, 4.0),
+    ),
+    "blur of 9": (  # torchvision's own form: a kernel of fixed side, whatever sigma
+        lambda p, x: color.blur(p, x, SIZE, np.empty(SIZE * SIZE, np.float32), 9),
+        lambda i, x: F.gaussian_blur(i, [9, 9], [x, x]),
         (0.1, 4.0),
     ),
     "solarize": (
@@ -86,6 +91,16 @@ def test_jitter_draws_every_order() -> None:
         else:
             pytest.fail("no order of the four operations gives this result")
     assert len(seen) == 24
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 9])
+def test_a_recipes_kernel_reaches_the_view(kernel) -> None:
+    image = np.zeros((3, SIZE, SIZE), np.uint8)
+    image[:, SIZE // 2, SIZE // 2] = 255
+    view = ViewConfig(blur=BlurConfig(prob=1, sigma_px=(50, 50), kernel_px=kernel))
+    scratch = np.empty(color.scratch_size(SIZE), np.float32)
+    color.recolor(image, color.color_table(view), np.uint64(1), scratch)
+    assert (image[0] > 0).sum() == kernel**2  # so wide a Gaussian is level over its kernel
 
 
 def test_recolour_off_leaves_levels_and_on_rounds_them() -> None:

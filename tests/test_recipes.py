@@ -1,0 +1,291 @@
+"""The recipes against what the authors' code does: shares of views, rates of parameters, starts.
+
+Expected values are written out here, from the authors' formulas, not read from the package.
+"""
+
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.transforms import GaussianBlur, RandomApply
+
+from ssl_vision.backbones.build import build_backbone
+from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.data.arrays import ArraySource
+from ssl_vision.data.loader import MultiViewLoader
+from ssl_vision.methods import METHODS
+from ssl_vision.methods.base import Method, TrainPlan
+from ssl_vision.optim.lars import LARS
+from ssl_vision.views import ViewConfig
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+RECIPES = sorted(CONFIGS.glob("*/*.yaml"))
+PAPERS = [path for path in RECIPES if "imagenet1k" in path.stem or "shapenet55" in path.stem]
+
+
+def load(name: str, *overrides: str) -> TrainConfig:
+    return load_train_config([CONFIGS / f"{name}.yaml"], ["data.path=somewhere", *overrides])
+
+
+# What the files look like ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_recipes_are_uniform(path: Path) -> None:
+    text = path.read_text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "\nseed: 0\n" in text
+    assert "\nonline_eval: {every_epochs:" in text
+    sections = [line.split(":")[0] for line in text.splitlines() if line[:1].isalpha()]
+    assert sections == ["method", "backbone", "data", "optim", "trainer", "online_eval", "seed"]
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_recipes_of_papers_ask_for_the_data_and_name_what_differs(path: Path) -> None:
+    header = path.read_text().split("method:")[0]
+    assert "\n  path: ???\n" in path.read_text()
+    assert "\n# Differs:" in header
+
+
+# Shares of views an operation changes ---------------------------------------------------------
+
+NUM, SIDE = 3000, 10
+OFF = ViewConfig(size_px=SIDE, crop="center", center_fraction=1.0, flip_prob=0.0)
+IMAGES = np.random.default_rng(0).integers(0, 256, (NUM, SIDE, SIDE, 3), dtype=np.uint8)
+# Probabilities of (flip, jitter, gray, blur, solarize) in the authors' published runs.
+PHOTOMETRIC = (0.5, 0.8, 0.2)
+BLURRED_ONCE = {"first": (*PHOTOMETRIC, 1.0, 0.0), "second": (*PHOTOMETRIC, 0.1, 0.2)}
+DINO = {
+    "global_1": BLURRED_ONCE["first"],
+    "global_2": BLURRED_ONCE["second"],
+    "local": (*PHOTOMETRIC, 0.5, 0.0),
+}
+# POA asks its class for blur with 1.0, 0.1 and 0.5; it keeps an image with 1 - p.
+ASKED_BY_POA = {"global_1": 1.0, "global_2": 0.1, "local": 0.5}
+POA = {
+    name: (*PHOTOMETRIC, 1 - asked, 0.2 if name == "global_2" else 0.0)
+    for name, asked in ASKED_BY_POA.items()
+}
+SHARES = {
+    "barlow_twins/resnet50_imagenet1k": {"a": BLURRED_ONCE["first"], "b": BLURRED_ONCE["second"]},
+    "dino/vit_s16_imagenet1k": DINO,
+    "dino/resnet50_imagenet1k": DINO,
+    "poa/vit_l16_imagenet1k": POA,
+    "poa/swin_b_imagenet1k": POA,
+    "poa/resnet152_imagenet1k": POA,
+    "mae/vit_b16_imagenet1k": {"view": (0.5, 0.0, 0.0, 0.0, 0.0)},
+}
+
+
+def share_changed(view: ViewConfig, operation: str) -> float:
+    """Share of NUM images that one operation of a view changes, drawn by the loader."""
+    alone = replace(OFF, **{operation: getattr(view, operation)})
+    loader = MultiViewLoader(
+        ArraySource(IMAGES, np.zeros(NUM, np.int64)), {"view": alone},
+        batch_size=NUM, seed=5, shuffle=False, num_threads=1,
+    )  # fmt: skip
+    (batch,) = loader
+    plain = torch.from_numpy(IMAGES).permute(0, 3, 1, 2)
+    return float((batch.views["view"] != plain).flatten(1).any(dim=1).float().mean())
+
+
+@cache
+def share_blurred_by_torchvision(prob: float) -> float:
+    """Share of images changed by a random blur of torchvision's class with a kernel of 9."""
+    blur = RandomApply([GaussianBlur(9, (0.1, 2.0))], p=prob)
+    torch.manual_seed(0)
+    images = torch.from_numpy(IMAGES).permute(0, 3, 1, 2)
+    return float(np.mean([not torch.equal(blur(image), image) for image in images]))
+
+
+def margin(share: float) -> float:
+    """Five standard deviations of a share of NUM draws, and none of what is certain."""
+    return 5 * math.sqrt(share * (1 - share) / NUM)
+
+
+@pytest.mark.parametrize("recipe", SHARES)
+def test_each_operation_changes_the_authors_share_of_views(recipe: str) -> None:
+    views = load(recipe).data.views
+    assert views.keys() == SHARES[recipe].keys()
+    operations = ("flip_prob", "jitter", "gray_prob", "blur", "solarize")
+    for name, expected in SHARES[recipe].items():
+        for operation, share in zip(operations, expected, strict=True):
+            if operation == "blur":  # the smallest sigmas change no level
+                share *= share_blurred_by_torchvision(1.0)
+            found = share_changed(views[name], operation)
+            assert abs(found - share) <= 1.5 * margin(share), (name, operation, found)
+
+
+@pytest.mark.parametrize("recipe", [name for name in SHARES if name.startswith("poa/")])
+def test_poa_blurs_as_its_class_does_with_what_its_code_asks_for(recipe: str) -> None:
+    views = load(recipe).data.views
+    for name, asked in ASKED_BY_POA.items():
+        theirs = share_blurred_by_torchvision(1 - asked)
+        assert abs(share_changed(views[name], "blur") - theirs) <= 2 * margin(theirs), name
+        if views[name].blur.prob:
+            assert views[name].blur.kernel_px == 9
+
+
+# Rates and decays of parameters ---------------------------------------------------------------
+
+PLAN = TrainPlan(steps_per_epoch=10, epochs=2, global_batch_size=8)
+SMALL_HEADS = ("method.num_prototypes=[16]", "method.hidden_dim=16", "method.bottleneck_dim=8")
+# Parameter -> (factor of the rate, whether it is decayed), by the authors' param_groups.py: ViT
+# and Swin decay^(blocks + 1 - id), ResNet decay^(blocks - id), and 0.2 on patch embeddings.
+RATES = {
+    "poa/vit_l16_imagenet1k": {
+        "backbone.mask_token": (0.9**25, True),
+        "backbone.model.cls_token": (0.9**25, True),
+        "backbone.model.pos_embed": (0.9**25, True),
+        "backbone.model.patch_embed.proj.weight": (0.2 * 0.9**25, True),
+        "backbone.model.patch_embed.proj.bias": (0.2 * 0.9**25, False),
+        "backbone.model.blocks.0.attn.qkv.weight": (0.9**24, True),
+        "backbone.model.blocks.0.ls1.gamma": (0.9**24, False),
+        "backbone.model.blocks.23.mlp.fc2.weight": (0.9, True),
+        "backbone.model.norm.weight": (1.0, False),
+        "heads.0.last_layer.weight_g": (1.0, True),
+    },
+    "poa/swin_b_imagenet1k": {
+        "backbone.mask_token": (0.9**25, True),
+        "backbone.model.patch_embed.norm.weight": (0.2 * 0.9**25, False),
+        "backbone.model.layers.0.blocks.0.attn.relative_position_bias_table": (0.9**24, True),
+        "backbone.model.layers.1.downsample.reduction.weight": (0.9**22, True),
+        "backbone.model.layers.1.blocks.0.norm1.weight": (0.9**22, False),
+        "backbone.model.layers.2.blocks.17.mlp.fc1.weight": (0.9**3, True),
+        "backbone.model.layers.3.blocks.1.mlp.fc2.bias": (0.9, False),
+        "backbone.model.norm.weight": (1.0, False),
+    },
+    "poa/resnet152_imagenet1k": {
+        "backbone.mask_token": (0.95**50, True),
+        "backbone.model.conv1.weight": (0.95**50, True),
+        "backbone.model.bn1.weight": (0.95**50, False),
+        "backbone.model.layer1.0.conv1.weight": (0.95**49, True),
+        "backbone.model.layer2.0.downsample.0.weight": (0.95**46, True),
+        "backbone.model.layer2.0.downsample.1.weight": (0.95**46, False),  # declared: theirs decays
+        "backbone.model.layer4.2.conv3.weight": (1.0, True),
+        "backbone.model.layer4.2.bn3.weight": (1.0, False),
+    },
+    "dino/vit_s16_imagenet1k": {
+        "backbone.model.cls_token": (1.0, True),
+        "backbone.model.pos_embed": (1.0, True),
+        "backbone.model.blocks.3.norm1.weight": (1.0, False),
+        "head.last_layer.weight_g": (1.0, True),
+    },
+    "dino/resnet50_imagenet1k": {
+        "backbone.model.conv1.weight": (1.0, True),
+        "backbone.model.layer4.2.bn3.weight": (1.0, False),
+    },
+    # Gradients of the authors' are 1/16 of ours: their rate of biases, 0.0048, over 16.
+    "barlow_twins/resnet50_imagenet1k": {
+        "backbone.model.conv1.weight": (1.0, True),
+        "backbone.model.bn1.bias": (0.0048 / 16 / 0.2, False),
+        "projector.0.weight": (1.0, True),
+    },
+    "mae/vit_b16_imagenet1k": {
+        "backbone.model.cls_token": (1.0, True),
+        "decoder.mask_token": (1.0, True),
+        "backbone.model.blocks.0.mlp.fc1.bias": (1.0, False),
+    },
+}
+
+
+def method_of(config: TrainConfig) -> Method:
+    """The recipe's method with parameters that have no storage."""
+    with torch.device("meta"):
+        backbone = build_backbone(config.backbone, image_size_px=224)
+        return METHODS[config.method.name].module(
+            config.method, backbone, optim=config.optim, plan=PLAN
+        )
+
+
+@pytest.mark.parametrize("recipe", RATES)
+def test_parameters_have_the_authors_rates_and_decays(recipe: str) -> None:
+    has_heads = not recipe.startswith(("barlow", "mae"))
+    heads = SMALL_HEADS if recipe.startswith("poa") else ("method.num_prototypes=16",)
+    method = method_of(load(recipe, *(heads if has_heads else ())))
+    found = {
+        name: (group["lr_scale"], bool(group["weight_decay_scale"]))
+        for group in method.param_groups()
+        for name in group["names"]
+    }
+    assert len(found) == sum(p.requires_grad for p in method.parameters())
+    for name, (scale, is_decayed) in RATES[recipe].items():
+        assert found[name] == (pytest.approx(scale), is_decayed), name
+
+
+def test_barlow_twins_takes_the_authors_steps_with_true_gradients() -> None:
+    """LARS on gradients of 1/16 with the published rates, against ours on the whole ones."""
+    optim = load("barlow_twins/resnet50_imagenet1k").optim
+    steps = []
+    for share, bias_lr, decay in ((1 / 16, 0.0048, 1e-6), (1.0, optim.bias_base_lr, None)):
+        generator = torch.Generator().manual_seed(0)
+        weight, bias = (nn.Parameter(torch.randn(s, generator=generator)) for s in ((4, 3), (4,)))
+        groups = [
+            {"params": [weight], "lr": 0.2, "is_adapted": True},
+            {"params": [bias], "lr": bias_lr, "is_adapted": False, "weight_decay": 0.0},
+        ]
+        lars = LARS(groups, lr=0.2, weight_decay=optim.weight_decay if decay is None else decay)
+        for _ in range(3):
+            for parameter in (weight, bias):
+                parameter.grad = share * torch.randn(parameter.shape, generator=generator)
+            lars.step()
+        steps.append((weight.detach(), bias.detach()))
+    for theirs, ours in zip(*steps, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+# Start of parameters --------------------------------------------------------------------------
+
+
+def start_of(recipe: str, *overrides: str) -> nn.Module:
+    """The recipe's network, made small: starts are laws of the fan-in, not of the depth."""
+    torch.manual_seed(0)
+    return build_backbone(load(recipe, *overrides).backbone, image_size_px=64).model
+
+
+def assert_uniform(values: torch.Tensor, bound: float) -> None:
+    """Uniform within a bound: the bound holds, and is nearly reached; a third of its square."""
+    assert values.abs().max() <= bound * (1 + 1e-6)
+    if values.numel() > 5000:
+        assert values.abs().max() > 0.99 * bound
+        assert values.var().item() == pytest.approx(bound**2 / 3, rel=0.05)
+
+
+def test_poas_swin_and_resnet_start_as_torch_layers_do() -> None:
+    swin = start_of("poa/swin_b_imagenet1k", "backbone.args.depths=[1,1,2,1]")
+    resnet = start_of("poa/resnet152_imagenet1k", "backbone.args.layers=[1,1,2,1]")
+    for layer in (*swin.modules(), *resnet.modules()):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            assert_uniform(layer.weight, bound)
+            if layer.bias is not None:
+                assert_uniform(layer.bias, bound)
+                assert layer.bias.any()
+    tables = [p for n, p in swin.named_parameters() if n.endswith("relative_position_bias_table")]
+    assert len(tables) == 5
+    assert not any(table.any() for table in tables)
+    norms = [m for m in resnet.modules() if isinstance(m, nn.GroupNorm)]
+    assert all(bool((norm.weight == 1).all()) for norm in norms)
+
+
+def test_residual_branches_start_as_the_authors() -> None:
+    dino = start_of("dino/resnet50_imagenet1k")
+    barlow = start_of("barlow_twins/resnet50_imagenet1k")
+    assert all(bool((block.bn3.weight == 1).all()) for block in dino.layer4)
+    assert not any(block.bn3.weight.any() for block in barlow.layer4)
+
+
+def test_stochastic_depth_of_students_is_the_authors() -> None:
+    def rates(recipe: str) -> list[float]:
+        backbone = method_of(load(recipe, *SMALL_HEADS)).backbone
+        layers = [m for n, m in backbone.named_modules() if n.endswith("drop_path1")]
+        return [getattr(layer, "drop_prob", 0.0) for layer in layers]  # timm: identity for 0
+
+    assert rates("poa/vit_l16_imagenet1k") == pytest.approx([0.2] * 24)
+    assert rates("poa/swin_b_imagenet1k") == pytest.approx([0.2 * i / 23 for i in range(24)])
+    assert not any(rates("poa/resnet152_imagenet1k"))

@@ -9,6 +9,7 @@ import ctypes
 import io
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -181,6 +182,8 @@ def _reason(data: bytes, error: Exception) -> str:
 
 
 def _check_size(width: int, height: int) -> None:
+    if min(width, height) < 1:
+        raise DataError(f"{width}x{height} pixels are no picture")
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{width}x{height} pixels are more than {MAX_PIXELS >> 20} Mi; scale the image down"
@@ -192,12 +195,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._library = turbojpeg()
-        self._handle = self._library.tjInitDecompress() if self._library else None
         self._scratch = np.empty(0, np.uint8)
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            self._library.tjDestroy(self._handle)
 
     def decode(self, data: bytes) -> np.ndarray:
         """Upright RGB pixels, uint8, (H, W, 3), contiguous; overwritten by the next call.
@@ -205,9 +203,10 @@ class Decoder:
         Raises:
             DataError: With the reason, if the bytes are no complete image.
         """
-        if self._handle is None or not is_jpeg(data):
+        if self._library is None or not is_jpeg(data):
             return decode_with_pillow(data)
-        pixels = self._decode_jpeg(data)
+        with _handle(self._library) as handle:
+            pixels = self._decode_jpeg(handle, data)
         return decode_with_pillow(data) if pixels is None else pixels
 
     def size(self, data: bytes) -> tuple[int, int]:
@@ -216,25 +215,26 @@ class Decoder:
         Raises:
             DataError: If the header is damaged.
         """
-        if self._handle is None:
+        if self._library is None:
             with Image.open(io.BytesIO(data)) as image:
                 return image.height, image.width
-        header = self._read_header(data)
+        with _handle(self._library) as handle:
+            header = self._read_header(handle, data)
         if header is None:
             raise DataError("the JPEG header is damaged")
         return header[1], header[0]
 
-    def _read_header(self, data: bytes) -> tuple[int, int, int] | None:
+    def _read_header(self, handle: int, data: bytes) -> tuple[int, int, int] | None:
         """Width, height and colour space; None if the header cannot be read."""
         values = [ctypes.c_int() for _ in range(4)]
         pointers = [ctypes.byref(value) for value in values]
-        if self._library.tjDecompressHeader3(self._handle, data, len(data), *pointers) != 0:
+        if self._library.tjDecompressHeader3(handle, data, len(data), *pointers) != 0:
             return None
         return values[0].value, values[1].value, values[3].value
 
-    def _decode_jpeg(self, data: bytes) -> np.ndarray | None:
+    def _decode_jpeg(self, handle: int, data: bytes) -> np.ndarray | None:
         """Pixels, or None where Pillow has to do it (CMYK, or not understood here)."""
-        header = self._read_header(data)
+        header = self._read_header(handle, data)
         if header is None or header[2] in _CMYK_SPACES:
             return None
         w, h = header[:2]
@@ -242,16 +242,19 @@ class Decoder:
         pixels = self._reserve(w * h * 3)
         # The first warning decides, later ones hide it; so decoding stops there, and is done
         # again to the end if it was a harmless one.
-        problem = self._decompress(data, pixels, w, h, ACCURATE_DCT | _STOP_ON_WARNING)
+        problem = self._decompress(handle, data, pixels, w, h, ACCURATE_DCT | _STOP_ON_WARNING)
         if problem is not None and problem.endswith(_HARMLESS):
-            problem = self._decompress(data, pixels, w, h, ACCURATE_DCT)
+            with _handle(self._library) as fresh:
+                problem = self._decompress(fresh, data, pixels, w, h, ACCURATE_DCT)
         if problem is not None and not problem.endswith(_HARMLESS):
             raise DataError(problem)
         return upright(pixels.reshape(h, w, 3), exif_orientation(data))
 
-    def _decompress(self, data: bytes, out: np.ndarray, w: int, h: int, flags: int) -> str | None:
+    def _decompress(
+        self, handle: int, data: bytes, out: np.ndarray, w: int, h: int, flags: int
+    ) -> str | None:
         """Decode into `out`; what libjpeg complains about."""
-        library, handle = self._library, self._handle
+        library = self._library
         status = library.tjDecompress2(
             handle, data, len(data), out.ctypes.data, w, w * 3, h, RGB, flags
         )
@@ -266,3 +269,19 @@ class Decoder:
         if len(self._scratch) < size:
             self._scratch = np.empty(size, np.uint8)
         return self._scratch[:size]
+
+
+@contextmanager
+def _handle(library: Any) -> Iterator[int]:
+    """A libjpeg decompressor for one picture (4 microseconds).
+
+    Never for two: one that failed half-way goes on with the sizes of the damaged picture, and
+    even after success it lends its tables to a picture that lacks its own.
+    """
+    handle = library.tjInitDecompress()
+    if not handle:
+        raise MemoryError("libjpeg-turbo has no memory for a decompressor")
+    try:
+        yield handle
+    finally:
+        library.tjDestroy(handle)

@@ -1,5 +1,6 @@
 """Decoding: Pillow's bits, upright RGB of every kind of file, and reasons for bad ones."""
 
+import contextlib
 import io
 import warnings
 
@@ -142,3 +143,68 @@ def test_header_readers() -> None:
     assert jpeg_components(b"\xff\xd8\xff") == 0
     assert Decoder().size(GOOD) == (37, 53)
     assert exif_orientation(b"\xff\xd8Exif\x00\x00II*\x00") == 1  # cut off
+
+
+def _without(data: bytes, marker: int) -> bytes:
+    """A JPEG without its segments of one marker."""
+    out, place = bytearray(data[:2]), 2
+    while data[place + 1] != 0xDA:
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        out += b"" if data[place + 1] == marker else data[place:end]
+        place = end
+    return bytes(out + data[place:])
+
+
+HALF = {
+    "no scan": GOOD[: GOOD.index(b"\xff\xda")] + b"\xff\xd9",
+    "cut before the scan": GOOD[: GOOD.index(b"\xff\xda")],
+    "cut in the frame": GOOD[: GOOD.index(b"\xff\xc0") + 9],
+    "no quantisation tables": _without(GOOD, 0xDB),
+    "no Huffman tables": _without(GOOD, 0xC4),
+    "no frame": _without(GOOD, 0xC0),
+    "cut in the scan": GOOD[:-100],
+    "tables only": GOOD[: GOOD.index(b"\xff\xc0")] + b"\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+@pytest.mark.skipif(decode.turbojpeg() is None, reason="libturbojpeg is not installed")
+def test_a_damaged_jpeg_leaves_nothing_to_the_next_and_takes_nothing_from_the_last(name):
+    def outcome(decoder: Decoder, data: bytes) -> bytes:
+        try:
+            return decoder.decode(data).tobytes()
+        except DataError as error:
+            return str(error).encode()
+
+    larger = encode(picture(90, 130, seed=3), quality=10)  # other size, other tables
+    alone = outcome(Decoder(), HALF[name])
+    after = Decoder()
+    for data in (larger, HALF[name], GOOD, HALF[name], HALF[name], larger):
+        expected = alone if data is HALF[name] else outcome(Decoder(), data)
+        assert outcome(after, data) == expected
+    with Image.open(io.BytesIO(GOOD)) as image:
+        assert outcome(after, GOOD) == np.asarray(image).tobytes()
+
+
+class Guarded(Decoder):
+    """As Decoder, with a known byte before and after the pixels."""
+
+    def _reserve(self, size: int) -> np.ndarray:
+        self.memory = np.full(size + 2 * 100_000, 0x5A, np.uint8)
+        return self.memory[100_000:-100_000]
+
+    @property
+    def is_intact(self) -> bool:
+        return bool(
+            (self.memory[:100_000] == 0x5A).all() and (self.memory[-100_000:] == 0x5A).all()
+        )
+
+
+@pytest.mark.parametrize("name", HALF)
+@pytest.mark.skipif(decode.turbojpeg() is None, reason="libturbojpeg is not installed")
+def test_nothing_is_written_outside_a_pictures_memory(name) -> None:
+    decoder = Guarded()
+    with contextlib.suppress(DataError):
+        decoder.decode(HALF[name])
+    decoder.decode(encode(picture(8, 9)))
+    assert decoder.is_intact

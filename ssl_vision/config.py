@@ -5,14 +5,14 @@ result is checked against frozen dataclasses, where every default lives. Whateve
 here, as one `ConfigError` line, before data or a model is touched.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from io import StringIO
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf, TupleConfig
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
@@ -39,11 +39,11 @@ from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.recipes import find_recipe
+from ssl_vision.typed import Typed, convert, guess, read_yaml
 
 _Schema = TypeVar("_Schema")
 _Entry = TypeVar("_Entry")
-_WORDS = {"on": True, "yes": True, "off": False, "no": False}  # truths only where one is wanted
-_Layer = tuple[str, Any]  # where it comes from, and its content as a DictConfig
+_Layer = tuple[str, dict[str, Any]]  # where it comes from, and its content as `typed` reads it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
     schema.method = OmegaConf.structured(method.config)
     schema.data = OmegaConf.structured(DataConfig)
     schema.optim = OmegaConf.structured(OptimConfig)
-    config = _finish(schema, layers, TrainConfig)
+    config = _finish(schema, layers, TrainConfig, kinds={"method": method.config})
     is_points = method.module.modality == "points"
     views: dict[str, Any] = dict(config.data.point_views if is_points else config.data.views)
     config.method.check_views(views)
@@ -177,7 +177,7 @@ def load_eval_config(paths: Sequence[str | Path], overrides: Sequence[str] = ())
 
 def make_eval_config(values: Mapping[str, Any]) -> EvalConfig:
     """As `load_eval_config`, from nested values: `{"weights": ..., "data": {"path": ...}}`."""
-    return _finish_eval([("evaluate", OmegaConf.create(dict(values)))])
+    return _finish_eval([("evaluate", dict(values))])
 
 
 def _finish_eval(layers: Sequence[_Layer]) -> EvalConfig:
@@ -203,7 +203,23 @@ def load_prepare_config(overrides: Sequence[str] = ()) -> PrepareConfig:
 
 def to_yaml(config: TrainConfig | EvalConfig) -> str:
     """The resolved configuration as YAML; loads back into an equal one."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return yaml.dump(asdict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1e9)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that a reader of YAML 1.1 or 1.2 would take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write what occurs twice twice."""
+        return True
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    style = None if guess(text) == text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -232,42 +248,32 @@ def _read_layers(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[
     return layers + [(repr(override), _read_override(override)) for override in overrides]
 
 
-def _read_file(path: Path) -> DictConfig:
+def _read_file(path: Path) -> dict[str, Any]:
     try:
-        content = OmegaConf.load(StringIO(_quote_words(path.read_text(encoding="utf-8"))))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe file.") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
-    if not isinstance(content, DictConfig):
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of settings, not a list or a value.")
     return content
 
 
-def _read_override(override: str) -> DictConfig:
+def _read_override(override: str) -> dict[str, Any]:
+    """`a.b=text` -> {a: {b: text}}; all that follows the first `=` is the value, as typed."""
     key, separator, value = override.partition("=")
-    if not separator or not key or key.startswith("-"):
+    names = key.split(".")
+    if not separator or not all(names) or key.startswith("-"):
         raise ConfigError(f"{override!r}: overrides are written key=value.")
-    try:
-        return OmegaConf.from_dotlist([f"{key}={_quote_words(value)}"])
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{override!r}: {_one_line(error)}") from error
-
-
-def _quote_words(text: str) -> str:
-    """YAML in which on, off, yes and no are words, as in YAML 1.2; lines keep their numbers.
-
-    PyYAML reads them as true and false before a schema can say that a word is wanted.
-    """
-    events: list[Any] = list(yaml.parse(text))
-    for event in reversed(events):  # from the end, so that earlier places stay right
-        is_plain = isinstance(event, yaml.ScalarEvent) and event.style is None and event.implicit[0]
-        if is_plain and event.value.lower() in _WORDS:
-            first, last = event.start_mark.index, event.end_mark.index
-            text = f"{text[:first]}'{event.value}'{text[last:]}"
-    return text
+    content: Any = Typed(value, is_plain=True, is_argument=True)
+    for name in reversed(names):
+        content = {name: content}
+    return cast(dict[str, Any], content)
 
 
 def _method_name(layers: Sequence[_Layer]) -> str:
@@ -285,9 +291,9 @@ def _last_given(layers: Sequence[_Layer], section: str, key: str) -> Any:
     """Value of `section.key` after merging, None where no layer has it."""
     value = None
     for _, content in layers:
-        plain = OmegaConf.to_container(content)
-        assert isinstance(plain, dict)
-        part = plain.get(section)
+        part = content.get(section)
+        if isinstance(part, Typed) and part.lstrip().startswith("{"):  # of the command line
+            part = convert(part, dict[str, Any], key=section)
         if isinstance(part, dict):
             value = part.get(key, value)
     return value
@@ -300,54 +306,68 @@ def _look_up(name: Any, table: Mapping[str, _Entry], key: str) -> _Entry:
     return table[name]
 
 
-def _finish(schema: Any, layers: Sequence[_Layer], kind: type[_Schema]) -> _Schema:
+def _finish(
+    schema: Any,
+    layers: Sequence[_Layer],
+    kind: type[_Schema],
+    kinds: Mapping[str, Any] | None = None,
+) -> _Schema:
     """Merge the layers into the schema one by one, so that an error can name its layer."""
     for origin, content in layers:
         try:
-            schema = OmegaConf.merge(schema, _split_commas(content, schema))
+            values = convert(content, kind, kinds=kinds)
+            schema = OmegaConf.merge(schema, OmegaConf.create(_hide(values)))
         except OmegaConfBaseException as error:
             raise ConfigError(f"{origin}: {_explain(error)}") from error
-        except ConfigError as error:  # from a __post_init__ that OmegaConf ran
-            raise ConfigError(f"{origin}: {error}") from error
+        except ConfigError as error:  # of the reader, or from a __post_init__ that OmegaConf ran
+            raise ConfigError(_shown(f"{origin}: {error}")) from error
     try:
         missing = OmegaConf.missing_keys(schema)
         if missing:
             raise ConfigError(f"{', '.join(sorted(missing))}: no value; add {min(missing)}=VALUE.")
-        return cast(_Schema, OmegaConf.to_object(schema))
+        return cast(_Schema, _reveal(OmegaConf.to_object(schema)))
     except OmegaConfBaseException as error:
         if isinstance(error.__cause__, ConfigError):
-            raise error.__cause__ from error
+            raise ConfigError(_shown(str(error.__cause__))) from error
         raise ConfigError(_explain(error)) from error
 
 
-def _split_commas(content: DictConfig, schema: Any) -> DictConfig:
-    """`tasks=knn,linear` where the schema has a list: the comma form of the command line."""
-    plain = OmegaConf.to_container(content)
-    assert isinstance(plain, dict)
-    return OmegaConf.create(_split_plain(plain, schema))
+# OmegaConf reads ${...} as a reference and ??? as "no value yet". Texts that it would misread go
+# through it in a form that it cannot, and come out as they were.
+_HIDDEN = re.compile("\ue000([0-9a-f]*)\ue001")
 
 
-def _split_plain(plain: dict[Any, Any], schema: Any) -> dict[Any, Any]:
-    is_open = OmegaConf.get_type(schema) is dict  # backbone.args: nothing says what is wanted
-    for key, value in plain.items():
-        known = schema.get(key) if isinstance(key, str) and key in schema else None
-        if is_open and isinstance(value, str):
-            plain[key] = _WORDS.get(value.lower(), value)
-        elif isinstance(value, str) and isinstance(known, ListConfig | TupleConfig):
-            plain[key] = [part.strip() for part in value.split(",") if part.strip()]
-        elif isinstance(value, int | float) and isinstance(known, ListConfig | TupleConfig):
-            plain[key] = [value]
-        elif type(value) in (int, float) and isinstance(known, str):
-            plain[key] = str(value)  # trainer.precision=32: a word that looks like a number
-        elif isinstance(value, dict) and isinstance(known, DictConfig):
-            plain[key] = _split_plain(value, known)
-    return plain
+def _hide(values: Any) -> Any:
+    if isinstance(values, str):
+        is_odd = "${" in values or values == "???" or "\ue000" in values
+        return f"\ue000{values.encode('utf-8', 'surrogatepass').hex()}\ue001" if is_odd else values
+    if isinstance(values, dict):
+        return {name: _hide(each) for name, each in values.items()}
+    return [_hide(each) for each in values] if isinstance(values, list) else values
+
+
+def _shown(text: str) -> str:
+    return _HIDDEN.sub(lambda found: bytes.fromhex(found[1]).decode("utf-8", "surrogatepass"), text)
+
+
+def _reveal(value: Any) -> Any:
+    if isinstance(value, str):
+        return _shown(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_reveal(each) for each in value)
+    if isinstance(value, dict):
+        return {_reveal(name): _reveal(each) for name, each in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        old = {field.name: getattr(value, field.name) for field in fields(value)}
+        new = {name: _reveal(each) for name, each in old.items()}
+        return value if new == old else replace(value, **new)
+    return value
 
 
 def _explain(error: OmegaConfBaseException) -> str:
     """First line of the message, led by the full key."""
     key = getattr(error, "full_key", None)
-    message = _one_line(error)
+    message = _shown(_one_line(error))
     return f"{key}: {message}" if key and str(key) not in message else message
 
 

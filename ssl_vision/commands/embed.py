@@ -48,7 +48,7 @@ def run_embed(arguments: Sequence[str]) -> int:
     named = [word for word in words if word not in files]
     if len(named) != 2:
         raise ConfigError("embed takes two words: embed WEIGHTS data.path=DIR OUT.")
-    config = load_eval_config(files, [*overrides, f"weights={json.dumps(named[0])}"])
+    config = load_eval_config(files, [*overrides, f"weights={named[0]}"])
     console = Console()
     made = embed(
         config,

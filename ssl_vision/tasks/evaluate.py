@@ -91,7 +91,7 @@ def run_evaluate(arguments: Sequence[str]) -> int:
     named: list[str | None] = [*weights] or [None]
     found, folders = [], []
     for each in named:
-        own = [] if each is None else [f"weights={json.dumps(each)}"]
+        own = [] if each is None else [f"weights={each}"]
         config = load_eval_config(files, [*overrides, *own])
         if len(named) > 1 and config.out is not None:
             config = replace(config, out=str(Path(config.out) / _slug(config.weights)))

@@ -276,7 +276,7 @@ def test_where_reports_go_and_what_method_weights_have(tmp_path: Path) -> None:
         (str(run / "export"), run / "evaluation"),
         ("timm:resnet50?pretrained=false", Path("evaluation/timm_resnet50_pretrained_false")),
     ):
-        config = load_eval_config((), [f"weights={json.dumps(weights)}", "data.path=digits"])
+        config = load_eval_config((), [f"weights={weights}", "data.path=digits"])
         assert report_folder(config) == folder
     assert method_of(str(run)) == method_of(str(run / "export")) == "dino"
     assert method_of("timm:resnet50") is None

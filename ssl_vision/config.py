@@ -24,7 +24,11 @@ from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
 from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
 from ssl_vision.evaluation.logreg import LogregConfig
-from ssl_vision.evaluation.points_classification import PointFewShotConfig, PointFinetuneConfig
+from ssl_vision.evaluation.points_classification import (
+    POINT_FINETUNE_PRESETS,
+    PointFewShotConfig,
+    PointFinetuneConfig,
+)
 from ssl_vision.evaluation.points_parts import PartsConfig
 from ssl_vision.evaluation.settings import (
     CacheConfig,
@@ -188,6 +192,7 @@ def _finish_eval(layers: Sequence[_Layer]) -> EvalConfig:
         "knn": KNN_PRESETS,
         "linear": PRESETS,
         "finetune": FINETUNE_PRESETS,
+        "point_finetune": POINT_FINETUNE_PRESETS,
     }
     for section, presets in tables.items():
         name = _last_given(layers, section, "preset")

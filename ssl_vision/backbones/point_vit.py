@@ -148,6 +148,10 @@ class PointTransformer(nn.Module):
         """Tokens before the patches: 1 with a class token."""
         return int(self.cls_token is not None)
 
+    def set_num_groups(self, num_groups: int) -> None:
+        """Cut clouds into another number of patches; no weight depends on it."""
+        self.num_groups = self.arguments["num_groups"] = num_groups
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks' activations in the backward pass."""
         self.blocks.is_checkpointed = enable

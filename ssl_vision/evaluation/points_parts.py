@@ -1,7 +1,8 @@
 """Part segmentation of point clouds (Point-MAE, section 4.4): which part each point belongs to.
 
 Where we differ from the authors' code: one optimizer step per batch (theirs steps twice on the same
-gradient), and scores of the last epoch (theirs are the best on the test set).
+gradient), scores of the last epoch (theirs are the best on the test set), and the network's own
+number of patches unless `num_groups` asks for the authors' 128.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.data.loader import epoch_order
 from ssl_vision.data.point_sources import PartSource
-from ssl_vision.evaluation.points_training import TuningConfig, device_of, tune
+from ssl_vision.evaluation.points_training import TuningConfig, device_of, tune, tuned_copy
 from ssl_vision.points.clouds import unit_sphere
 from ssl_vision.points.grouping import interpolation_weights
 from ssl_vision.points.sampling import take_points
@@ -30,6 +31,7 @@ class PartsConfig:
     """Part segmentation; defaults are those of ShapeNetPart."""
 
     num_points: int = 2048  # drawn with replacement
+    num_groups: int | None = None  # patches of a cloud, the authors' 128; None: the network's
     scale: tuple[float, float] = (0.8, 1.25)  # one factor for all axes
     shift: float = 0.1
     tuning: TuningConfig = field(
@@ -155,8 +157,9 @@ def finetune_parts(
     """
     num_classes, num_parts = len(train.class_names), len(train.part_names)
     with seeded(derive_key(seed, "part segmenter")):
-        network = PointTransformer(**backbone.model.arguments)
-        network.load_state_dict(backbone.model.state_dict())
+        network = tuned_copy(
+            backbone, drop_path=config.tuning.drop_path, num_groups=config.num_groups
+        )
         model = PartSegmenter(network, num_classes=num_classes, num_parts=num_parts)
     model.to(device_of(backbone)).train()
     size = min(config.tuning.batch_size, len(train))

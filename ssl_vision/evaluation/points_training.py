@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class TuningConfig:
     warmup_epochs: int = 10
     weight_decay: float = 0.05  # not of biases, norms and tokens
     clip_norm: float = 10.0
+    drop_path: float = 0.1  # stochastic depth of the last block, rising from 0; exports have none
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -31,12 +33,34 @@ class TuningConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must be 1 or more.")
         if self.lr <= 0 or self.clip_norm <= 0:
             raise ConfigError(f"lr={self.lr} and clip_norm={self.clip_norm} must be above 0.")
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"drop_path={self.drop_path} must be from 0 to below 1.")
 
 
-def with_class_token(backbone: PointViT) -> PointTransformer:
-    """Copy of a network with a class token, new where it had none (Point-MAE, section 4.2)."""
+def with_class_token(
+    backbone: PointViT, *, drop_path: float = 0.0, num_groups: int | None = None
+) -> PointTransformer:
+    """Copy of a network with a class token, new where it had none (Point-MAE, section 4.2).
+
+    Args:
+        backbone: To copy.
+        drop_path: Stochastic depth rate of the copy's last block.
+        num_groups: Patches of a cloud; None for those of the network. No weight depends on it.
+    """
+    return tuned_copy(
+        backbone, drop_path=drop_path, num_groups=num_groups, class_token=True, pool="cls_max"
+    )
+
+
+def tuned_copy(
+    backbone: PointViT, *, drop_path: float, num_groups: int | None, **changes: object
+) -> PointTransformer:
+    """Copy of a network to be fine-tuned; see `with_class_token`."""
     own = backbone.model
-    model = PointTransformer(**{**own.arguments, "class_token": True, "pool": "cls_max"})
+    arguments: dict[str, Any] = {**own.arguments, "drop_path_rate": drop_path, **changes}
+    if num_groups is not None:
+        arguments["num_groups"] = num_groups
+    model = PointTransformer(**arguments)
     missing = model.load_state_dict(own.state_dict(), strict=False).missing_keys
     assert set(missing) <= {"cls_token", "cls_pos"}, missing
     return model

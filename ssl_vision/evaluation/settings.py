@@ -19,6 +19,8 @@ class EvalDataConfig:
     on_error: Literal["raise", "substitute"] = "raise"
     size_px: int | None = None  # None: the weights' own, as for all below
     num_points: int | None = None  # of point clouds, instead of size_px
+    num_groups: int | None = None  # of point clouds: patches each is cut into
+    is_normalized: bool = True  # of point clouds: into the unit sphere; ScanObjectNN's: false
     center_fraction: float | None = None  # size_px / resized shorter side; DINO's protocol: 0.875
     interpolation: Literal["bicubic", "bilinear"] | None = None
     mean: tuple[float, float, float] | None = None
@@ -27,7 +29,7 @@ class EvalDataConfig:
     max_val: int | None = None
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "size_px", "num_points", "max_train", "max_val"):
+        for key in ("batch_size", "size_px", "num_points", "num_groups", "max_train", "max_val"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{key}={value} must be 1 or more.")

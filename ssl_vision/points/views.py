@@ -56,10 +56,14 @@ class PointViewConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more, and finite.")
 
 
-def evaluation_point_view(*, num_points: int) -> PointViewConfig:
-    """The view of frozen evaluation: farthest points, normalised, nothing random."""
+def evaluation_point_view(*, num_points: int, is_normalized: bool = True) -> PointViewConfig:
+    """The view of frozen evaluation: farthest points, into the unit sphere, nothing random."""
     return PointViewConfig(
-        num_points=num_points, choose="farthest", scale=(1.0, 1.0), shift=0.0, rotate="none"
+        num_points=num_points,
+        choose="farthest",
+        is_normalized=is_normalized,
+        scale=(1.0, 1.0),
+        shift=0.0,
     )
 
 

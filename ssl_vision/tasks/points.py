@@ -1,5 +1,6 @@
 """Tasks of point clouds: linear SVM, n-way k-shot folds, fine-tuning, part segmentation."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import wilson_interval
 from ssl_vision.evaluation.points_classification import (
     FewShotResult,
+    PointFinetuneConfig,
     few_shot_finetune,
     few_shot_svm,
     finetune_classifier,
@@ -55,7 +57,10 @@ def run_n_way(run: EvalRun) -> TaskResult:
     config = run.config.n_way
     if config.by == "finetune":
         result = few_shot_finetune(
-            point_network(run), run.source("train"), config=config, seed=run.config.seed
+            point_network(run),
+            run.source("train"),
+            config=replace(config, finetune=_as_shown(run, config.finetune)),
+            seed=run.config.seed,
         )
     else:
         result = few_shot_svm(
@@ -75,7 +80,7 @@ def run_n_way(run: EvalRun) -> TaskResult:
 
 def run_point_finetune(run: EvalRun) -> TaskResult:
     """Fine-tuned classification of clouds, last epoch, with and without voting."""
-    config = run.config.point_finetune
+    config = _as_shown(run, run.config.point_finetune)
     test = run.source("val")
     result = finetune_classifier(
         point_network(run),
@@ -91,7 +96,8 @@ def run_point_finetune(run: EvalRun) -> TaskResult:
         scores[f"top1, {config.votes} views averaged"] = result.voted_top1
     return TaskResult(
         task="finetune",
-        protocol=f"points-{config.head}-{config.tuning.epochs}ep-vote{config.votes}/1",
+        protocol=f"points-{config.head}-{config.tuning.epochs}ep-vote{config.votes}"
+        f"{_patches_and_units(config)}/2",
         headline="top1",
         measurements=tuple(
             Measurement(name=name, value=value, interval=wilson_interval(value, result.num_test))
@@ -127,6 +133,21 @@ def run_parts(run: EvalRun) -> TaskResult:
         measurements=tuple(Measurement(name=n, value=v) for n, v in values.items()),
         details={"by_class": by_class},
     )
+
+
+def _as_shown(run: EvalRun, config: PointFinetuneConfig) -> PointFinetuneConfig:
+    """The settings, completed by how the evaluation shows clouds where they say nothing."""
+    data = run.config.data
+    is_normalized = data.is_normalized if config.is_normalized is None else config.is_normalized
+    return replace(
+        config, num_points=config.num_points or data.num_points, is_normalized=is_normalized
+    )
+
+
+def _patches_and_units(config: PointFinetuneConfig) -> str:
+    """What of a protocol differs from the network's own patches of normalised clouds."""
+    patches = "" if config.num_groups is None else f"-{config.num_groups}patches"
+    return patches + ("-raw" if config.is_normalized is False else "")
 
 
 def point_network(run: EvalRun) -> PointViT:

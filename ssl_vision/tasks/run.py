@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_vision.backbones.point_vit import PointViT
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.config import EvalConfig
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader
@@ -78,7 +79,11 @@ class EvalRun:
         self.point_view: PointViewConfig | None = None
         if loaded.backbone.modality == "points":
             num_points = data.num_points or loaded.size_px
-            self.point_view = evaluation_point_view(num_points=num_points)
+            self.point_view = evaluation_point_view(
+                num_points=num_points, is_normalized=data.is_normalized
+            )
+            if data.num_groups is not None and isinstance(loaded.backbone, PointViT):
+                loaded.backbone.model.set_num_groups(data.num_groups)
             self.normalize = as_is
         self.num_computed = 0
         self.baselines: dict[str, EvalRun] = {}
@@ -301,6 +306,7 @@ class EvalRun:
             "mean": list(self.mean),
             "std": list(self.std),
             "precision": self.config.precision,
+            "num_groups": self.config.data.num_groups,
         }
 
     def _batches_of(self, source: Source, rows: NDArray[np.int64]) -> Iterator[Batch]:

@@ -13,6 +13,7 @@ from ssl_vision.backbones.point_vit import PointViT
 from ssl_vision.data.point_sources import PointSource
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.points_classification import (
+    POINT_FINETUNE_PRESETS,
     PointClassifier,
     PointFewShotConfig,
     PointFinetuneConfig,
@@ -94,6 +95,41 @@ def test_easy_classes_are_learned_and_the_backbone_is_left_alone() -> None:
     assert result.voted_top1 >= 0.9
     assert result.num_test == 16
     assert all(torch.equal(backbone.state_dict()[n], v) for n, v in before.items())
+
+
+def test_the_protocol_of_scans_shows_raw_clouds_in_128_patches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What reaches the network: the clouds as they are, scaled and shifted only in training."""
+    random = np.random.default_rng(0)
+    clouds = [5 + 3 * random.normal(size=(2048, 3)).astype(np.float32) for _ in range(4)]
+    source = PointSource(
+        [f"scan {i}" for i in range(4)], lambda i: clouds[i],
+        labels=[0, 1, 0, 1], class_names=["a", "b"],
+    )  # fmt: skip
+    seen: list[tuple[bool, torch.Tensor, int]] = []
+    forward = PointClassifier.forward
+
+    def spy(self: PointClassifier, points: torch.Tensor) -> torch.Tensor:
+        seen.append((self.training, points, self.network.num_groups))
+        return forward(self, points)
+
+    monkeypatch.setattr(PointClassifier, "forward", spy)
+    for preset, num_groups in (("scanobjectnn", 128), ("modelnet40", 8)):
+        seen.clear()
+        config = replace(
+            POINT_FINETUNE_PRESETS[preset],
+            num_points=2048, votes=0, tuning=TuningConfig(epochs=1, batch_size=4),
+        )  # fmt: skip
+        finetune_classifier(make(), source, source, config=config, num_classes=2, seed=0)
+        assert {groups for _, _, groups in seen} == {num_groups}
+        shown = next(points for is_training, points, _ in seen if not is_training)[0]
+        if preset == "scanobjectnn":
+            rows = {tuple(row) for row in shown.tolist()}
+            assert rows == {tuple(row) for row in clouds[0].tolist()}
+        else:
+            assert shown.norm(dim=1).max().item() == pytest.approx(1, abs=1e-5)
+        assert [is_training for is_training, _, _ in seen] == [True, False]
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp3"])

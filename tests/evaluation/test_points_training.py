@@ -1,6 +1,7 @@
 """Fine-tuning: groups and rates as published, frozen parts frozen."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from ssl_vision.evaluation.points_training import (
 )
 from ssl_vision.types import Batch
 from ssl_vision.zoo.convert_points import rename_encoder
+from ssl_vision.zoo.export import export_backbone
+from ssl_vision.zoo.weights import resolve_weights
 
 SIZES = {"embed_dim": 24, "depth": 3, "num_heads": 3, "num_groups": 16, "group_size": 8,
          "patch_hidden": 512}  # fmt: skip
@@ -81,3 +84,30 @@ def test_unusable_settings_are_named() -> None:
         TuningConfig(epochs=0)
     with pytest.raises(ConfigError, match="lr=0"):
         TuningConfig(lr=0)
+
+
+def test_stochastic_depth_and_patches_of_tuning_outlive_export_and_load(tmp_path: Path) -> None:
+    """Pre-training's rate is not exported; tuning brings the published one, and 128 patches."""
+    config = BackboneConfig(name="point_vit_small", args=SIZES, drop_path=0.3)
+    trained = build_backbone(config, image_size_px=96)
+    export_backbone(
+        trained, tmp_path / "export",
+        mean=[0.0] * 3, std=[1.0] * 3, interpolation="bicubic", size_px=96,
+    )  # fmt: skip
+    loaded = resolve_weights(tmp_path / "export").backbone
+    assert isinstance(loaded, PointViT)
+    tuned = with_class_token(loaded, drop_path=TuningConfig().drop_path, num_groups=24)
+    rates = [
+        [getattr(block.drop_path1, "drop_prob", 0.0) for block in network.blocks]
+        for network in (loaded.model, tuned)
+    ]
+    assert rates[0] == [0.0] * 3
+    assert rates[1] == pytest.approx([0.0, 0.05, 0.1])  # linear over the blocks, to 0.1
+    assert tuned.group(torch.randn(2, 96, 3)).centers.shape == (2, 24, 3)
+    state = trained.model.state_dict()
+    assert all(torch.equal(tuned.state_dict()[name], value) for name, value in state.items())
+
+
+def test_unusable_rates_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"drop_path=1\.0"):
+        TuningConfig(drop_path=1.0)

@@ -114,6 +114,31 @@ def test_tuned_tasks_measure_it(run: Path, tmp_path: Path, parts_folder: Path) -
     assert set(found.tasks["parts"].details["by_class"]) == {"Mug", "Bag"}
 
 
+def test_scans_are_evaluated_raw_in_the_patches_asked_for(run: Path, tmp_path: Path) -> None:
+    data = {"path": "shape_parts", "max_train": 24, "max_val": 12, "num_points": 128}
+    raw = {"num_groups": 16, "is_normalized": False}
+    shown = [
+        evaluate(run, tasks=["svm"], data=data | how, out=tmp_path / str(i)).tasks["svm"]
+        for i, how in enumerate(({}, raw, {}))
+    ]
+    assert shown[0].measurements == shown[2].measurements  # features of the others not taken over
+    found = evaluate(
+        run,
+        tasks=["finetune"],
+        data=data,
+        out=tmp_path / "out",
+        cache=CACHE,
+        point_finetune={
+            "preset": "scanobjectnn",
+            "num_points": 256,
+            "votes": 0,
+            "head": "linear",
+            "tuning": {"epochs": 1, "batch_size": 8},
+        },
+    )
+    assert found.tasks["finetune"].protocol == "points-linear-1ep-vote0-128patches-raw/2"
+
+
 def test_tasks_of_images_and_of_parts_are_refused_with_the_way_out(run: Path) -> None:
     data = {"path": "shapes", "max_train": 40, "max_val": 20}
     with pytest.raises(ConfigError, match=r"takes point clouds\. Use tasks="):

@@ -54,6 +54,14 @@ class ArraySource(Source):
         labels = np.empty(0) if self.labels is None else self.labels
         return digest(str(self.images.shape), self.images, labels)
 
+    def num_bytes(self, index: int) -> int:
+        """Bytes of the pixels."""
+        return self.images[index].nbytes
+
+    def stored(self, index: int, start: int, stop: int) -> bytes:
+        """Some of the pixels' bytes."""
+        return self.images[index].reshape(-1)[start:stop].tobytes()
+
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
         """One image, as it lies in memory."""
         return self.images[index]

@@ -125,6 +125,18 @@ class BetonSource(Source):
             raise DataError(f"{len(data)} of {size} bytes are left in the file")
         return data
 
+    def num_bytes(self, index: int) -> int:
+        """Bytes of the sample's JPEG or pixels."""
+        return int(self._sizes[index])
+
+    def stored(self, index: int, start: int, stop: int) -> bytes:
+        """Some of these bytes."""
+        stop = min(stop, int(self._sizes[index]))
+        try:
+            return os.pread(self._descriptor, stop - start, int(self._pointers[index]) + start)
+        except OSError as error:
+            raise DataError(error.strerror or str(error)) from error
+
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
         """One image; a raw one as it lies in the file."""
         data = self.encoded(index)

@@ -1,7 +1,10 @@
 """A folder of image files, with or without class folders."""
 
 import os
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,19 +21,26 @@ class FolderSource(Source):
     """Every image file below a folder, in sorted order.
 
     Labels are the names of the first-level folders if there are at least two of them with images
-    and no image lies beside them; otherwise the data set is unlabelled. Names that start with a
-    dot are skipped. Links are followed, each real folder once.
+    and no image lies beside them; otherwise the data set is unlabelled. Classes are numbered by
+    name, names in Unicode's composed form (NFC): file systems write accents in two ways. Names that
+    start with a dot are skipped. Links are followed, each real folder is read once: under its own
+    name, or under that of the first link where it lies elsewhere.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.paths = list_images(self.root)
+        self.paths, skipped = _walk(self.root)
         if not self.paths:
             raise DataError(
                 f"{self.root} holds no image files ({', '.join(sorted(EXTENSIONS))}); "
                 f"check data.path."
             )
-        self.class_names, self.labels = _labels(self.paths)
+        folders = class_folders(self.paths)
+        self.class_names, self.labels, self.only_class = folders.names, folders.labels, folders.only
+        problem = [f"{self.root}: {folders.problem}"] if folders.problem else []
+        if self.labels is None:
+            self.no_labels_because = "".join(problem)
+        self.notes = tuple(skipped if self.labels is None else problem + skipped)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -38,6 +48,10 @@ class FolderSource(Source):
     def name(self, index: int) -> str:
         """Path of the file."""
         return str(self.root / self.paths[index])
+
+    def file(self, index: int) -> str:
+        """Path of the file."""
+        return self.name(index)
 
     def fingerprint(self) -> str:
         """Digest of names, and of file sizes (of evenly spaced files where there are many)."""
@@ -70,33 +84,167 @@ def _size(path: str) -> int:
 
 
 def list_images(root: Path) -> list[str]:
-    """Paths of the image files below a folder, relative to it, sorted."""
-    found: list[str] = []
-    pending, seen = [""], {os.path.realpath(root)}
+    """Paths of the image files below a folder, relative to it, sorted.
+
+    Raises:
+        DataError: A folder cannot be read.
+    """
+    return _walk(root)[0]
+
+
+def holds_images(root: Path) -> bool:
+    """Whether there is an image file anywhere below a folder; stops at the first."""
+    pending, seen = [str(root)], set[str]()
     while pending:
         folder = pending.pop()
-        try:
-            entries = list(os.scandir(os.path.join(root, folder)))
-        except OSError as error:
-            raise DataError(f"folder {root / folder} cannot be read: {error.strerror}.") from error
-        for entry in entries:
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.name.startswith("."):
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        for entry in _entries(folder):
+            if _is_folder(entry):
+                pending.append(entry.path)
+            elif _is_image(entry.name):
+                return True
+    return False
+
+
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Relative paths of the images, sorted, and a line for each link that was not followed.
+
+    Real folders come before links, and links in order of their names: what is read does not depend
+    on the order of a file system, nor on how the root is named.
+    """
+    found: list[str] = []
+    skipped: list[str] = []
+    read: dict[str, str] = {}  # real path of a folder -> name under which it is read
+    links = [("", os.path.realpath(root))]
+    while links:
+        name, real = links.pop(0)
+        if real in read:
+            if not f"{name}/".startswith(f"{read[real]}/") and read[real]:  # not a loop
+                skipped.append(f"{root}: {name} is a link to what is read as {read[real]}.")
+            continue
+        new: list[tuple[str, str]] = []
+        pending = [(name, real)]
+        while pending:
+            name, real = pending.pop()
+            if real in read:
                 continue
-            if entry.is_dir():
-                real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-                if real not in seen:
-                    seen.add(real)
-                    pending.append(path)
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                found.append(path)
-    return sorted(found)
+            read[real] = name
+            for entry in _entries(real):
+                path = f"{name}/{entry.name}" if name else entry.name
+                if _is_folder(entry):
+                    if entry.is_symlink():
+                        new.append((path, os.path.realpath(entry.path)))
+                    else:
+                        pending.append((path, f"{real.rstrip('/')}/{entry.name}"))
+                elif _is_image(entry.name):
+                    found.append(path)
+        links = sorted([*links, *new])
+    return sorted(found), skipped
 
 
-def _labels(paths: list[str]) -> tuple[list[str], np.ndarray | None]:
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What a folder holds, hidden names left out."""
+    try:
+        return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"folder {folder} cannot be read: {error.strerror}.") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: reading it will say so
+        return False
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+# Classes ---------------------------------------------------------------------------------
+
+
+class ClassFolders(NamedTuple):
+    """What the folders of a data set say about its classes.
+
+    Attributes:
+        names: Of the classes, sorted; empty where the folders are none.
+        labels: Class of each path, int64, (n,); None likewise.
+        only: Name of the one first-level folder, where all images lie in it.
+        problem: What speaks against this reading, with the way out; else empty.
+    """
+
+    names: list[str]
+    labels: np.ndarray | None
+    only: str | None = None
+    problem: str = ""
+
+
+def class_name(text: str) -> str:
+    """A class's name as it is compared: composed (NFC), however a file system wrote it."""
+    return unicodedata.normalize("NFC", text)
+
+
+def class_folders(paths: Sequence[str]) -> ClassFolders:
+    """The classes of sorted relative paths, by their first-level folders."""
     tops = [path.split("/", 1)[0] if "/" in path else "" for path in paths]
-    names = sorted(set(tops))
-    if "" in names or len(names) < 2:
-        return [], None
+    name_of = {top: class_name(top) for top in set(tops)}
+    names = sorted(set(name_of.values()) - {""})
+    if "" in name_of:
+        return ClassFolders([], None, problem=_strays(paths, names))
+    if len(names) == 1:
+        return ClassFolders([], None, only=names[0], problem=_deeper(paths, names[0]))
     number = {name: label for label, name in enumerate(names)}
-    return names, np.array([number[top] for top in tops], np.int64)
+    labels = np.array([number[name_of[top]] for top in tops], np.int64)
+    return ClassFolders(names, labels, problem=_repeated(paths, tops))
+
+
+def _strays(paths: Sequence[str], folders: Sequence[str]) -> str:
+    """Images beside two or more folders of images: these would be classes."""
+    if len(folders) < 2:
+        return ""
+    strays = [path for path in paths if "/" not in path]
+    return (
+        f"{strays[0]}{_more(strays)} beside the folders {_listed(folders)} leaves all images "
+        "without labels; move it into a class folder or away to have classes."
+    )
+
+
+def _deeper(paths: Sequence[str], folder: str) -> str:
+    """Two or more folders of images in the only folder: these may be the classes."""
+    below = {parts[1] for path in paths if len(parts := path.split("/", 2)) > 2}
+    if len(below) < 2 or any(path.count("/") == 1 for path in paths):
+        return ""
+    return (
+        f"all images lie in {folder}/, which leaves them without labels; its folders are "
+        f"{_listed(sorted(below))}: if these are classes, give the path of {folder}/."
+    )
+
+
+def _repeated(paths: Sequence[str], tops: Sequence[str]) -> str:
+    """The first two classes hold folders of the same names: these may be the classes, or splits."""
+    if not any(path.count("/") > 1 for path in paths):  # the usual case of flat class folders
+        return ""
+    first, second = sorted(set(tops))[:2]
+    inner: dict[str, set[str]] = {first: set(), second: set()}
+    for path, top in zip(paths, tops, strict=True):
+        if top in inner and path.count("/") > 1:
+            inner[top].add(path.split("/", 2)[1])
+    common = sorted(inner[first] & inner[second])
+    if len(common) < 2:
+        return ""
+    return (
+        f"the classes are the folders {first}, {second}, ..., each with the same folders "
+        f"{_listed(common)} in it; if those are the classes, or splits, put them above."
+    )
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -9,6 +9,7 @@ import numpy as np
 from ssl_vision.errors import DataError
 
 Rows = list[list[str]]
+_MAX_COLUMNS = 12  # of a cloud: coordinates, normals, colours, a part and some more
 
 
 class Geometry(NamedTuple):
@@ -79,9 +80,27 @@ def read_table(path: Path) -> np.ndarray:
     return np.loadtxt(path, delimiter=separator, dtype=np.float32, ndmin=2, comments=("#", "//"))
 
 
+def check_is_upright(shape: tuple[int, ...]) -> None:
+    """Refuse clouds that lie: a row per coordinate and a column per point.
+
+    Args:
+        shape: Rows and columns. Columns beyond coordinates, normals, colours and parts are points.
+
+    Raises:
+        ValueError: They look transposed.
+    """
+    rows, columns = shape
+    if rows < columns and (rows == 3 or columns > _MAX_COLUMNS):
+        raise ValueError(
+            f"an array of shape {(rows, columns)} looks transposed; a row must be a point, "
+            f"{(columns, rows)}"
+        )
+
+
 def _cloud(values: np.ndarray) -> Geometry:
     if values.ndim != 2 or values.shape[1] < 3 or values.dtype.kind not in "fiu":
         raise ValueError(f"an array of shape {values.shape} is no cloud; it needs (points, >= 3)")
+    check_is_upright(values.shape)
     return Geometry(np.ascontiguousarray(values[:, :3], np.float32), np.empty((0, 3), np.int64))
 
 

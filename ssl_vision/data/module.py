@@ -11,15 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_vision.data.arrays import stratified_split
+from ssl_vision.data.checks import pair_warnings
 from ssl_vision.data.kernels.draws import view_stream
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader
 from ssl_vision.data.point_loader import PointLoader
 from ssl_vision.data.points import build_point_source
 from ssl_vision.data.recolor import crops_only, recolor, view_keys
-from ssl_vision.data.sources import NotSplitError, Source, Split, SubsetSource, build_source
-from ssl_vision.data.subsets import fraction_rows, rows_of_list, with_classes_of
-from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.data.sources import Source, Split, SubsetSource, build_source
+from ssl_vision.data.splits import NotSplitError, NoValSplitError
+from ssl_vision.data.subsets import (
+    fraction_rows,
+    held_out_rows,
+    rows_of_list,
+    with_classes_of,
+)
+from ssl_vision.errors import ConfigError
 from ssl_vision.points.views import PointViewConfig, evaluation_point_view
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
@@ -190,6 +196,7 @@ class DataModule(L.LightningDataModule):
         self.batch_size = per_process_batch(
             config.global_batch_size, world_size=world_size, accumulate=accumulate
         )
+        self._own_notes: list[str] = []
         self.train_source = self._build(config.path, "train")
         self._is_supervised = is_supervised
         self.bank_source, self.val_source = self._evaluation_sources()
@@ -211,6 +218,16 @@ class DataModule(L.LightningDataModule):
         """Whether there are labelled images to classify."""
         return self.val_source is not None
 
+    @property
+    def notes(self) -> list[str]:
+        """What was chosen where the paths leave a choice, a line each."""
+        val = () if self.val_source is None else self.val_source.notes
+        return list(dict.fromkeys([*self.train_source.notes, *val, *self._own_notes]))
+
+    def warnings(self) -> list[str]:
+        """What makes scores doubtful, a line each: classes that do not meet, leaks; reads files."""
+        return pair_warnings(self.bank_source, self.val_source)
+
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the training data."""
@@ -221,29 +238,45 @@ class DataModule(L.LightningDataModule):
             return build_point_source(path, split=split)
         return build_source(path, split=split, download=self.config.download)
 
-    def _build_val(self, path: str) -> Source:
-        """The test samples at a path of their own: its val split, or all where it has none."""
+    def _build_val(self) -> Source | None:
+        """The test samples; None where the training samples have none beside them.
+
+        At a path of their own: its val split, or all where it is not split.
+        """
+        path = self.config.val_path
         try:
-            return self._build(path, "val")
+            return self._build(path or self.config.path, "val")
         except NotSplitError:
-            return self._build(path, "train")
+            return None if path is None else self._build(path, "train")
+        except NoValSplitError:
+            if path is not None:
+                raise
+            return None
 
     def _evaluation_sources(self) -> tuple[Source, Source | None]:
-        config, train = self.config, self.train_source
-        bank = _labelled(train)
-        if config.val_path is not None:
-            val = self._build_val(config.val_path)
+        train = self.train_source
+        bank, val = _labelled(train), self._build_val()
+        if val is not None:
             return bank, with_classes_of(train, val, must_fit=self._is_supervised)
-        try:
-            val = self._build(config.path, "val")
-        except DataError:
-            if bank.labels is None:
-                return bank, None
-        else:
-            return bank, with_classes_of(train, val, must_fit=self._is_supervised)
-        num_val = max(1, round(_HELD_OUT_SHARE * len(bank)))
-        rows = stratified_split(bank.labels, num_val, key=derive_key("held out"))
-        return SubsetSource(bank, rows[0]), SubsetSource(bank, rows[1])
+        if bank.labels is None:
+            return bank, None
+        return self._held_out(bank)
+
+    def _held_out(self, bank: Source) -> tuple[Source, Source | None]:
+        """Training samples to search and to classify, where there are no others."""
+        labels = np.asarray(bank.labels)
+        kept, held = held_out_rows(labels, share=_HELD_OUT_SHARE, key=derive_key("held out"))
+        path = self.config.path
+        if len(held) == 0:
+            self._own_notes.append(f"{path}: no class has two samples, so none are held out.")
+            return bank, None
+        whole = len(np.unique(labels)) - len(np.unique(labels[held]))
+        rest = f"; {whole} classes of one sample stay whole" if whole else ""
+        self._own_notes.append(
+            f"{path} has no val split: {len(held)} of {len(labels)} samples, a fifth of each "
+            f"class, are held out to be scored{rest}."
+        )
+        return SubsetSource(bank, kept), SubsetSource(bank, held)
 
     def _chosen(self, source: Source) -> Source:
         """The part of a training source that the settings name."""

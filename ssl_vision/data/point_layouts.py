@@ -12,15 +12,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssl_vision.data.mesh_files import READERS, read_geometry, read_table
+from ssl_vision.data.folder import class_name
+from ssl_vision.data.mesh_files import READERS, check_is_upright, read_geometry, read_table
 from ssl_vision.data.point_sources import PartSource, PointSource
-from ssl_vision.data.sources import NotSplitError, Split
+from ssl_vision.data.sources import Split
+from ssl_vision.data.splits import (
+    VAL_NAMES,
+    NotSplitError,
+    NoValSplitError,
+    find_splits,
+    named_parts,
+)
 from ssl_vision.errors import DataError
 from ssl_vision.points.surface import sample_surface
 from ssl_vision.randomness import derive_key, keyed_uniform
 
 SURFACE_POINTS = 8192
-_SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "test", "testing")}
 
 
 def read_cloud(path: Path) -> np.ndarray:
@@ -48,64 +55,77 @@ def _check_present(files: Sequence[Path]) -> None:
 
 
 def _from_files(
-    files: Sequence[Path], labels: Sequence[int] | None = None, class_names: Sequence[str] = ()
+    files: Sequence[Path],
+    labels: Sequence[int] | None = None,
+    class_names: Sequence[str] = (),
+    *,
+    notes: tuple[str, ...] = (),
 ) -> PointSource:
     _check_present(files)
-    return PointSource(
+    source = PointSource(
         [str(file) for file in files],
         lambda row: read_cloud(files[row]),
         labels=labels,
         class_names=class_names,
         mark=",".join(str(file.stat().st_size) for file in files),
     )
+    source.has_files, source.notes = True, notes
+    return source
 
 
 def _clouds_in(folder: Path) -> list[Path]:
     """Files of known suffixes directly in a folder, sorted; text files of notes left out."""
-    found = (p for p in sorted(folder.iterdir()) if p.suffix.lower() in READERS and p.is_file())
-    return [p for p in found if not p.name.lower().startswith(("readme", "license"))]
+    return [path for path in sorted(folder.iterdir()) if _is_cloud(path)]
+
+
+def _is_cloud(path: Path) -> bool:
+    is_note = path.name.lower().startswith(("readme", "license"))
+    return path.suffix.lower() in READERS and not is_note and path.is_file()
 
 
 def any_folder(folder: Path, split: Split) -> PointSource:
     """Class folders with splits above or below them or without, or one flat folder."""
-    above = _split_folder(folder, split)
-    has_splits = any(_split_folder(folder, s) for s in ("train", "val"))
-    if has_splits and above is None:
-        raise _no_split(folder, split)
-    root = above or folder
-    classes = [c for c in sorted(root.iterdir()) if c.is_dir() and not c.name.startswith(".")]
-    below = {c: _split_folder(c, split) for c in classes}
-    has_splits_below = any(_split_folder(c, s) for c in classes for s in ("train", "val"))
-    files: list[Path] = []
-    labels: list[int] = []
-    kept: list[str] = []
-    for folder_of_class in classes:
-        place = below[folder_of_class] if has_splits_below else folder_of_class
-        found = _clouds_in(place) if place else []
-        if found:
-            kept.append(folder_of_class.name)
-            files += found
-            labels += [len(kept) - 1] * len(found)
-    if split == "val" and not (has_splits or has_splits_below):
-        raise NotSplitError(str(_no_split(folder, split)))
-    if files:
-        return _from_files(files, labels, kept)
+    splits = find_splits(folder, holds=_holds_clouds, suffixes=())
+    root = splits.train if split == "train" else splits.val or folder
+    places = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    below = {place: named_parts(place)[:2] for place in places}
+    has_splits_below = any(train or val for train, val in below.values())
+    if split == "val" and splits.val is None and not has_splits_below:
+        kind = NotSplitError if splits.train == folder else NoValSplitError
+        names = ", ".join(VAL_NAMES)
+        raise kind(f"{folder} has no val split (a folder {names}); set data.val_path.")
+    found: dict[str, list[Path]] = {}
+    for place in places:
+        parts = below[place][split == "val"] if has_splits_below else [place]
+        clouds = _clouds_in(parts[0]) if parts else []
+        if clouds:
+            found.setdefault(class_name(place.name), []).extend(clouds)
     flat = _clouds_in(root)
-    if flat:
-        return _from_files(flat)
-    raise DataError(f"{root} holds no clouds or meshes ({', '.join(READERS)}).")
+    if not found and not flat:
+        raise DataError(
+            f"{root} holds no clouds or meshes ({', '.join(READERS)}){_deeper(places)}."
+        )
+    if not found:
+        return _from_files(flat, notes=splits.notes)
+    kept = sorted(found)
+    files = [file for name in kept for file in found[name]]
+    labels = [label for label, name in enumerate(kept) for _ in found[name]]
+    stray = f"{root}: {len(flat)} clouds beside the class folders are not read, first {flat[:1]}."
+    notes = (*splits.notes, stray) if flat else splits.notes
+    return _from_files(files, labels, kept, notes=notes)
 
 
-def _split_folder(folder: Path, split: str) -> Path | None:
-    for name in _SPLIT_FOLDERS[split]:
-        if (folder / name).is_dir():
-            return folder / name
-    return None
+def _holds_clouds(folder: Path) -> bool:
+    """Whether there is a cloud in a folder, or two levels below it."""
+    return any(_is_cloud(path) for depth in ("*", "*/*", "*/*/*") for path in folder.glob(depth))
 
 
-def _no_split(folder: Path, split: Split) -> DataError:
-    wanted = ", ".join(_SPLIT_FOLDERS[split])
-    return DataError(f"{folder} has no {split} split (a folder {wanted}); set data.val_path.")
+def _deeper(places: Sequence[Path]) -> str:
+    """The way out where class folders lie one level deeper."""
+    for place in places:
+        if any(_clouds_in(p) for p in place.iterdir() if p.is_dir()):
+            return f"; the folders of {place} do: give its path"
+    return ""
 
 
 # Public layouts --------------------------------------------------------------------------
@@ -177,6 +197,7 @@ def _shapenetpart(folder: Path, split: Split) -> PartSource | None:
 def _point_and_part(path: Path) -> np.ndarray:
     try:
         table = read_table(path)
+        check_is_upright(table.shape)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if table.shape[1] < 4:
@@ -247,9 +268,12 @@ def _read_h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{path}: reading .h5 needs h5py: pip install 'ssl-vision[h5]'.") from error
     try:
         with h5py.File(path) as file:
-            return np.asarray(file["data"], np.float32), np.asarray(file["label"], np.int64)
+            points, labels = np.asarray(file["data"], np.float32), np.asarray(file["label"])
     except (OSError, KeyError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if points.ndim != 3 or points.shape[2] < 3 or points.shape[1] == 3 < points.shape[2]:
+        raise DataError(f"{path}: data of shape {points.shape} must be (clouds, points, 3).")
+    return points, labels.astype(np.int64)
 
 
 _SCAN_CLASSES = [

@@ -22,7 +22,12 @@ class PointSource(Source):
         labels: Class of each cloud, or None.
         class_names: Names of the classes.
         mark: What else decides about the data, for the fingerprint (sizes of files, ...).
+
+    Attributes:
+        has_files: Whether each name is the path of a file that holds this cloud alone.
     """
+
+    has_files = False
 
     def __init__(
         self,
@@ -47,6 +52,10 @@ class PointSource(Source):
     def name(self, index: int) -> str:
         """Path of the cloud, or what stands for it."""
         return self._names[index]
+
+    def file(self, index: int) -> str | None:
+        """Path of the cloud's own file."""
+        return self._names[index] if self.has_files else None
 
     def fingerprint(self) -> str:
         """Digest of names, labels and file sizes."""

@@ -1,6 +1,7 @@
 """What a data set is to the loader, and the door that finds one by path or name."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -8,8 +9,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.splits import VAL_NAMES, NotSplitError, NoValSplitError, find_splits
 from ssl_vision.errors import DataError
+from ssl_vision.files import open_regular
 
+_PACKED = ".beton"
 Split = Literal["train", "val"]
 
 
@@ -33,10 +37,16 @@ class Source(ABC):
     Attributes:
         labels: Class of each sample, int64, (n,); None where there are none.
         class_names: Name of each class; empty without labels.
+        notes: What was chosen, or left out, when it was opened: a line each.
+        no_labels_because: Why there are no labels where there seem to be classes; else empty.
+        only_class: Name of the one folder all samples lie in; a class, if others hold that it is.
     """
 
     labels: np.ndarray | None = None
     class_names: list[str]
+    notes: tuple[str, ...] = ()
+    no_labels_because: str = ""
+    only_class: str | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -66,6 +76,34 @@ class Source(ABC):
         """
         return None
 
+    def file(self, index: int) -> str | None:
+        """Path of the file that holds this sample alone, where there is one."""
+        return None
+
+    def num_bytes(self, index: int) -> int | None:
+        """Bytes of a sample as it is stored; None where it is not, or is not there."""
+        path = self.file(index)
+        try:
+            return None if path is None else os.stat(path).st_size
+        except OSError:
+            return None
+
+    def stored(self, index: int, start: int, stop: int) -> bytes:
+        """Some of the bytes of a sample as it is stored, where `num_bytes` counts them.
+
+        Raises:
+            DataError: If they cannot be read.
+        """
+        path = self.file(index)
+        if path is None:
+            raise DataError(f"{self.name(index)} is not stored.")
+        try:
+            with open_regular(path) as file:
+                file.seek(start)
+                return file.read(stop - start)
+        except OSError as error:
+            raise DataError(error.strerror or str(error)) from error
+
     def cloud(self, index: int) -> np.ndarray:
         """One point cloud, float32, (M, 3), of a source that has them.
 
@@ -91,6 +129,8 @@ class SubsetSource(Source):
         self.indices = np.asarray(indices, np.int64)
         self.labels = None if source.labels is None else source.labels[self.indices]
         self.class_names = source.class_names
+        self.notes, self.only_class = source.notes, source.only_class
+        self.no_labels_because = source.no_labels_because
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -110,6 +150,18 @@ class SubsetSource(Source):
     def encoded(self, index: int) -> bytes | None:
         """File bytes in the whole source."""
         return self.source.encoded(int(self.indices[index]))
+
+    def file(self, index: int) -> str | None:
+        """File in the whole source."""
+        return self.source.file(int(self.indices[index]))
+
+    def num_bytes(self, index: int) -> int | None:
+        """Bytes in the whole source."""
+        return self.source.num_bytes(int(self.indices[index]))
+
+    def stored(self, index: int, start: int, stop: int) -> bytes:
+        """Bytes in the whole source."""
+        return self.source.stored(int(self.indices[index]), start, stop)
 
     def cloud(self, index: int) -> np.ndarray:
         """One cloud of the whole source."""
@@ -133,23 +185,19 @@ def digest(*parts: str | np.ndarray) -> str:
     return state.hexdigest()[:16]
 
 
-class NotSplitError(DataError):
-    """Training and test samples were not told apart at a path: it holds one whole."""
-
-
 def build_source(path: str, *, split: Split = "train", download: bool = False) -> Source:
     """The data set at a path, or of a name.
 
     Args:
         path: `digits` or `mnist5k` (built in); a torchvision name (cifar10, cifar100, stl10,
             imagenette, flowers102); a .beton file; or a folder. A folder that holds `train` and
-            `val` folders (or train.beton and val.beton) is entered by `split`.
+            `val` folders (or train.beton and val.beton) is entered by `split`; see `find_splits`.
         split: Which part.
         download: Whether a named data set may be fetched.
 
     Raises:
-        DataError: If there is nothing of that name, or no such split; NotSplitError if it holds
-            one whole and split is not train.
+        DataError: If there is nothing of that name, or no such split; NoValSplitError if there is
+            only a training split, NotSplitError if it holds one whole.
     """
     from ssl_vision.data.arrays import BUILTIN
     from ssl_vision.data.torchvision_sets import NAMES, load_torchvision
@@ -163,7 +211,7 @@ def build_source(path: str, *, split: Split = "train", download: bool = False) -
 
 def _from_disk(path: Path, split: Split) -> Source:
     from ssl_vision.data.arrays import BUILTIN
-    from ssl_vision.data.folder import FolderSource
+    from ssl_vision.data.folder import FolderSource, holds_images
     from ssl_vision.data.torchvision_sets import NAMES
 
     if not path.exists():
@@ -174,28 +222,23 @@ def _from_disk(path: Path, split: Split) -> Source:
         )
     if path.is_file():
         return _from_file(path, split)
-    part = find_split(path, split)
+    splits = find_splits(path, holds=holds_images, suffixes=(_PACKED,))
+    part = splits.train if split == "train" else splits.val
     if part is None:
-        kind = NotSplitError if find_split(path, "train") == path else DataError
-        raise kind(f"{path} has no folder 'val' (or 'validation', 'test') or val.beton.")
-    return _from_file(part, "train") if part.is_file() else FolderSource(part)
+        kind = NotSplitError if splits.train == path else NoValSplitError
+        others = "', '".join(VAL_NAMES[1:])
+        raise kind(f"{path} has no folder '{VAL_NAMES[0]}' (or '{others}') or val{_PACKED}.")
+    source = _from_file(part, "train") if part.is_file() else FolderSource(part)
+    if split == "train":
+        source.notes = (*splits.notes, *source.notes)
+    return source
 
 
 def _from_file(path: Path, split: Split) -> Source:
-    if path.suffix != ".beton":
+    if path.suffix.lower() != _PACKED:
         raise DataError(f"{path} is neither a folder of images nor a .beton file.")
     if split != "train":
         raise NotSplitError(f"{path} is one split; give the other as data.val_path.")
     from ssl_vision.data.beton import BetonSource
 
     return BetonSource(path)
-
-
-def find_split(path: Path, split: Split) -> Path | None:
-    """The part of a folder that holds a split; the folder itself if it is not split."""
-    names = ["train"] if split == "train" else ["val", "validation", "test"]
-    for name in names:
-        for part in (path / name, path / f"{name}.beton"):
-            if part.exists():
-                return part
-    return path if split == "train" else None

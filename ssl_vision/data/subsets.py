@@ -1,10 +1,11 @@
-"""Parts of a training set by file list (1 % and 10 % protocols) or share, and equal classes."""
+"""Parts of a training set by file list, by share or held out, and classes that meet by name."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ssl_vision.data.folder import class_name
 from ssl_vision.data.sources import Source
 from ssl_vision.errors import DataError
 from ssl_vision.randomness import derive_key, keyed_uniform
@@ -72,28 +73,52 @@ def fraction_rows(num_samples: int, labels: np.ndarray | None, *, fraction: floa
     return np.sort(np.concatenate(rows))
 
 
-def with_classes_of(train: Source, val: Source, *, must_fit: bool) -> Source:
-    """The validation source, its labels numbered by the training classes where they hold all.
+def held_out_rows(labels: np.ndarray, *, share: float, key: int) -> tuple[np.ndarray, np.ndarray]:
+    """(Rows to learn from, rows to score), each rising: a share of each class is scored.
 
-    Folders number their classes alphabetically; a class without validation images would shift all
-    behind it.
+    At least one sample of each class stays to learn from, and one is scored where there are two.
+
+    Args:
+        labels: Classes, int64, (n,).
+        share: Of each class, from 0 to 1.
+        key: Decides which rows; the same key gives the same rows.
+    """
+    score = np.random.Generator(np.random.Philox(key)).random(len(labels))
+    is_held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        num = min(max(1, round(share * len(rows))), len(rows) - 1)
+        is_held[rows[np.argsort(score[rows], kind="stable")[:num]]] = True
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def with_classes_of(train: Source, val: Source, *, must_fit: bool) -> Source:
+    """The test source, its labels numbered by the training classes, its further classes behind.
+
+    Folders number their classes alphabetically; a class that one of the two lacks would shift all
+    behind it. Names meet in composed Unicode (NFC). Test samples that all lie in one folder have
+    its label, if it is the name of a training class.
 
     Raises:
-        DataError: `must_fit`, and the validation set has a class the training set lacks.
+        DataError: `must_fit`, and the test set has a class the training set lacks.
     """
-    if train.labels is None or val.labels is None or val.class_names == train.class_names:
+    if train.labels is None:
         return val
-    unknown = sorted(set(val.class_names) - set(train.class_names))
-    if unknown and not must_fit:
-        return val
-    if unknown:
+    names = [class_name(name) for name in train.class_names]
+    own = [class_name(name) for name in val.class_names]
+    if val.labels is None:
+        if val.only_class not in names:
+            return val
+        own, val.labels = [val.only_class], np.zeros(len(val), np.int64)
+    unknown = sorted(set(own) - set(names))
+    if unknown and must_fit:
         raise DataError(
             f"the validation data has classes the training data lacks ({', '.join(unknown[:3])}); "
             "class folders must have the same names in both."
         )
-    number = [train.class_names.index(name) for name in val.class_names]
-    val.labels = np.array(number, np.int64)[val.labels]
-    val.class_names = train.class_names
+    number = {name: label for label, name in enumerate([*names, *unknown])}
+    table = np.array([*(number[name] for name in own), -1], np.int64)  # a label of -1 stays
+    val.labels, val.class_names = table[val.labels], [*train.class_names, *unknown]
     return val
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_vision.data.subsets import held_out_rows
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Interval, wilson_interval
 from ssl_vision.randomness import derive_key
@@ -86,20 +87,6 @@ def linear_svm(
     c = max(sorted(held_out), key=held_out.__getitem__) if held_out else config.cs[0]
     guess = _fit(train, train_labels, c, config=config, seed=seed).predict(test)
     return SvmResult(float((guess == test_labels).mean()), c, held_out, guess.astype(np.int64))
-
-
-def held_out_rows(
-    labels: NDArray[np.int64], *, share: float, key: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(Rows to fit, rows to score): a share of each class, at least one where it has two."""
-    random = np.random.Generator(np.random.Philox(key))
-    fit, score = [], []
-    for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        num = min(max(1, round(share * len(rows))), len(rows) - 1)
-        fit.append(rows[num:])
-        score.append(rows[:num])
-    return np.concatenate(fit), np.concatenate(score)
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:

@@ -125,3 +125,19 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
     with pytest.raises(DataError, match="malformed"):
         read_geometry(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", [(3, 300), (3, 4), (6, 300), (4, 50)])
+@pytest.mark.parametrize("suffix", [".npy", ".txt"])
+def test_clouds_with_a_column_per_point_are_refused(tmp_path: Path, shape, suffix) -> None:
+    file = tmp_path / f"a{suffix}"
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    (np.save if suffix == ".npy" else np.savetxt)(file, values)
+    with pytest.raises(DataError, match=rf"a\{suffix} is malformed: .*looks transposed"):
+        read_geometry(file)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (4, 7), (5, 3), (300, 6)])
+def test_few_points_with_further_columns_are_clouds(tmp_path: Path, shape) -> None:
+    np.save(tmp_path / "a.npy", np.ones(shape, np.float32))
+    assert read_geometry(tmp_path / "a.npy").vertices.shape == (shape[0], 3)

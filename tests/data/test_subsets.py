@@ -86,7 +86,9 @@ def test_validation_classes_get_the_training_numbers(tmp_path: Path) -> None:
     other = FolderSource(_folder(tmp_path / "c", ["bee/1.png", "eel/1.png"]))
     with pytest.raises(DataError, match=r"classes the training data lacks \(eel\)"):
         with_classes_of(train, other, must_fit=True)
-    assert with_classes_of(train, other, must_fit=False).class_names == ["bee", "eel"]
+    other = with_classes_of(train, other, must_fit=False)
+    assert other.class_names == ["ant", "bee", "cat", "eel"]
+    assert other.labels.tolist() == [1, 3]
 
 
 def _module(tmp_path: Path, *, is_supervised: bool, **changes: object) -> DataModule:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from ssl_vision.data.subsets import held_out_rows
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.evaluation.svm import SvmConfig, held_out_rows, linear_svm
+from ssl_vision.evaluation.svm import SvmConfig, linear_svm
 
 
 def blobs(num: int, *, seed: int, spread: float = 0.3) -> tuple[np.ndarray, np.ndarray]:

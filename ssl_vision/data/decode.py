@@ -2,7 +2,8 @@
 
 JPEG goes through libjpeg-turbo's C interface (ctypes, which releases the GIL) with the accurate
 integer DCT: the same bits as Pillow and torchvision. Where the library is absent, and for every
-other format, Pillow decodes. Images come out upright (EXIF orientation applied) as 8-bit RGB.
+other format, Pillow decodes. Images come out upright (EXIF orientation applied, which
+torchvision's ImageFolder, and with it most authors' code, does not) as 8-bit RGB.
 """
 
 import ctypes

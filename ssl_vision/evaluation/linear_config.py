@@ -2,6 +2,10 @@
 
 They follow the authors' evaluation code: DINO, MAE (LARS and batch norm), DINOv2 (a grid of
 learning rates), Barlow Twins, and lightly's benchmark.
+
+Where we differ: MAE's training crop is torchvision's random resized crop, theirs draws once where
+that tries ten times; its batch norm takes the statistics of the whole batch of 16,384, theirs of
+each GPU's 512.
 """
 
 from dataclasses import dataclass, fields

@@ -7,7 +7,7 @@ The encoder is a plain timm ViT whose positions are set to the fixed sine-cosine
 exported needs nothing of this file.
 
 Where we differ: none known in the arithmetic. Noise comes from keys of (seed, step, sample), not
-from a device's generator.
+from a device's generator. Recipes train in bf16, theirs in fp16 with loss scaling.
 """
 
 from collections.abc import Mapping

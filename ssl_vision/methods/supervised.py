@@ -4,9 +4,11 @@ DeiT: Touvron et al. 2020, arXiv 2012.12877. Fine-tuning: MAE, He et al. 2021, a
 appendix A.1. SMMix: Chen et al. 2022, arXiv 2212.12977, and github.com/ChenMnZ/SMMix.
 
 Where we differ from SMMix's code:
-    The coin between SMMix and Mixup, the region side and lambda are equal on all processes and
-    drawn from (seed, step); theirs are per process, the side unseeded.
+    The coin between SMMix and Mixup, the region side and lambda are equal on all processes (where
+    there is no SMMix, Mixup and CutMix are drawn per process, as DeiT's and MAE's) and drawn from
+    (seed, step); theirs are per process, the side unseeded.
     The pass that finds the regions runs in the precision of the run; theirs always in float32.
+    Class tokens start as timm's, N(0, 1e-6); theirs, as DeiT's, from N(0, 0.02).
     An EMA of the weights, if asked for, does follow the weights; theirs is stored at its start.
     Optional: the class token's row, or the EMA teacher, as source of the map.
 """
@@ -28,6 +30,7 @@ from ssl_vision.backbones.classifier import (
     freeze_all_but_classifier,
     init_linear,
 )
+from ssl_vision.distributed import rank
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.smmix import (
     masked_token_means,
@@ -45,7 +48,7 @@ from ssl_vision.mixing.smmix import (
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.mixup import mix_batch
 from ssl_vision.optim.recipe import OptimConfig
-from ssl_vision.randomness import keyed_generator
+from ssl_vision.randomness import derive_key, keyed_generator
 from ssl_vision.types import Batch, LossOutput
 from ssl_vision.views import ViewConfig, check_prob
 
@@ -186,7 +189,7 @@ class Supervised(Method):
                 cutmix_alpha=mixing.cutmix_alpha if "cutmix" in mixing.name else 0.0,
                 switch_prob=mixing.switch_prob,
                 prob=1.0,
-                key=self.key("mixup"),
+                key=self._mixup_key(),
             )
         logits = self.logits(images)
         loss = soft_cross_entropy(logits, targets)
@@ -194,6 +197,13 @@ class Supervised(Method):
         if self.token_head is not None:  # DDP wants every parameter in every step's graph
             loss = loss + 0.0 * sum(p.sum() for p in self.token_head.parameters())
         return LossOutput(loss, metrics)
+
+    def _mixup_key(self) -> int:
+        """Of a batch's own draws, as DeiT and MAE make them; SMMix's are one for all processes."""
+        key = self.key("mixup")
+        if self.config.mixing.name == "smmix":
+            return key
+        return derive_key(key, self.micro_step, rank())
 
     def _smmix_loss(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> LossOutput:
         """Find regions without mixing, mix, and train on the mixed images (section 3)."""

@@ -147,6 +147,30 @@ def test_coin_side_and_lambda_depend_on_seed_and_step_alone() -> None:
     assert losses(0) != losses(1)
 
 
+@pytest.mark.parametrize("name", ["mixup", "mixup_cutmix", "smmix"])
+def test_mixup_is_drawn_per_process_and_batch_unless_it_belongs_to_smmix(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeiT's and MAE's processes, and batches of one update, mix each by its own lambda."""
+    method = _method(mixing=MixingConfig(name=name, switch_prob=0.001), args={"depth": 1})
+    shares: dict[tuple[int, int], tuple[float, ...]] = {}
+    mix = supervised.mix_batch
+
+    def spy(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        images, targets = mix(*args, **kwargs)
+        shares[process, batch] = tuple(targets[0].tolist())
+        return images, targets
+
+    monkeypatch.setattr(supervised, "mix_batch", spy)
+    for process in range(2):
+        monkeypatch.setattr(supervised, "rank", lambda process=process: process)
+        for batch in range(3):
+            method.micro_step = batch
+            method.compute_loss(_batch())
+    assert len(shares) == 6
+    assert len(set(shares.values())) == (1 if name == "smmix" else 6)
+
+
 def test_coin_falls_on_smmix_as_often_as_asked() -> None:
     method = _method(mixing=MixingConfig(name="smmix", switch_prob=0.25), args={"depth": 1})
     count = 0

@@ -21,6 +21,7 @@ from ssl_vision.data.loader import MultiViewLoader
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.optim.lars import LARS
+from ssl_vision.optim.recipe import learning_rate
 from ssl_vision.views import ViewConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -289,3 +290,22 @@ def test_stochastic_depth_of_students_is_the_authors() -> None:
     assert rates("poa/vit_l16_imagenet1k") == pytest.approx([0.2] * 24)
     assert rates("poa/swin_b_imagenet1k") == pytest.approx([0.2 * i / 23 for i in range(24)])
     assert not any(rates("poa/resnet152_imagenet1k"))
+
+
+@pytest.mark.parametrize("size", ["small", "tiny"])
+def test_the_headers_way_to_deits_own_recipe_is_its_updates_views_and_rates(size: str) -> None:
+    """DeiT: 1,251 updates of 1,024 views an epoch, 300 epochs, peak 1e-3 after 5 epochs."""
+    name = f"supervised/deit_{size}_imagenet1k"
+    header = (CONFIGS / f"{name}.yaml").read_text().split("# DeiT's own recipe")[1]
+    words = header.split("Its 300 epochs")[0].replace("#", " ").split()
+    config = load(name, *(word.rstrip(".") for word in words if "=" in word))
+    view = config.data.views["train"]
+    assert config.method.mixing.name == "mixup_cutmix"
+    assert (view.count, view.erase.prob) == (3, 0.25)
+    steps = 1_281_167 // config.data.global_batch_size
+    assert view.count * config.data.global_batch_size == pytest.approx(1024, rel=0.005)
+    assert steps * config.trainer.epochs == pytest.approx(1251 * 300, rel=0.005)
+    assert config.optim.warmup_epochs * steps == pytest.approx(1251 * 5, rel=0.005)
+    plan = TrainPlan(steps_per_epoch=steps, epochs=config.trainer.epochs, global_batch_size=342)
+    warm = round(config.optim.warmup_epochs * steps)  # the first update at the peak
+    assert learning_rate(config.optim, plan=plan, step=warm) == pytest.approx(1e-3)

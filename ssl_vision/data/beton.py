@@ -23,11 +23,15 @@ from ssl_vision.data.kernels.color import color_table, recolor, scratch_size
 from ssl_vision.data.kernels.compiling import pointer64
 from ssl_vision.data.kernels.crop import crop_bicubic, crop_bilinear, crop_table
 from ssl_vision.data.kernels.draws import view_key, view_stream
+from ssl_vision.data.mapping import GuardedMap, guarded_map
 from ssl_vision.data.sources import RawBlock, Source, digest
 from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.files import open_regular, read_json, read_text
 from ssl_vision.views import ViewConfig
 
 _READ_AHEAD_BYTES = 16 << 10  # mean sample size from which hints pay
+_MAX_CLASSES = 1 << 20  # of a file that does not name its classes
+_MAX_NAMES_BYTES = 4 << 30  # of the sidecar with the samples' original paths
 
 
 def index_path(path: Path) -> Path:
@@ -41,7 +45,10 @@ def names_path(path: Path) -> Path:
 
 
 class BetonSource(Source):
-    """Samples of a .beton file, written by this package or by ffcv."""
+    """Samples of a .beton file, written by this package or by ffcv.
+
+    A sample that is gone, because somebody cut the file short while it is in use, is a DataError.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -53,15 +60,11 @@ class BetonSource(Source):
         self._pointers = index.images["data_ptr"].astype(np.int64)
         self._sizes = index.sizes
         self._stored_labels = index.labels
-        self._map = np.memmap(self.path, np.uint8, mode="r")
-        self._descriptor = os.open(self.path, os.O_RDONLY)
+        self._file = open_regular(self.path, error=DataError)
+        self._descriptor = self._file.fileno()
         self._hints = bool(self._sizes.mean() >= _READ_AHEAD_BYTES)
         self.class_names = self._read_sidecar()
         self.labels = self._usable_labels()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -71,20 +74,35 @@ class BetonSource(Source):
         path = index_path(self.path)
         if not path.exists():
             return []
-        try:
-            content = json.loads(path.read_text())
-            written_for, names = content["fingerprint"], list(content["class_names"])
-        except (ValueError, KeyError, OSError) as error:
-            raise DataError(f"{path} is damaged ({error}); delete it or pack again.") from error
-        if written_for != self.fingerprint():
+        content = read_json(path, error=DataError)
+        fields = content if isinstance(content, dict) else {}
+        names = fields.get("class_names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(
+                f"{path} is damaged (it has no list class_names of names); delete it or pack again."
+            )
+        if fields.get("fingerprint") != self.fingerprint():
             raise DataError(f"{path} belongs to another .beton file; delete it or pack again.")
         return names
 
     def _usable_labels(self) -> np.ndarray | None:
+        """Labels if every one stands for a class; None if none does.
+
+        Raises:
+            DataError: If some are no classes, or classes the sidecar does not name.
+        """
         labels = self._stored_labels
-        if labels is None or labels.max() < 0:  # -1 stands for none
+        if labels is None or np.all(labels == -1):  # -1 stands for none
             return None
         known = self.class_names
+        limit = len(known) or _MAX_CLASSES
+        bad = np.flatnonzero((labels < 0) | (labels >= limit))
+        if len(bad):
+            raise DataError(
+                f"{self.path}: {len(bad)} of {len(labels)} labels are not from 0 to {limit - 1}, "
+                f"the first is {labels[bad[0]]} of sample {bad[0]}; write the file again with "
+                "classes numbered from 0, or -1 for every image."
+            )
         self.class_names = known or [str(label) for label in range(int(labels.max()) + 1)]
         return labels
 
@@ -93,7 +111,17 @@ class BetonSource(Source):
         path = names_path(self.path)
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        lines = read_text(path, error=DataError, max_bytes=_MAX_NAMES_BYTES).split("\n")
+        try:
+            names = [json.loads(line) for line in lines if line]
+        except (ValueError, RecursionError):
+            names = []
+        if len(names) != len(self) or not all(isinstance(name, str) for name in names):
+            raise DataError(
+                f"{path} is damaged: it does not hold {len(self)} names, one a line; delete it or "
+                "pack again."
+            )
+        return names
 
     def name(self, index: int) -> str:
         """File and row, and the original path where the sidecar knows it."""
@@ -114,16 +142,30 @@ class BetonSource(Source):
         """
         if self._modes[index] == RAW:
             return None
-        size = int(self._sizes[index])
+        data = bytearray(int(self._sizes[index]))
+        self._read(memoryview(data), int(self._pointers[index]))
+        return bytes(data)
+
+    def _read(self, into: memoryview, start: int) -> None:
+        """Fill memory from a place in the file.
+
+        Not by way of the map: a page fault on cold data would hold the GIL.
+
+        Raises:
+            DataError: If the file cannot be read, or has become shorter.
+        """
+        size = len(into)
         try:
-            # pread and not the map: a page fault on cold data would hold the GIL, and a file
-            # cut off meanwhile would kill the process.
-            data = os.pread(self._descriptor, size, int(self._pointers[index]))
+            done = os.preadv(self._descriptor, [into], start)
+            while 0 < done < size:  # one call reads at most 2 GiB
+                more = os.preadv(self._descriptor, [into[done:]], start + done)
+                done += more
+                if more == 0:
+                    break
         except OSError as error:
             raise DataError(error.strerror or str(error)) from error
-        if len(data) != size:
-            raise DataError(f"{len(data)} of {size} bytes are left in the file")
-        return data
+        if done != size:
+            raise DataError(f"{done} of {size} bytes are left in the file")
 
     def num_bytes(self, index: int) -> int:
         """Bytes of the sample's JPEG or pixels."""
@@ -142,8 +184,9 @@ class BetonSource(Source):
         data = self.encoded(index)
         height, width = int(self._heights[index]), int(self._widths[index])
         if data is None:
-            start = int(self._pointers[index])
-            return self._map[start : start + height * width * 3].reshape(height, width, 3)
+            pixels = np.empty((height, width, 3), np.uint8)
+            self._read(pixels.reshape(-1).data, int(self._pointers[index]))
+            return pixels
         pixels = decoder.decode(data)
         if pixels.shape != (height, width, 3):
             raise DataError(
@@ -151,12 +194,25 @@ class BetonSource(Source):
             )
         return pixels
 
+    @cached_property
+    def _pages(self) -> GuardedMap | None:
+        """The pages of the file in memory; touched by kernels only, which do not hold the GIL."""
+        end = int((self._pointers + self._sizes).max())
+        return guarded_map(self._descriptor, end)
+
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
         """Where the images lie in the mapped file, if all of them are raw."""
         if np.any(self._modes[indices] == JPG):
             return None
-        addresses = self._map.ctypes.data + self._pointers[indices]
+        pages = self._pages
+        if pages is None or not pages.is_intact():
+            return None  # `pixels` reads them, or says what is gone
+        addresses = pages.address + self._pointers[indices]
         return RawBlock(addresses, self._heights[indices], self._widths[indices])
+
+    def is_intact(self) -> bool:
+        """Whether the file still has all of the pages that `raw_block` told of."""
+        return self._pages is None or self._pages.is_intact()
 
     def read_ahead(self, indices: np.ndarray) -> None:
         """Ask the system to start reading these samples."""

@@ -377,7 +377,8 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
         block = self.source.raw_block(indices)
         if block is not None:
             self._draw_views(job, start, block, indices, views, tools)
-            return
+            if self.source.is_intact():
+                return  # else one by one, to say which sample is gone or to replace it
         for row in range(start, stop):
             original = job.indices[row : row + 1].copy()  # keys the views, also of a substitute
             pixels = self._pixels(job, row, tools.decoder)

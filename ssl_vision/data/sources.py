@@ -113,8 +113,15 @@ class Source(ABC):
         raise DataError(f"{self.name(index)} is an image, not a point cloud.")
 
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
-        """The images in memory, where they need no decoding; else None."""
+        """The images in memory, where they need no decoding; else None.
+
+        Whoever reads them asks `is_intact` afterwards.
+        """
         return None
+
+    def is_intact(self) -> bool:
+        """Whether the memory of all blocks so far held the images; else what was read is void."""
+        return True
 
     def read_ahead(self, indices: np.ndarray) -> None:
         """Hint that these samples are wanted soon; nothing, unless a source knows how."""
@@ -170,6 +177,10 @@ class SubsetSource(Source):
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
         """The images in memory, where the whole source has them there."""
         return self.source.raw_block(self.indices[indices])
+
+    def is_intact(self) -> bool:
+        """Of the whole source."""
+        return self.source.is_intact()
 
     def read_ahead(self, indices: np.ndarray) -> None:
         """Pass the hint on."""

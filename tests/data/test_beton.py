@@ -1,5 +1,6 @@
 """Packed data sets: same views as the folder, both ways with ffcv, loud on damaged files."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def damage(path: Path, how: str) -> str:
         data[data_start(2, 0) : data_start(2, 0) + IMAGE.itemsize] = record.tobytes()
     path.write_bytes(data)
     return {
-        "empty": "0 bytes", "not a beton": "no .beton file", "cut off": "cut off",
+        "empty": "shorter than the header", "not a beton": "no .beton file", "cut off": "cut off",
         "table cut off": "write it again", "old version": "version 2",
         "points outside": "no entry in its table",
     }[how]  # fmt: skip
@@ -143,7 +144,110 @@ def test_a_foreign_sidecar_is_refused(image_folder) -> None:
     with pytest.raises(DataError, match="belongs to another"):
         BetonSource(path)
     Path(f"{path}.json").write_text("{")
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="no usable JSON"):
+        BetonSource(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[1]", b'"x"', b"null", b'{"class_names": 5}', b'{"class_names": [1, 2]}', b"\xff\xfe",
+     b"[" * 100_000, b'{"class_names": NaN}', b"9" * 5000],
+)  # fmt: skip
+def test_a_sidecar_of_any_other_shape_is_refused_by_name(image_folder, content) -> None:
+    path = packed(image_folder, "keep")
+    Path(f"{path}.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"keep\.beton\.json"):
+        BetonSource(path)
+
+
+def change(path: Path, field: str, value: int, *, row: int = 1) -> None:
+    """Overwrite one number of one sample, in its record and, of places, in the table."""
+    data = bytearray(path.read_bytes())
+    header = np.frombuffer(data, HEADER, 1)[0]
+    num, table_start = int(header["num_samples"]), int(header["alloc_table_ptr"])
+    records = np.frombuffer(data, record_type([2, 1]), num, offset=data_start(2, 0))
+    table = np.frombuffer(data, ALLOCATION, offset=table_start)
+    if field == "label":
+        records["f1"][row] = value
+    elif field in ("ptr", "size"):
+        table[field][row] = value
+    else:
+        records["f0"][field][row] = value
+    if field == "ptr":
+        records["f0"]["data_ptr"][row] = value
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("mode", ["raw", "keep"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("ptr", 2**64 - 2**k) for k in (0, 8, 12, 31, 40, 62, 63)],
+        *[("ptr", 2**k) for k in (0, 4, 11, 40, 62, 63)],
+        *[("size", value) for value in (0, 2**31 + 1, 2**62, 2**63, 2**64 - 1, 2**64 - 5)],
+        *[("mode", value) for value in (2, 7, 255)],
+        *[(side, 0) for side in ("height", "width")],
+        *[("label", value) for value in (-(2**63), -5, -1, 2, 2**40, 2**63 - 1)],
+    ],
+)
+def test_numbers_that_point_elsewhere_are_refused_by_name(image_folder, mode, field, value) -> None:
+    path = packed(image_folder, mode)
+    change(path, field, value)
+    Path(f"{path}.json").unlink() if field != "label" else None
+    with pytest.raises(DataError, match=rf"{mode}\.beton"):
+        BetonSource(path)
+
+
+def test_labels_without_names_are_refused_only_beyond_a_million(image_folder) -> None:
+    path = packed(image_folder, "raw")
+    Path(f"{path}.json").unlink()
+    change(path, "label", (1 << 20) - 1)
+    assert len(BetonSource(path).class_names) == 1 << 20
+    change(path, "label", 1 << 20)
+    with pytest.raises(DataError, match="1 of 24 labels"):
+        BetonSource(path)
+
+
+@pytest.mark.parametrize("mode", ["raw", "keep"])
+@pytest.mark.parametrize("when", ["before the pass", "during the pass"])
+def test_a_file_cut_short_while_it_is_open_is_an_error(image_folder, mode, when) -> None:
+    path = packed(image_folder, mode)
+    source = BetonSource(path)
+    pointers = np.sort(source._pointers)
+    loader = MultiViewLoader(source, VIEWS, batch_size=2, seed=1, num_threads=1)
+    if when == "during the pass":
+        next(iter(loader))
+        block = source.raw_block(np.arange(len(source)))  # addresses handed out before the cut
+    os.truncate(path, int(pointers[5]) // 4096 * 4096)
+    with pytest.raises(DataError, match=r"bytes are left in the file"):
+        list(loader)
+    if when == "during the pass" and block is not None:
+        last = ctypes.string_at(int(block.addresses.max()), 8)  # would end the process unguarded
+        assert last == bytes(8)
+        assert not source.is_intact()
+
+
+def test_substitutes_take_over_where_the_file_was_cut(image_folder) -> None:
+    path = packed(image_folder, "raw")
+    source = BetonSource(path)
+    cut = int(np.sort(source._pointers)[12])
+    whole = {int(i) for i in np.flatnonzero(source._pointers + source._sizes <= cut)}
+    os.truncate(path, cut)
+    for batch in batches(source, on_error="substitute", drop_last=False):
+        assert set(batch.index.tolist()) <= whole
+        assert all(view.float().mean() > 0 for view in batch.views.values())
+
+
+def test_a_sparse_file_of_endless_samples_is_refused_at_once(tmp_path) -> None:
+    header = np.zeros((), HEADER)
+    header["version"], header["num_fields"], header["page_size"] = 2, 2, 1 << 21
+    header["num_samples"], header["alloc_table_ptr"] = 1 << 33, 1 << 39
+    fields = np.zeros(2, FIELD)
+    fields["type_id"] = 2, 1
+    path = tmp_path / "x.beton"
+    path.write_bytes(header.tobytes() + fields.tobytes())
+    os.truncate(path, (1 << 39) + 24 * (1 << 33))
+    with pytest.raises(DataError, match="a side of 0 pixels"):
         BetonSource(path)
 
 

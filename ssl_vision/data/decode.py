@@ -8,23 +8,33 @@ torchvision's ImageFolder, and with it most authors' code, does not) as 8-bit RG
 
 import ctypes
 import io
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from ssl_vision.data.levels import DEFAULT, DecodeConfig, Notes, to_rgb
 from ssl_vision.errors import DataError
 
-MAX_PIXELS = 1 << 28  # 268 megapixels, 805 MB of RGB: beyond it a file is refused
+# Names of the formats that are opened, in Pillow's words: those of the extensions that folders are
+# searched for. Its others include readers that start programs (EPS) or are little tried.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
+_MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"II*\0": "TIFF", b"MM\0*": "TIFF",
+          b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP"}  # fmt: skip
+# Pixels beyond which a file is refused, whatever its format: 537 MB of RGB; Pillow's own limit.
+MAX_PIXELS = 178_956_970
+_MAX_SCANS = 100  # of a JPEG; encoders write up to 20
+_MAX_SCANNED_PIXELS = 1 << 32  # scans times pixels: some 40 s
 _KEEP_BYTES = 64 << 20  # scratch larger than this is given back after the image
 
 RGB = 0  # TJPFRGB
 ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT
 _STOP_ON_WARNING = 8192  # TJFLAG_STOPONWARNING
+_LIMIT_SCANS = 32768  # TJFLAG_LIMITSCANS: 500, in the library itself
+_FLAGS = ACCURATE_DCT | _LIMIT_SCANS
 _CMYK_SPACES = (3, 4)  # TJCS_CMYK, TJCS_YCCK: left to Pillow
 # Warnings of libjpeg after which every pixel is there all the same.
 _HARMLESS = (
@@ -64,58 +74,75 @@ def is_jpeg(data: bytes) -> bool:
     return data[:3] == b"\xff\xd8\xff"
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Marker and position of each JPEG segment up to the start of the scan.
+class JpegHeader(NamedTuple):
+    """What a JPEG's markers say up to its first scan.
 
-    The position is that of the segment's length; walking is faster than searching, and looks at
-    headers only.
+    Attributes:
+        components: Colour components of the frame: 1 gray, 3 colour, 4 CMYK; 0 if none was found.
+        is_multi_scan: Whether more scans than one may follow.
+        has_application_data: Whether EXIF or XMP may state an orientation.
     """
-    position = 2
+
+    components: int
+    is_multi_scan: bool
+    has_application_data: bool
+
+
+def jpeg_header(data: bytes) -> JpegHeader:
+    """Walk the markers of JPEG bytes, which is faster than searching."""
+    position, components, is_progressive, has_application_data = 2, 0, False, False
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        yield marker, position + 2
         if marker == _START_OF_SCAN:
-            return
+            is_multi = is_progressive or data[position + 4 : position + 5] != bytes([components])
+            return JpegHeader(components, is_multi, has_application_data)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            components = data[position + 9] if position + 9 < len(data) else 0
+            is_progressive = marker & 3 == 2
+        has_application_data |= marker == _APP1
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return JpegHeader(components, True, True)  # off the path: others have to look closer
 
 
 def exif_orientation(data: bytes) -> int:
-    """EXIF orientation of JPEG bytes, 1 (upright) to 8; 1 where none is stated."""
-    for marker, start in _segments(data):
-        if marker == _APP1 and data[start + 2 : start + 8] == b"Exif\x00\x00":
-            end = start + int.from_bytes(data[start : start + 2], "big")
-            return _tiff_orientation(data[start + 8 : end])
-    return 1
-
-
-def _tiff_orientation(tiff: bytes) -> int:
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
+    """EXIF orientation of JPEG bytes as Pillow reads it, 1 (upright) to 8; 1 if none is stated."""
+    if not jpeg_header(data).has_application_data:
         return 1
     try:
-        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (num_entries,) = struct.unpack_from(f"{order}H", tiff, directory)
-        for entry in range(num_entries):
-            tag, kind, _, value = struct.unpack_from(
-                f"{order}HHIH", tiff, directory + 2 + 12 * entry
-            )
-            if tag == _ORIENTATION_TAG:
-                return value if kind == 3 and 1 <= value <= 8 else 1
-    except struct.error:  # a damaged EXIF block says nothing about the picture
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return _orientation(image)
+    except Exception:  # what Pillow cannot open states nothing
         return 1
-    return 1
+
+
+def _orientation(image: Image.Image) -> int:
+    """Orientation in an image's EXIF or XMP data; damaged data say nothing about the picture."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        return int(value) if value in range(1, 9) else 1
+    except Exception:  # Pillow raises nearly everything here
+        return 1
 
 
 def jpeg_components(data: bytes) -> int:
     """Colour components a JPEG's frame header states: 1 gray, 3 colour, 4 CMYK; 0 if none found."""
-    for marker, start in _segments(data):
-        is_frame = 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
-        if is_frame and start + 7 < len(data):
-            return data[start + 7]
-    return 0
+    return jpeg_header(data).components
+
+
+def _check_scans(data: bytes, header: JpegHeader, width: int, height: int) -> None:
+    """Refuse a JPEG of so many scans that its few bytes keep a thread busy for minutes."""
+    if not header.is_multi_scan:
+        return
+    scans = data.count(b"\xff\xda")
+    limit = min(_MAX_SCANS, max(1, _MAX_SCANNED_PIXELS // (width * height)))
+    if scans > limit:
+        raise DataError(
+            f"{scans} scans of {width}x{height} pixels are more than the {limit} that are "
+            "decoded; encode the image anew"
+        )
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -133,38 +160,21 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """8-bit RGB pixels of any Pillow image, (H, W, 3).
-
-    Alpha is dropped as by Pillow's own conversion; 16-bit values are scaled to 8 bits, which
-    Pillow's conversion would cut off at 255.
-    """
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float64)
-        low, high = float(values.min()), float(values.max())
-        if not (low >= 0 and high <= 65535) or image.mode == "F":
-            raise DataError(f"mode {image.mode} with values {low:g} to {high:g} is no picture")
-        scale = 1.0 if image.mode == "I" and high <= 255 else 1 / 257
-        gray = np.floor(values * scale + 0.5).astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
-    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # the same colours; straight to RGB, Pillow warns of alpha
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return np.array(image)  # a copy: Pillow's own buffer is read-only
-
-
-def decode_with_pillow(data: bytes) -> np.ndarray:
-    """Upright RGB pixels of any format Pillow reads, (H, W, 3).
+def decode_with_pillow(
+    data: bytes, config: DecodeConfig = DEFAULT, notes: Notes | None = None
+) -> np.ndarray:
+    """Upright RGB pixels of a file in one of `FORMATS`, (H, W, 3), contiguous.
 
     Raises:
         DataError: With the reason, if the bytes are no complete image.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
-            image.load()
-            return np.ascontiguousarray(to_rgb(ImageOps.exif_transpose(image)))
+            if is_jpeg(data):
+                _check_scans(data, jpeg_header(data), *image.size)
+            pixels = to_rgb(image, config, notes)  # loads; orientation may follow the pixels
+            return upright(pixels, _orientation(image))
     except DataError:
         raise
     except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
@@ -178,6 +188,9 @@ def _reason(data: bytes, error: Exception) -> str:
         return "the file is a web page, not an image"
     text = str(error)
     if "cannot identify image file" in text:
+        known = next((name for start, name in _MAGIC.items() if data.startswith(start)), None)
+        if known is not None:
+            return f"a {known} file that is damaged, or of a kind that Pillow does not read"
         return f"no image format starts with {data[:8]!r}"
     return text or type(error).__name__
 
@@ -187,28 +200,49 @@ def _check_size(width: int, height: int) -> None:
         raise DataError(f"{width}x{height} pixels are no picture")
     if width * height > MAX_PIXELS:
         raise DataError(
-            f"{width}x{height} pixels are more than {MAX_PIXELS >> 20} Mi; scale the image down"
+            f"{width}x{height} pixels are more than the {MAX_PIXELS:,} that are read; "
+            "scale the image down"
         )
 
 
-class Decoder:
-    """Decodes one image at a time into memory it keeps; not to be shared between threads."""
+def _size_by_pillow(data: bytes) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            _check_size(*image.size)
+            return image.height, image.width
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"the JPEG header is damaged ({error})") from error
 
-    def __init__(self) -> None:
+
+class Decoder:
+    """Decodes one image at a time into memory it keeps; not to be shared between threads.
+
+    Args:
+        notes: Where it counts what it met; several decoders may share them.
+    """
+
+    def __init__(self, notes: Notes | None = None) -> None:
+        self.notes = notes or Notes()
         self._library = turbojpeg()
         self._scratch = np.empty(0, np.uint8)
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes, config: DecodeConfig = DEFAULT) -> np.ndarray:
         """Upright RGB pixels, uint8, (H, W, 3), contiguous; overwritten by the next call.
+
+        Args:
+            data: Content of the file.
+            config: What it means where its format leaves it open.
 
         Raises:
             DataError: With the reason, if the bytes are no complete image.
         """
         if self._library is None or not is_jpeg(data):
-            return decode_with_pillow(data)
+            return decode_with_pillow(data, config, self.notes)
         with _handle(self._library) as handle:
             pixels = self._decode_jpeg(handle, data)
-        return decode_with_pillow(data) if pixels is None else pixels
+        return decode_with_pillow(data, config, self.notes) if pixels is None else pixels
 
     def size(self, data: bytes) -> tuple[int, int]:
         """Height and width of JPEG bytes as stored, without decoding them.
@@ -217,12 +251,12 @@ class Decoder:
             DataError: If the header is damaged.
         """
         if self._library is None:
-            with Image.open(io.BytesIO(data)) as image:
-                return image.height, image.width
+            return _size_by_pillow(data)
         with _handle(self._library) as handle:
             header = self._read_header(handle, data)
         if header is None:
             raise DataError("the JPEG header is damaged")
+        _check_size(*header[:2])
         return header[1], header[0]
 
     def _read_header(self, handle: int, data: bytes) -> tuple[int, int, int] | None:
@@ -240,13 +274,14 @@ class Decoder:
             return None
         w, h = header[:2]
         _check_size(w, h)
+        _check_scans(data, jpeg_header(data), w, h)
         pixels = self._reserve(w * h * 3)
         # The first warning decides, later ones hide it; so decoding stops there, and is done
         # again to the end if it was a harmless one.
-        problem = self._decompress(handle, data, pixels, w, h, ACCURATE_DCT | _STOP_ON_WARNING)
+        problem = self._decompress(handle, data, pixels, w, h, _FLAGS | _STOP_ON_WARNING)
         if problem is not None and problem.endswith(_HARMLESS):
             with _handle(self._library) as fresh:
-                problem = self._decompress(fresh, data, pixels, w, h, ACCURATE_DCT)
+                problem = self._decompress(fresh, data, pixels, w, h, _FLAGS)
         if problem is not None and not problem.endswith(_HARMLESS):
             raise DataError(problem)
         return upright(pixels.reshape(h, w, 3), exif_orientation(data))

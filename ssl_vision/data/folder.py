@@ -11,6 +11,7 @@ import numpy as np
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.sources import Source, digest
 from ssl_vision.errors import DataError
+from ssl_vision.files import MAX_IMAGE_BYTES, read_regular
 
 _COMMON = [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"]
 EXTENSIONS = frozenset([*_COMMON, ".ppm", ".pgm", ".pbm", ".pnm"])
@@ -66,8 +67,8 @@ class FolderSource(Source):
             DataError: If it cannot be read.
         """
         try:
-            with open(os.path.join(self.root, self.paths[index]), "rb", buffering=0) as file:
-                return file.read()
+            path = os.path.join(self.root, self.paths[index])
+            return read_regular(path, max_bytes=MAX_IMAGE_BYTES)
         except OSError as error:
             raise DataError(error.strerror or str(error)) from error
 

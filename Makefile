@@ -8,8 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= configs/barlow_twins/tiny_cpu.yaml
 RUN ?= runs/quickstart
-SYSTEM_PACKAGES := python3-venv python3-dev g++ pkg-config libturbojpeg0-dev libopencv-dev
-TEST_PACKAGES := tuxpaint-stamps-default
+# What a user's first command needs; the rest is for building the tests' ffcv and for their pictures.
+SYSTEM_PACKAGES := python3-venv libturbojpeg0
+FFCV_PACKAGES := python3-dev g++ pkg-config libturbojpeg0-dev libopencv-dev
+TEST_PACKAGES := $(FFCV_PACKAGES) tuxpaint-stamps-default
 
 .PHONY: quickstart test lint system system-test clean
 
@@ -25,8 +27,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# System packages: installed when root, spelled out otherwise. Without them everything but the
-# `.beton` writer through ffcv works.
+# System packages: installed when root, spelled out otherwise. Without
+# libturbojpeg Pillow decodes, more slowly.
 system:
 	@sh .ci/system_packages.sh $(SYSTEM_PACKAGES)
 
@@ -44,7 +46,7 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | system-test $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@$(BIN)/python -m pip install --quiet --editable '.[ffcv]' \
-		|| echo 'ffcv could not be built: its tests are skipped. It needs: apt-get install $(SYSTEM_PACKAGES)'
+		|| echo 'ffcv could not be built: its tests are skipped. It needs: apt-get install $(FFCV_PACKAGES)'
 	@touch $@
 
 clean:

@@ -72,14 +72,17 @@ def barlow_twins_terms(
         diagonal = corr.diagonal()
         return BarlowTwinsTerms(
             invariance=(diagonal - 1).square().sum(),
-            redundancy=off_diagonal(corr).square().sum(),
+            redundancy=cross_terms(corr).square().sum(),
         )
 
 
-def off_diagonal(matrix: Tensor) -> Tensor:
-    """Entries off the diagonal, row by row, as a view: (E, E) -> (E - 1, E)."""
+def cross_terms(matrix: Tensor) -> Tensor:
+    """Correlations of different components, row by row, as a view: (E, E) -> (E - 1, E).
+
+    Behind the first entry, every (E + 1)-th one lies on the diagonal: the last of each row here.
+    """
     size = len(matrix)
-    return matrix.flatten()[:-1].view(size - 1, size + 1)[:, 1:]
+    return matrix.reshape(-1)[1:].unflatten(0, (size - 1, size + 1))[:, :size]
 
 
 def _standardise(z: Tensor) -> Tensor:

@@ -104,6 +104,15 @@ def broadcast_object(value: Any) -> Any:
     return holder[0]
 
 
+def all_gather_object(value: Any) -> list[Any]:
+    """Values of all processes in rank order, on each; a collective."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def barrier() -> None:
     """Wait for every process."""
     if is_distributed():

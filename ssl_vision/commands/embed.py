@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from ssl_vision.config import EvalConfig, load_eval_config
-from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.data.sources import Source
+from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.features import frozen
 from ssl_vision.files import write_atomically
 from ssl_vision.tasks.evaluate import split_words
@@ -29,10 +30,12 @@ class Embedding:
     Attributes:
         folder: Where.
         files: Name -> shape.
+        notes: What a reader of the files should know, a line each.
     """
 
     folder: Path
     files: dict[str, tuple[int, ...]]
+    notes: tuple[str, ...] = ()
 
 
 def run_embed(arguments: Sequence[str]) -> int:
@@ -57,6 +60,8 @@ def run_embed(arguments: Sequence[str]) -> int:
         split="val" if _choice("split", options["split"], ("train", "val")) == "val" else "train",
         dtype=_choice("dtype", options["dtype"], ("float16", "float32")),
     )
+    for line in made.notes:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     for name, shape in made.files.items():
         console.print(f"{made.folder / name}  {' x '.join(map(str, shape))}", soft_wrap=True)
     return 0
@@ -73,13 +78,15 @@ def embed(
     """Write features of every image: pooled.npy (N, D), patches.npy (N, P, D), index.csv.
 
     Row i of every array is line i of index.csv (row, name, label, class); labels are empty where
-    there are none. meta.json says of which weights and how the images were shown.
+    there are none. Samples that cannot be read (data.on_error=substitute) have neither. meta.json
+    says of which weights and how the images were shown.
 
     Args:
         config: Weights and data.
         out: Folder, made if needed.
         has_patches: Write patch tokens, too.
-        split: Which images; a folder that is not split is all `train`.
+        split: Which images; a folder that is not split is all `train`, and its `val` are those of
+            them that `evaluate` scores.
         dtype: float16 or float32.
 
     Raises:
@@ -88,11 +95,12 @@ def embed(
     """
     loaded = resolve_weights(config.weights)
     run = EvalRun(config, loaded, say=lambda text: None)
+    source = run.train_source if split == "train" else run.source("val")
     folder = Path(out).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shapes = _write_arrays(run, folder, has_patches=has_patches, split=split, dtype=dtype)
-        write_atomically(folder / "index.csv", _index(run, split))
+        rows, shapes = _write_arrays(run, source, folder, has_patches=has_patches, dtype=dtype)
+        write_atomically(folder / "index.csv", _index(source, rows))
         meta = {
             "weights": loaded.source,
             "sha256": loaded.sha256,
@@ -100,21 +108,37 @@ def embed(
             "data": asdict(config.data),
             "split": split,
             "precision": config.precision,
-            "fingerprint": run.source(split).fingerprint(),
+            "fingerprint": source.fingerprint(),
+            "unreadable": run.unreadable(),
             "transform": run.describe_transform(),
             "files": {name: list(shape) for name, shape in shapes.items()},
         }
         write_atomically(folder / "meta.json", json.dumps(meta, indent=1))
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written ({error.strerror}).") from error
-    return Embedding(folder=folder, files=shapes)
+    said = source.notes if split == "train" else run.notes
+    notes = [*said, *_left_out(run, source, split)]
+    return Embedding(folder=folder, files=shapes, notes=tuple(notes))
+
+
+def _left_out(run: EvalRun, source: Source, split: str) -> Iterator[str]:
+    """Lines on samples that are not among the features."""
+    unreadable = run.unreadable()
+    if unreadable:
+        name, reason = next(iter(unreadable.items()))
+        yield (
+            f"{len(unreadable)} of {len(source)} samples cannot be read and are left out, first "
+            f"{name}: {reason}"
+        )
+    if split == "train" and run.has_val_split and run.val_source is not None:
+        yield f"{len(run.val_source)} test samples are not embedded; split=val embeds them."
 
 
 def _write_arrays(
-    run: EvalRun, folder: Path, *, has_patches: bool, split: Any, dtype: str
-) -> dict[str, tuple[int, ...]]:
-    """Arrays written batch by batch; they appear under their names when they are whole."""
-    source = run.source(split)
+    run: EvalRun, source: Source, folder: Path, *, has_patches: bool, dtype: str
+) -> tuple[list[int], dict[str, tuple[int, ...]]]:
+    """Rows that could be read, and shapes; arrays appear under their names when they are whole."""
+    rows: list[int] = []
     maps: dict[str, Any] = {}
     backbone, half = run.loaded.backbone, run.autocast
     with frozen(backbone), torch.no_grad():
@@ -137,25 +161,33 @@ def _write_arrays(
                         dtype=np.dtype(dtype),
                         shape=(len(source), *value.shape[1:]),
                     )
-                maps[name][batch.index.numpy()] = value.cpu().float().numpy().astype(dtype)
+                values = value.cpu().float().numpy().astype(dtype)
+                maps[name][len(rows) : len(rows) + len(values)] = values
+            rows += batch.index.tolist()
+    if not rows:
+        raise DataError(f"not one of the {len(source)} samples could be read.")
     shapes = {}
     for name, array in maps.items():
         array.flush()
-        (folder / f".{name}.partial.npy").replace(folder / f"{name}.npy")
+        partial = folder / f".{name}.partial.npy"
+        if len(rows) < len(array):
+            array = array[: len(rows)]
+            np.save(partial, array.copy())
+        partial.replace(folder / f"{name}.npy")
         shapes[f"{name}.npy"] = tuple(array.shape)
-    return shapes
+    return rows, shapes
 
 
-def _index(run: EvalRun, split: Any) -> str:
-    """Lines row, name, label, class."""
-    source = run.source(split)
-    labels = None if source.labels is None else run.labels(split).tolist()
+def _index(source: Source, rows: Sequence[int]) -> str:
+    """Lines row, name, label, class; without the last two where there is no label."""
+    labels = [-1] * len(source) if source.labels is None else source.labels.tolist()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "name", "label", "class"])
-    for row in range(len(source)):
-        known = ["", ""] if labels is None else [labels[row], run.class_names[labels[row]]]
-        writer.writerow([row, source.name(row), *known])
+    for line, row in enumerate(rows):
+        label = labels[row]
+        known = ["", ""] if label < 0 else [label, source.class_names[label]]
+        writer.writerow([line, source.name(row), *known])
     return text.getvalue()
 
 

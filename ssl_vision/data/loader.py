@@ -34,6 +34,8 @@ from ssl_vision.views import ViewConfig
 
 _ViewKind = TypeVar("_ViewKind")  # the settings of a view
 
+OnError = Literal["raise", "substitute", "leave_out"]
+
 _BATCHES_AHEAD = 3
 _MAX_SUBSTITUTES = 100  # draws of a replacement before the data set is called unreadable
 
@@ -117,6 +119,7 @@ class Job:
     images: dict[str, np.ndarray]  # (k, B, 3, S, S)
     tensors: dict[str, torch.Tensor]  # the same memory
     rows_left: int
+    left_out: set[int] = field(default_factory=set)  # rows whose sample could not be read
     error: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -149,7 +152,8 @@ class EpochLoader(Generic[_ViewKind]):
         drop_last: Whether samples that fill no whole global batch are left out; else the last
             batch is shorter, and padded with its first samples so that processes agree in length.
         on_error: What an unreadable sample does: `raise` a DataError naming it, or `substitute`
-            another sample, drawn by (seed, epoch, id) and entered in `bad_samples`.
+            another sample, drawn by (seed, epoch, id), or `leave_out` its row, so that a batch is
+            shorter and none comes where no sample can be read. The last two enter `bad_samples`.
         pin_memory: Whether batches lie in page-locked memory, for copies to a GPU.
 
     Attributes:
@@ -171,7 +175,7 @@ class EpochLoader(Generic[_ViewKind]):
         num_threads: int = 0,
         shuffle: bool = True,
         drop_last: bool = True,
-        on_error: Literal["raise", "substitute"] = "raise",
+        on_error: OnError = "raise",
         pin_memory: bool = False,
     ) -> None:
         if batch_size < 1 or not views:
@@ -281,14 +285,19 @@ class EpochLoader(Generic[_ViewKind]):
                     # Rolled over before the last batch leaves: a checkpoint taken after it
                     # continues with the next epoch.
                     self.epoch, self._consumed = epoch + 1, 0
-                yield self._to_batch(job)
+                if len(job.left_out) < len(job.indices):
+                    yield self._to_batch(job)
 
     def _to_batch(self, job: Job) -> Batch:
-        labels = self.source.labels
+        labels, tensors, indices = self.source.labels, job.tensors, job.indices
+        if job.left_out:
+            kept = [row for row in range(len(indices)) if row not in job.left_out]
+            tensors = {name: tensor[:, kept] for name, tensor in tensors.items()}
+            indices = indices[kept]
         return Batch(
-            views={name: tensor.flatten(0, 1) for name, tensor in job.tensors.items()},
-            index=torch.from_numpy(job.indices),
-            label=None if labels is None else torch.from_numpy(labels[job.indices]),
+            views={name: tensor.flatten(0, 1) for name, tensor in tensors.items()},
+            index=torch.from_numpy(indices),
+            label=None if labels is None else torch.from_numpy(labels[indices]),
             epoch=job.epoch,
         )
 
@@ -310,8 +319,8 @@ class EpochLoader(Generic[_ViewKind]):
         """Fill rows [start, stop) of a job."""
         raise NotImplementedError
 
-    def _read_row(self, job: Job, row: int, read: Callable[[int], np.ndarray]) -> np.ndarray:
-        """A row's sample, or its substitute, which takes over the row."""
+    def _read_row(self, job: Job, row: int, read: Callable[[int], np.ndarray]) -> np.ndarray | None:
+        """A row's sample, or its substitute, which takes over the row; None leaves the row out."""
         original = int(job.indices[row])
         index = original
         for attempt in range(_MAX_SUBSTITUTES):
@@ -325,6 +334,9 @@ class EpochLoader(Generic[_ViewKind]):
                     f"Remove the file, or set data.on_error=substitute."
                 )
             self.bad_samples[index] = reason
+            if self.on_error == "leave_out":
+                job.left_out.add(row)
+                return None
             key = derive_key(self.seed, "substitute", job.epoch, original, attempt)
             index = key % len(self.source)
             job.indices[row] = index
@@ -382,6 +394,8 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
         for row in range(start, stop):
             original = job.indices[row : row + 1].copy()  # keys the views, also of a substitute
             pixels = self._pixels(job, row, tools.decoder)
+            if pixels is None:
+                continue
             address, (height, width, _) = np.array([pixels.ctypes.data]), pixels.shape
             block = RawBlock(address, np.array([height]), np.array([width]))
             self._draw_views(job, row, block, original, views, tools)
@@ -403,7 +417,7 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
         """What one thread needs for itself."""
         return _Tools(max(view.size_px for view in views.values()))
 
-    def _pixels(self, job: Job, row: int, decoder: Decoder) -> np.ndarray:
+    def _pixels(self, job: Job, row: int, decoder: Decoder) -> np.ndarray | None:
         """Pixels of a row's sample, or of its substitute."""
         return self._read_row(job, row, lambda index: self.source.pixels(index, decoder))
 

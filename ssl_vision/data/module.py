@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssl_vision.data.checks import pair_warnings
 from ssl_vision.data.kernels.draws import view_stream
-from ssl_vision.data.loader import EpochLoader, MultiViewLoader
+from ssl_vision.data.loader import EpochLoader, MultiViewLoader, OnError
 from ssl_vision.data.point_loader import PointLoader
 from ssl_vision.data.points import build_point_source
 from ssl_vision.data.recolor import crops_only, recolor, view_keys
@@ -50,7 +50,9 @@ class DataConfig:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, values 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     augment_on: Literal["cpu", "device"] = "cpu"  # device: crops on CPU, colour on the device
-    on_error: Literal["raise", "substitute"] = "raise"  # unreadable samples
+    on_error: Literal["raise", "substitute"] = (
+        "raise"  # unreadable samples; scores leave out, not substitute
+    )
     drop_last: bool = True  # leave out samples that fill no whole global batch
     num_threads: int = 0  # per process; 0: the cores it may use
     eval_size_px: int | None = None  # of frozen evaluation; default: size of the largest view
@@ -177,7 +179,9 @@ class DataModule(L.LightningDataModule):
         train_source: Training images.
         bank_source: Images whose features labelled kNN searches.
         val_source: Labelled images that are classified; None without labels. Without a val split
-            a fixed fifth of the labelled training images, which are then not in the bank.
+            a fixed fifth of each class of the labelled training images, which are then not in the
+            bank.
+        has_val_split: Whether these are test images of their own.
     """
 
     def __init__(
@@ -197,6 +201,7 @@ class DataModule(L.LightningDataModule):
             config.global_batch_size, world_size=world_size, accumulate=accumulate
         )
         self._own_notes: list[str] = []
+        self.has_val_split = True
         self.train_source = self._build(config.path, "train")
         self._is_supervised = is_supervised
         self.bank_source, self.val_source = self._evaluation_sources()
@@ -258,6 +263,7 @@ class DataModule(L.LightningDataModule):
         bank, val = _labelled(train), self._build_val()
         if val is not None:
             return bank, with_classes_of(train, val, must_fit=self._is_supervised)
+        self.has_val_split = False
         if bank.labels is None:
             return bank, None
         return self._held_out(bank)
@@ -298,6 +304,7 @@ class DataModule(L.LightningDataModule):
                 batch_size=self.batch_size,
                 accumulate=self.accumulate,
                 drop_last=self.config.drop_last,
+                on_error=self.config.on_error,
             )
         return self._train_loader
 
@@ -341,6 +348,7 @@ class DataModule(L.LightningDataModule):
             batch_size=-(-config.eval_batch_size // self.world_size),
             shuffle=shuffle,
             drop_last=False,
+            on_error=on_error_of_scores(config.on_error),
         )
 
     def _loader(
@@ -354,7 +362,6 @@ class DataModule(L.LightningDataModule):
             rank=self.rank,
             world_size=self.world_size,
             num_threads=self.config.num_threads,
-            on_error=self.config.on_error,
             pin_memory=torch.cuda.is_available(),
             **arguments,
         )
@@ -416,6 +423,11 @@ class DataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Nothing to restore."""
+
+
+def on_error_of_scores(on_error: Literal["raise", "substitute"]) -> OnError:
+    """What an unreadable sample does where each counts once: no other may take its place."""
+    return "raise" if on_error == "raise" else "leave_out"
 
 
 def _labelled(source: Source) -> Source:

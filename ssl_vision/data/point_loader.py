@@ -35,11 +35,13 @@ class PointLoader(EpochLoader[PointViewConfig]):
 
     def _render(self, job: Job, start: int, stop: int, views: Any, tools: Any) -> None:
         ids = torch.from_numpy(job.indices[start:stop].copy())  # keys, also of substitutes
-        clouds = [
-            torch.from_numpy(self._read_row(job, row, self.source.cloud))
-            for row in range(start, stop)
-        ]
+        read = {row: self._read_row(job, row, self.source.cloud) for row in range(start, stop)}
+        clouds = [torch.from_numpy(cloud) for cloud in read.values() if cloud is not None]
+        if not clouds:
+            return
+        rows = torch.tensor([row for row, cloud in read.items() if cloud is not None])
+        ids = ids[rows - start]
         for name, view in views.items():
             for drawing in range(view.count):
                 key = derive_key(self.seed, "view", name, job.epoch, drawing)
-                job.tensors[name][drawing, start:stop] = render_view(clouds, view, key=key, ids=ids)
+                job.tensors[name][drawing, rows] = render_view(clouds, view, key=key, ids=ids)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ssl_vision.distributed import all_reduce_mean
+from ssl_vision.data.loader import EpochLoader
+from ssl_vision.distributed import all_gather_object, all_reduce_mean
 from ssl_vision.engine.watchers import Outputs, Run
 from ssl_vision.methods.base import Method
 
@@ -45,6 +46,30 @@ def average(outputs: Sequence[Outputs], run: Run) -> dict[str, float]:
     names = sorted(rows[0])
     table = torch.stack([torch.stack([row[n].float() for n in names]) for row in rows])
     return dict(zip(names, all_reduce_mean(table.mean(dim=0)).tolist(), strict=True))
+
+
+class UnreadableLog:
+    """Counts training samples that could not be read and were substituted, every n steps."""
+
+    def __init__(self, loader: EpochLoader[Any], *, every_steps: int) -> None:
+        self._loader, self._every_steps = loader, every_steps
+        self._num_said = 0
+
+    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+        """Write the count over all processes; name the first sample when there are more."""
+        step = method.step
+        if self._loader.on_error == "raise" or (step % self._every_steps and step != run.stop_step):
+            return
+        parts = all_gather_object(dict(self._loader.bad_samples))
+        bad = {index: reason for part in parts for index, reason in part.items()}
+        run.record(step, {"train/unreadable": len(bad)})
+        if len(bad) > self._num_said:
+            first = min(bad)
+            run.warn(
+                f"{len(bad)} training samples could not be read so far and others took their "
+                f"place, first {self._loader.source.name(first)}: {bad[first]}"
+            )
+        self._num_said = len(bad)
 
 
 class SpeedMeter:

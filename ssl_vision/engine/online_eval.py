@@ -18,7 +18,7 @@ from ssl_vision.engine.collapse import Verdict, diagnose
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.watchers import Outputs, Run
 from ssl_vision.evaluation.classification import classification_report, write_report
-from ssl_vision.evaluation.features import FeatureSet, extract_features
+from ssl_vision.evaluation.features import FeatureSet, extract_features, joined
 from ssl_vision.evaluation.knn import knn_accuracy
 from ssl_vision.evaluation.representation import centred_rank, collapse_stats, rankme
 from ssl_vision.methods.base import Method
@@ -36,6 +36,7 @@ class _Look(NamedTuple):
     bank: FeatureSet
     queries: FeatureSet | None
     scores: dict[str, float]
+    num_unreadable: int = 0
 
     @property
     def has_labels(self) -> bool:
@@ -85,6 +86,10 @@ class OnlineEval:
         verdict = self._judge(method, signs | scores)
         values: dict[str, Any] = {f"eval/{name}": value for name, value in (scores | signs).items()}
         values["eval/verdict"] = str(verdict)
+        if run.config.data.on_error != "raise":
+            values["eval/unreadable"] = seen.num_unreadable
+        if seen.num_unreadable:
+            run.warn(f"scores leave out {seen.num_unreadable} samples that cannot be read.")
         run.record(
             method.step, {"epoch": round(method.step / method.plan.steps_per_epoch, 6), **values}
         )
@@ -92,11 +97,14 @@ class OnlineEval:
 
     def _look(self, backbone: Any) -> _Look:
         max_bank = self._run.config.online_eval.max_bank
-        bank = self._extract(backbone, self._data.train_bank_loader(max_samples=max_bank))
-        val = self._data.val_loader()
-        queries = None if val is None else self._extract(backbone, val)
+        loaders = [self._data.train_bank_loader(max_samples=max_bank)]
+        loaders += [] if (val := self._data.val_loader()) is None else [val]
+        bank, *others = (self._extract(backbone, loader) for loader in loaders)
+        queries = others[0] if others else None
         scores = self._knn(bank, queries) if self._run.is_main else {}
-        return _Look(backbone, bank, queries, scores)
+        num_read = sum(len(part.index) for part in (bank, *others))
+        num_unreadable = sum(len(loader.source) for loader in loaders) - num_read
+        return _Look(backbone, bank, queries, scores, num_unreadable)
 
     def _better_fitted(self, drawn: _Look) -> _Look:
         """The network with its batch norms fitted to the data, if kNN finds that better."""
@@ -114,7 +122,7 @@ class OnlineEval:
             return own
         parts: list[Any] = [None] * world_size()
         dist.gather_object(own, parts if rank() == 0 else None)
-        return _joined(parts) if rank() == 0 else own
+        return joined(parts) if rank() == 0 else own
 
     def _batches(self, backbone: Any, loader: Any) -> Iterator[Batch]:
         """A loader's batches as the network takes them."""
@@ -169,21 +177,6 @@ class OnlineEval:
         if method.step == 0:
             self._run.untrained = dict(signs)
         return diagnose(signs | (of_training if method.step else {}), untrained=untrained)
-
-
-def _joined(parts: Sequence[FeatureSet]) -> FeatureSet:
-    """Parts of all processes as one, each image once."""
-    index = torch.cat([part.index for part in parts])
-    order = index.argsort(stable=True)
-    is_first = torch.ones(len(order), dtype=torch.bool)  # loaders pad the last batch with repeats
-    is_first[1:] = index[order][1:] != index[order][:-1]
-    rows = order[is_first]
-    labels = [part.labels for part in parts if part.labels is not None]
-    return FeatureSet(
-        features={"pooled": torch.cat([part.features["pooled"] for part in parts])[rows]},
-        labels=torch.cat(labels)[rows] if len(labels) == len(parts) else None,
-        index=index[rows],
-    )
 
 
 def _spread(rows: Tensor, num: int) -> Tensor:

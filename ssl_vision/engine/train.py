@@ -18,7 +18,7 @@ from ssl_vision.engine.checkpoint import CheckpointWriter, list_checkpoints
 from ssl_vision.engine.checkpointer import Checkpointer, PreemptionWatcher
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.failures import explained
-from ssl_vision.engine.metrics import MetricsLog, SpeedMeter
+from ssl_vision.engine.metrics import MetricsLog, SpeedMeter, UnreadableLog
 from ssl_vision.engine.nonfinite import NonFiniteGuard
 from ssl_vision.engine.online_eval import OnlineEval
 from ssl_vision.engine.point_pictures import completion_png
@@ -93,12 +93,21 @@ def train(config: TrainConfig) -> RunResult:
             is_main=trainer.is_global_zero,
             stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
         )
+        _say_of_data(run, data)
         method = build_method(config, plan)
         if config.init_from is not None and not _resumes(folder, config):
             start_from(config.init_from, run, method)
         exporter = Exporter(run, method)
         fit(run, method, data, exporter)
         return _finish(run, method, exporter)
+
+
+def _say_of_data(run: Run, data: DataModule) -> None:
+    """What was guessed about the data, and what makes its scores doubtful."""
+    for line in data.notes:
+        run.say(line)
+    for line in data.warnings() if run.is_main else ():
+        run.warn(line)
 
 
 def build_data(config: TrainConfig, trainer: L.Trainer) -> DataModule:
@@ -198,6 +207,7 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
     watchers: list[Watcher] = [
         guard,
         MetricsLog(every_steps=settings.log_every_steps),
+        UnreadableLog(data.train_loader(), every_steps=settings.log_every_steps),
         speed,
         scores,
         checkpointer,

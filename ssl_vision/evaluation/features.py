@@ -160,6 +160,20 @@ def extract_features(
     )
 
 
+def joined(parts: Sequence[FeatureSet]) -> FeatureSet:
+    """Parts of all processes as one, each sample once."""
+    index, rows = _first_of_each(torch.cat([part.index for part in parts]))
+    labels = [part.labels for part in parts if part.labels is not None]
+    return FeatureSet(
+        features={
+            name: torch.cat([part.features[name] for part in parts])[rows]
+            for name in parts[0].features
+        },
+        labels=torch.cat(labels)[rows] if len(labels) == len(parts) else None,
+        index=index,
+    )
+
+
 def forward_batches(
     backbone: Backbone,
     batches: Iterable[Batch],
@@ -203,8 +217,8 @@ def extract_views(
     normalize: Callable[[Tensor], Tensor] | None,
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
-) -> Tensor:
-    """Pooled features of several views of each image, (n, num_views, D), grouped by image.
+) -> tuple[Tensor, Tensor]:
+    """Rows that could be read, int64, (n,), and pooled features of their views, (n, num_views, D).
 
     Args:
         backbone: Network to read.
@@ -228,8 +242,8 @@ def extract_views(
         indices.append(batch.index.cpu())
     if not parts:
         raise DataError("no images to extract features from.")
-    _, first = _first_of_each(torch.cat(indices))
-    return torch.cat(parts)[first]
+    index, first = _first_of_each(torch.cat(indices))
+    return index, torch.cat(parts)[first]
 
 
 def read_features(backbone: Backbone, images: Tensor, spec: FeatureSpec) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ def to_markdown(evaluation: Evaluation) -> str:
             f"| {result.task}: {result.headline} | {result.protocol} | {value} | {interval} | "
             f"{result.seconds:.1f} |"
         )
+    lines += ["", *(f"> Data: {warning}" for warning in data_warnings(evaluation))]
     for result in evaluation.tasks.values():
         lines += ["", f"## {result.task}", "", f"Protocol `{result.protocol}`.", ""]
         lines += ["| measure | value | note |", "|---|---|---|"]
@@ -49,6 +50,7 @@ def to_html(evaluation: Evaluation) -> str:
     """The report as one HTML page without outside files."""
     parts = [f"<h1>{html.escape(_title(evaluation))}</h1>"]
     parts.append(f'<p class="sub">{html.escape(_subtitle(evaluation))}</p>')
+    parts += [f"<p class='warn'>{html.escape(line)}</p>" for line in data_warnings(evaluation)]
     parts.append(_headlines(evaluation))
     for result in evaluation.tasks.values():
         parts.append(_task_section(evaluation, result))
@@ -65,6 +67,19 @@ def to_html(evaluation: Evaluation) -> str:
         parts.append(f"<details><summary>{name}</summary><pre>{text}</pre></details>")
     parts.append(f"<p>Command: <code>{html.escape(evaluation.command)}</code></p>")
     return _page(_title(evaluation), "\n".join(parts))
+
+
+def data_warnings(evaluation: Evaluation) -> list[str]:
+    """What makes the data doubtful, a line each; samples that could not be read are counted."""
+    lines = list(evaluation.data.get("warnings", ()))
+    unreadable = evaluation.data.get("unreadable", {})
+    if unreadable:
+        name, reason = next(iter(unreadable.items()))
+        lines.append(
+            f"{len(unreadable)} samples could not be read and are left out, features and labels "
+            f"alike, first {name}: {reason}"
+        )
+    return lines
 
 
 def load_evaluation(path: str | Path) -> Evaluation:

@@ -27,7 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.distributed import barrier, broadcast_object, is_distributed, rank
+from ssl_vision.distributed import (
+    all_gather_object,
+    barrier,
+    broadcast_object,
+    is_distributed,
+    rank,
+)
 from ssl_vision.errors import CheckpointError, DataError
 from ssl_vision.evaluation.arrays import as_tensor
 from ssl_vision.evaluation.features import FeatureSpec, forward_batches
@@ -96,9 +102,19 @@ class FeatureStore:
         """Those of the columns that are not complete."""
         return [name for name in names if not self._path(name).exists()]
 
+    def rows(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Rows that all of these columns have, int64, rising: all but those nobody could read."""
+        return np.setdiff1d(np.arange(self.num_rows), self.pending_rows(names))
+
     def read(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Complete columns as memory-mapped tensors, (N, D) each."""
-        return {name: as_tensor(np.load(self._path(name), mmap_mode="r")) for name in names}
+        """The `rows` of these columns, (n, D) each: memory-mapped where all of them are there."""
+        rows = self.rows(names)
+        found = {}
+        for name in names:
+            state = None if self._path(name).exists() else "partial"
+            column = np.load(self._path(name, state), mmap_mode="r")
+            found[name] = as_tensor(column if len(rows) == len(column) else column[rows])
+        return found
 
     def pending_rows(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Rows that at least one of the columns lacks, int64, rising."""
@@ -163,11 +179,16 @@ class FeatureStore:
             done.flush()
         self._written = []
 
-    def finish(self, names: Sequence[str]) -> None:
+    def finish(self, names: Sequence[str], *, may_lack: bool = False) -> None:
         """Turn full partial columns into complete ones; a collective.
 
+        Args:
+            names: Columns that were begun.
+            may_lack: Whether rows may be missing; their column stays partial, and the next command
+                tries them again.
+
         Raises:
-            CheckpointError: Rows are missing.
+            CheckpointError: Rows are missing that may not.
         """
         self.flush()
         del self._columns
@@ -176,6 +197,8 @@ class FeatureStore:
             for name in names:
                 if not self._path(name).exists():
                     lacking = int((np.load(self._path(name, "done")) == 0).sum())
+                    if lacking and may_lack:
+                        continue
                     if lacking:
                         raise CheckpointError(
                             f"{lacking} of {self.num_rows} rows of {name} were never delivered by "
@@ -195,6 +218,7 @@ def fill_store(
     spec: FeatureSpec,
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
+    may_lack: bool = False,
 ) -> int:
     """Write the columns of the spec that the store lacks; one forward of the rows not yet done.
 
@@ -207,9 +231,13 @@ def fill_store(
         spec: Which features.
         device: Where the network runs.
         autocast: Precision of the forward.
+        may_lack: Whether the batches may leave out samples that cannot be read.
 
     Returns:
         Number of rows that had to be computed (over all processes).
+
+    Raises:
+        DataError: Not one sample could be read.
     """
     with _lock(store.folder):
         names = store.missing(spec.names)
@@ -226,10 +254,13 @@ def fill_store(
         )
         first = next(stream, None)
         widths = None if first is None else {name: first[1][name].shape[1] for name in names}
-        store.begin(broadcast_object(widths) or {name: 0 for name in names})
+        widths = next((each for each in all_gather_object(widths) if each is not None), None)
+        if widths is None and len(rows) == store.num_rows:
+            raise DataError(f"not one of the {len(rows)} samples could be read.")
+        store.begin(widths or {name: 0 for name in names})
         for batch, features in _chain(first, stream):
             store.write(batch.index.cpu().numpy(), {name: features[name] for name in names})
-        store.finish(names)
+        store.finish(names, may_lack=may_lack)
     return len(rows)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ssl_vision.config import EvalConfig, load_eval_config, make_eval_config, to_yaml
@@ -27,6 +28,7 @@ from ssl_vision.evaluation.report import (
     comparison_html,
     comparison_markdown,
     comparison_table,
+    data_warnings,
     load_evaluation,
     to_html,
     to_markdown,
@@ -117,6 +119,8 @@ def _evaluate(config: EvalConfig, console: Console) -> Evaluation:
     check_tasks(config.tasks)
     loaded = resolve_weights(config.weights)
     run = EvalRun(config, loaded, say=lambda text: console.print(f"[dim]{text}[/dim]"))
+    for line in run.notes:
+        console.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True)
     names = _choose_tasks(config, run)
     _prepare(run, names)
     results: dict[str, TaskResult] = {}
@@ -160,10 +164,15 @@ def _choose_tasks(config: EvalConfig, run: EvalRun) -> list[str]:
         if TASKS[name].needs_labels and not run.has_labels:
             raise DataError(
                 f"task {name} needs labelled training and test images, which "
-                f"data.path={config.data.path} has not; put images into one folder per class, or "
+                f"data.path={config.data.path} has not: {_no_labels(run)} Or "
                 f"use tasks={','.join(each for each in TASKS if not TASKS[each].needs_labels)}."
             )
     return list(dict.fromkeys(config.tasks))
+
+
+def _no_labels(run: EvalRun) -> str:
+    """Why there are no labels, with the way out."""
+    return " ".join(run.warnings) or "put images into one folder per class."
 
 
 def _prepare(run: EvalRun, names: Sequence[str]) -> None:
@@ -230,6 +239,9 @@ def _describe_data(config: EvalConfig, run: EvalRun) -> dict[str, Any]:
         },
         "transform": run.describe_transform(),
         "num_computed": run.num_computed,
+        "notes": run.notes,
+        "warnings": run.warnings,
+        "unreadable": run.unreadable(),
     }
 
 
@@ -318,6 +330,8 @@ def _print(evaluation: Evaluation, folder: Path, console: Console) -> None:
             if is_shown:
                 table.add_row(result.task, each.name, str(each))
     console.print(table)
+    for line in data_warnings(evaluation):
+        console.print(f"[yellow]data: {escape(line)}[/yellow]", soft_wrap=True)
     for result in evaluation.tasks.values():
         for warning in result.warnings:
             console.print(f"[yellow]{result.task}: {warning}[/yellow]")

@@ -86,18 +86,19 @@ def _cached_views(
             "linear.augment=cached keeps pooled features only; use linear.feature_sets=[pooled], "
             "or linear.augment=online."
         )
-    views = extract_views(
+    rows, views = extract_views(
         run.loaded.backbone,
         run.loader(run.bank_source, _training_view(run, config, config.cached_views)),
         num_views=config.cached_views,
         normalize=run.normalize,
         device=run.device,
     )
-    labels = run.labels("train").repeat_interleave(config.cached_views)
+    labels = run.labels("train")[rows].repeat_interleave(config.cached_views)
     return {name: [views.flatten(0, 1)] for name in sets}, labels
 
 
 def _linear_online(run: EvalRun, config: LinearConfig, sets: list[str]) -> LinearResult:
+    run.prepare("train", (column for name in sets for column in run.columns(name)))
     loader = run.loader(
         run.bank_source, _training_view(run, config), shuffle=True, batch_size=config.batch_size
     )

@@ -14,14 +14,21 @@ from torch import Tensor
 from ssl_vision.backbones.point_vit import PointViT
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.config import EvalConfig
+from ssl_vision.data.checks import pair_warnings
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader
-from ssl_vision.data.module import DataConfig, DataModule
+from ssl_vision.data.module import DataConfig, DataModule, on_error_of_scores
 from ssl_vision.data.point_loader import PointLoader
 from ssl_vision.data.sources import Source, SubsetSource
-from ssl_vision.distributed import rank, world_size
+from ssl_vision.distributed import all_gather_object, rank, world_size
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.arrays import Array, as_tensor
-from ssl_vision.evaluation.features import extract_features, normalizer, parse_feature_set, spec_of
+from ssl_vision.evaluation.features import (
+    extract_features,
+    joined,
+    normalizer,
+    parse_feature_set,
+    spec_of,
+)
 from ssl_vision.evaluation.plots import Axis
 from ssl_vision.evaluation.store import FeatureStore, cache_folder, evict, fill_store
 from ssl_vision.points.views import PointViewConfig, evaluation_point_view
@@ -48,6 +55,10 @@ class EvalRun:
         baselines: What training has to beat, by name; `eval_baselines` fills it when it is asked.
         num_computed: Rows whose features had to be computed, so far; 0 when all were cached.
         say: Where progress is told.
+        notes: What was chosen where the paths of the data leave a choice, a line each.
+        warnings: What makes scores on these data doubtful, a line each.
+        has_val_split: Whether the test samples are not training samples that were held out.
+        train_source: All training samples, also those held out of the bank or without label.
     """
 
     def __init__(
@@ -88,6 +99,11 @@ class EvalRun:
         self.num_computed = 0
         self.baselines: dict[str, EvalRun] = {}
         self._columns: dict[tuple[Split, str], Tensor] = {}
+        self.notes: list[str]
+        self.warnings: list[str]
+        self.has_val_split: bool
+        self._loaders: list[EpochLoader[Any]]  # made so far, of this run and its baselines
+        self.train_source: Source
         self.bank_source: Source
         self.val_source: Source | None
         if like is not None:
@@ -95,6 +111,9 @@ class EvalRun:
             self.point_view = like.point_view
             self.mean, self.std = like.mean, like.std
             self.bank_source, self.val_source = like.bank_source, like.val_source
+            self.train_source, self._loaders = like.train_source, like._loaders
+            self.notes, self.warnings = like.notes, like.warnings
+            self.has_val_split = like.has_val_split
             return
         module = DataModule(
             DataConfig(
@@ -106,12 +125,16 @@ class EvalRun:
             ),
             seed=config.seed,
         )
+        self._loaders = []
+        self.notes, self.has_val_split = module.notes, module.has_val_split
+        self.train_source = _first(module.train_source, data.max_train, config.seed, "bank")
         self.bank_source = _first(module.bank_source, data.max_train, config.seed, "bank")
         self.val_source = (
             None
             if module.val_source is None
             else _first(module.val_source, data.max_val, config.seed, "val")
         )
+        self.warnings = pair_warnings(self.bank_source, self.val_source)
 
     def describe_transform(self) -> dict[str, Any]:
         """How images or clouds were shown, as JSON values."""
@@ -192,6 +215,9 @@ class EvalRun:
     ) -> EpochLoader[Any]:
         """Batches of one view, every image (or cloud) once.
 
+        With data.on_error=substitute an unreadable one is replaced where the order is drawn, as in
+        training, and left out where it is not.
+
         Raises:
             ConfigError: The view is of augmented images and the network takes clouds.
         """
@@ -202,7 +228,7 @@ class EvalRun:
                 "clouds. Use tasks=knn,linear,logreg,svm,few_shot,n_way,finetune,metrics."
             )
         kind: type[EpochLoader[Any]] = MultiViewLoader if self.point_view is None else PointLoader
-        return kind(
+        loader = kind(
             source,
             {"image": self.point_view or view},
             batch_size=-(-(batch_size or data.batch_size) // world_size()),
@@ -212,9 +238,20 @@ class EvalRun:
             num_threads=data.num_threads,
             shuffle=shuffle,
             drop_last=False,
-            on_error=data.on_error,
+            on_error=data.on_error if shuffle else on_error_of_scores(data.on_error),
             pin_memory=self.device.type == "cuda",
         )
+        self._loaders.append(loader)
+        return loader
+
+    def unreadable(self) -> dict[str, str]:
+        """Reason of each sample that could not be read so far, by name; a collective."""
+        own = {
+            loader.source.name(index): reason
+            for loader in self._loaders
+            for index, reason in loader.bad_samples.items()
+        }
+        return {name: reason for part in all_gather_object(own) for name, reason in part.items()}
 
     def subset(self, rows: Tensor, split: Split = "train") -> Source:
         """Some images of a split."""
@@ -252,25 +289,44 @@ class EvalRun:
         if not missing:
             return
         source = self.source(split)
-        if self.config.cache.mode == "off":
-            found = self._extract(source, missing)
-        else:
-            found = self._from_store(source, missing)
+        is_kept = self.config.cache.mode != "off"
+        extract = self._from_store if is_kept else self._extract
+        rows, found = extract(source, missing)
+        if len(rows) < len(source):
+            self._leave_out_all_but(rows, split)
         self._columns.update({(split, name): found[name] for name in missing})
 
-    def _extract(self, source: Source, names: Sequence[str]) -> dict[str, Tensor]:
+    def _leave_out_all_but(self, rows: Tensor, split: Split) -> None:
+        """Go on with some rows of a split, in its samples, labels and features alike."""
+        self.say(
+            f"{len(self.source(split)) - len(rows)} of {len(self.source(split))} samples cannot be "
+            "read and are left out"
+        )
+        part = self.subset(rows, split)
+        if split == "train":
+            self.bank_source = part
+        else:
+            self.val_source = part
+        of_split = {key: value for key, value in self._columns.items() if key[0] == split}
+        self._columns.update({key: value[rows] for key, value in of_split.items()})
+
+    def _extract(self, source: Source, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rows that could be read, and their features."""
         self.say(f"{len(source)} images through the network")
         self.num_computed += len(source)
-        return extract_features(
+        own = extract_features(
             self.loaded.backbone,
             self.loader(source, self.view),
             normalize=self.normalize,
             spec=spec_of(names),
             device=self.device,
             autocast=self.autocast,
-        ).features
+        )
+        found = joined(all_gather_object(own))
+        return found.index, found.features
 
-    def _from_store(self, source: Source, names: Sequence[str]) -> dict[str, Tensor]:
+    def _from_store(self, source: Source, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rows that could be read, and their features; see `_extract`."""
         cache = self.config.cache
         root = Path(cache.folder).expanduser() if cache.folder else cache_folder()
         store = FeatureStore(
@@ -291,11 +347,12 @@ class EvalRun:
                 spec=spec_of(missing),
                 device=self.device,
                 autocast=self.autocast,
+                may_lack=self.config.data.on_error == "substitute",
             )
             evict(root, max_bytes=int(cache.max_gb * 2**30), keep=[store.folder])
         else:
             self.say(f"features of {len(source)} images found in {store.folder}")
-        return store.read(names)
+        return torch.from_numpy(store.rows(names)), store.read(names)
 
     def _store_key(self, source: Source) -> dict[str, Any]:
         return {

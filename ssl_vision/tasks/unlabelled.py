@@ -19,6 +19,7 @@ from ssl_vision.views import JitterConfig, ViewConfig
 
 def run_metrics(run: EvalRun) -> TaskResult:
     """RankMe, alpha-ReQ and signs of collapse on the training images."""
+    run.prepare("train", ["pooled"])
     rows = spread(
         len(run.bank_source), run.config.metrics.max_rows, seed=run.config.seed, name="metrics"
     )
@@ -88,7 +89,7 @@ def run_lidar(run: EvalRun) -> TaskResult:
         gray_prob=0.2,
     )
     source = run.subset(rows)
-    views = extract_views(
+    _, views = extract_views(
         run.loaded.backbone,
         run.loader(
             source, view, batch_size=max(1, run.config.data.batch_size // config.lidar_views)
@@ -120,6 +121,7 @@ def run_map(run: EvalRun) -> TaskResult:
     """The features in the plane, with thumbnails."""
     config = run.config.map
     split: Split = "val" if run.val_source is not None else "train"
+    run.prepare(split, ["pooled"])
     source = run.source(split)
     rows = spread(len(source), config.num_points, seed=run.config.seed, name="map")
     places, kind = project(

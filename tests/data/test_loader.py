@@ -299,3 +299,20 @@ def test_lightning_resumes_at_the_sample(tmp_path, stop) -> None:
     rest = Counting()
     fit(make_loader(), rest, 10, str(tmp_path / "x.ckpt"))
     assert first.seen + rest.seen == straight.seen
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_rows_of_unreadable_samples_are_left_out(world_size: int) -> None:
+    whole = list(faulty_loader(on_error="substitute", shuffle=False, drop_last=False))
+    plain = {int(i): views for b in whole for i, views in zip(b.index, b.views["a"], strict=False)}
+    found: list[int] = []
+    for rank in range(world_size):
+        loader = faulty_loader(
+            on_error="leave_out", shuffle=False, drop_last=False, batch_size=1,
+            rank=rank, world_size=world_size,
+        )  # fmt: skip
+        for batch in loader:
+            assert batch.label.tolist() == [int(i) % 5 for i in batch.index]
+            assert torch.equal(batch.views["a"][0], plain[int(batch.index[0])])
+            found += batch.index.tolist()
+    assert sorted(found) == [i for i in range(40) if i not in (3, 17)]

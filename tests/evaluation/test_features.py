@@ -125,7 +125,8 @@ def test_views_are_grouped_by_image() -> None:
     first, second = (batch.views["eval"] for batch in batches([[5, 2], [7, 8]]))
     # A loader stacks drawings outermost: both images' first view, then both images' second.
     stacked = Batch(views={"eval": torch.cat([first, second])}, index=torch.tensor([5, 2]))
-    found = extract_views(net, [stacked], num_views=2, normalize=normalize)
+    rows, found = extract_views(net, [stacked], num_views=2, normalize=normalize)
+    assert rows.tolist() == [2, 5]
     with torch.no_grad():
         ones, twos = net(normalize(first)).pooled, net(normalize(second)).pooled
     torch.testing.assert_close(found[0], torch.stack([ones[1], twos[1]]))  # image 2
@@ -151,7 +152,9 @@ def test_features_are_those_of_the_network_itself_at_any_size(rule: str, size: i
 def test_views_honour_the_precision() -> None:
     net, (batch,) = network(), batches([[0, 1]])
     plain, mixed = (
-        extract_views(net, [batch], num_views=1, normalize=normalizer(MEAN, STD), autocast=autocast)
+        extract_views(
+            net, [batch], num_views=1, normalize=normalizer(MEAN, STD), autocast=autocast
+        )[1]
         for autocast in (None, torch.bfloat16)
     )
     assert mixed.dtype == torch.float32

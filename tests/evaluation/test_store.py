@@ -174,3 +174,21 @@ def test_two_processes_write_one_store(
     store = open_store(tmp_path)
     for name, value in expected().items():
         torch.testing.assert_close(store.read([name])[name], value)
+
+
+def test_rows_that_cannot_be_read_are_left_out_and_tried_again(tmp_path: Path) -> None:
+    def short(rows: np.ndarray) -> Any:
+        return Loader()(rows[rows != 4])
+
+    store = open_store(tmp_path)
+    fill_store(store, network(), short, normalize=NORMALIZE, spec=SPEC, may_lack=True)
+    left = [row for row in range(ROWS) if row != 4]
+    assert store.rows(SPEC.names).tolist() == left
+    for name, value in expected().items():
+        torch.testing.assert_close(store.read([name])[name], value[left])
+    loader = Loader()
+    again = open_store(tmp_path)
+    assert fill_store(again, network(), loader, normalize=NORMALIZE, spec=SPEC) == 1
+    assert loader.delivered == [4]
+    for name, value in expected().items():
+        torch.testing.assert_close(again.read([name])[name], value)

@@ -27,6 +27,10 @@ class BarlowTwinsTerms(NamedTuple):
     invariance: Tensor
     redundancy: Tensor
 
+    def total(self, redundancy_weight: float) -> Tensor:
+        """The loss: invariance plus lambda times redundancy."""
+        return self.invariance + redundancy_weight * self.redundancy
+
 
 def barlow_twins_loss(
     z_a: Tensor, z_b: Tensor, *, redundancy_weight: float, gradient: GradientRule = "true"
@@ -42,8 +46,7 @@ def barlow_twins_loss(
         redundancy_weight: lambda; 0.0051 in the authors' code.
         gradient: See `barlow_twins_terms`.
     """
-    terms = barlow_twins_terms(z_a, z_b, gradient=gradient)
-    return terms.invariance + redundancy_weight * terms.redundancy
+    return barlow_twins_terms(z_a, z_b, gradient=gradient).total(redundancy_weight)
 
 
 def barlow_twins_terms(

@@ -88,9 +88,8 @@ class BarlowTwins(Method):
         z_a = self.projector(features_a)
         z_b = self.projector(self.backbone(batch.views["b"]).pooled)
         terms = barlow_twins_terms(z_a, z_b, gradient=self.config.gradient)
-        loss = terms.invariance + self.config.redundancy_weight * terms.redundancy
         return LossOutput(
-            loss=loss,
+            loss=terms.total(self.config.redundancy_weight),
             metrics=detached(
                 invariance=terms.invariance,
                 redundancy=terms.redundancy,

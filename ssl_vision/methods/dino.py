@@ -15,9 +15,8 @@ Where we differ:
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,86 +33,49 @@ from ssl_vision.losses.distillation import (
     sinkhorn,
 )
 from ssl_vision.losses.koleo import koleo
-from ssl_vision.masking import PatchMasks, crop_masks
-from ssl_vision.methods.base import (
-    Method,
-    MethodConfig,
-    TrainPlan,
-    check_view_names,
-    detached,
-    feature_std,
+from ssl_vision.masking import PatchMasks
+from ssl_vision.methods.base import TrainPlan, detached, feature_std
+from ssl_vision.methods.self_distillation import (
+    NUM_GLOBAL,
+    SelfDistillation,
+    SelfDistillationConfig,
 )
 from ssl_vision.nn.centering import Center
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.heads import PrototypeHead
-from ssl_vision.optim.recipe import OptimConfig, stretched_steps
+from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch, Features, LossOutput
-from ssl_vision.views import ViewConfig
-
-NUM_GLOBAL = 2  # crops the teacher sees
 
 
 @dataclass(frozen=True, kw_only=True)
-class DinoConfig(MethodConfig):
+class DinoConfig(SelfDistillationConfig):
     """Defaults are those of the authors' code (its "vanilla" recipe); the options are off."""
 
     name: Literal["dino"] = "dino"
     # Head
     num_prototypes: int = 65536  # K
-    hidden_dim: int = 2048
-    bottleneck_dim: int = 256
-    num_head_layers: int = 3
     has_head_batch_norm: bool = False
     is_gain_frozen: bool = True  # norm_last_layer; the authors advise false for ViT-S
-    freeze_last_layer_epochs: int = 1
+    freeze_last_layer_epochs: int = 1  # whole epochs, as in the authors' code
     # Teacher
-    teacher_momentum: float = 0.996  # cosine to teacher_momentum_end
-    teacher_momentum_end: float = 1.0
-    student_temperature: float = 0.1  # tau_s
     teacher_temperature: float = 0.04  # tau_t after its warm-up; 0.07 in the boosted recipe
-    teacher_temperature_start: float = 0.04
     teacher_temperature_epochs: int = 0  # warm-up, linear by epoch; 30 in the boosted recipe
     center_momentum: float = 0.9
     # Options of DINOv2
     centering: Literal["center", "sinkhorn"] = "center"
-    sinkhorn_iterations: int = 3
     koleo_weight: float = 0.0  # 0.1 in DINOv2; per global crop
     patch_weight: float = 0.0  # iBOT's loss; 1.0 in DINOv2
-    patch_start_epochs: float = 0.0  # epochs before iBOT's loss and its masks set in
-    mask_fraction: float = 0.5  # of the global crops
-    mask_ratio: tuple[float, float] = (0.1, 0.5)  # spread over the masked crops
     is_patch_head_shared: bool = True
-    position_rule: Literal["timm", "dino"] = "timm"
 
     def __post_init__(self) -> None:
-        for name in ("teacher_momentum", "teacher_momentum_end", "center_momentum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be from 0 to 1.")
-        for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be above 0.")
-        for name in ("num_prototypes", "hidden_dim", "bottleneck_dim", "num_head_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be 1 or more.")
-        if not 0 <= self.mask_ratio[0] <= self.mask_ratio[1] < 1:
-            raise ConfigError(
-                f"method.mask_ratio={list(self.mask_ratio)} must rise from 0 to below 1."
-            )
-
-    def check_views(self, views: Mapping[str, ViewConfig]) -> None:
-        """Two global crops of one size and, optionally, a `local` view of k drawings."""
-        check_view_names(
-            views, required=("global_1", "global_2"), repeatable=("local",), method=self.name
-        )
-        sizes = views["global_1"].size_px, views["global_2"].size_px
-        if sizes[0] != sizes[1]:
-            raise ConfigError(
-                f"data.views.global_1.size_px={sizes[0]} and global_2.size_px={sizes[1]} must be "
-                "equal: the teacher sees both in one batch."
-            )
+        super().__post_init__()
+        if not 0 <= self.center_momentum <= 1:
+            raise ConfigError(f"method.center_momentum={self.center_momentum} must be from 0 to 1.")
+        if self.num_prototypes < 1:
+            raise ConfigError(f"method.num_prototypes={self.num_prototypes} must be 1 or more.")
 
 
-class Dino(Method):
+class Dino(SelfDistillation):
     """Student and teacher, each a backbone and a head."""
 
     config: DinoConfig
@@ -131,8 +93,6 @@ class Dino(Method):
                     "timm or patch_weight=0."
                 )
             backbone.add_mask_token()
-        if config.position_rule != "timm":
-            backbone.set_position_rule(config.position_rule)
         self.head = _head(config, backbone.width)
         self.teacher = EmaTeacher(backbone)
         self.teacher_head = EmaTeacher(self.head)
@@ -150,7 +110,7 @@ class Dino(Method):
 
     def compute_loss(self, batch: Batch) -> LossOutput:
         """Cross-entropy between teacher and student over pairs of different crops."""
-        crops = torch.cat([batch.views["global_1"], batch.views["global_2"]])  # (2B, C, S, S)
+        crops = self.global_crops(batch)
         masks = self.masks(batch, size_px=crops.shape[-1]) if self.has_patch_loss else None
         teacher: Features = self.teacher(crops)
         targets = self.targets(self.teacher_head(teacher.pooled), self.center)  # (2B, K)
@@ -229,27 +189,6 @@ class Dino(Method):
         center.collect(logits)
         return centered_targets(logits, center=center.center, temperature=temperature)
 
-    def masks(self, batch: Batch, *, size_px: int) -> PatchMasks:
-        """Blocks on some of the global crops; none before iBOT's loss sets in.
-
-        An empty mask is passed then, so that the mask token is part of the graph on all processes.
-        """
-        grid = math.isqrt(self.backbone.num_patches(size_px))
-        return crop_masks(
-            batch.index,
-            key=self.key("mask"),
-            num_crops=NUM_GLOBAL,
-            grid=grid,
-            masked_fraction=self.config.mask_fraction if self.is_patch_loss_on else 0.0,
-            ratio_range=self.config.mask_ratio,
-        )
-
-    @property
-    def is_patch_loss_on(self) -> bool:
-        """Whether iBOT's loss has set in."""
-        start = self.config.patch_start_epochs * self.plan.steps_per_epoch
-        return self.has_patch_loss and self.step >= start
-
     @torch.no_grad()
     def _observe(self, teacher: Features, targets: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """What tells a collapse: entropies near 0 or ln K, features without spread."""
@@ -272,47 +211,6 @@ class Dino(Method):
             end=self.config.teacher_temperature,
             num=self.config.teacher_temperature_epochs,
         )
-
-    def teacher_momentum(self, step: int) -> float:
-        """Momentum m of an update."""
-        return schedules.cosine(
-            step,
-            start=self.config.teacher_momentum,
-            end=self.config.teacher_momentum_end,
-            total_steps=stretched_steps(self.optim, plan=self.plan),
-        )
-
-    def before_update(self, step: int) -> None:
-        """Clip, then drop the gradients of the last layer in the first epochs."""
-        super().before_update(step)
-        if step < self.config.freeze_last_layer_epochs * self.plan.steps_per_epoch:
-            for head in self._heads():
-                for parameter in head.last_layer.parameters():
-                    parameter.grad = None  # no decay and no moments either
-
-    def after_update(self, step: int) -> None:
-        """Teacher follows the student, then the centre moves."""
-        momentum = self.teacher_momentum(step)
-        for teacher, student in self._teachers():
-            teacher.update(student, momentum=momentum)
-        for center in self._centers():
-            center.update()
-
-    def after_skip(self, step: int) -> None:
-        """Outputs of a skipped update must not reach the centre."""
-        for center in self._centers():
-            center.discard()
-
-    def on_weights_loaded(self) -> None:
-        """Teacher starts from the student's new weights."""
-        for teacher, student in self._teachers():
-            teacher.restart(student)
-
-    def export_backbone(self) -> Backbone:
-        """The teacher's."""
-        network: Any = self.teacher.network
-        assert isinstance(network, Backbone)
-        return network
 
     def _heads(self) -> list[PrototypeHead]:
         return [self.head] if self.patch_head is None else [self.head, self.patch_head]

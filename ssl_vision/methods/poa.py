@@ -22,7 +22,7 @@ paper's. Where we differ from the code:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -30,7 +30,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ssl_vision import schedules
 from ssl_vision.backbones import elastic
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import level_drop_path, set_drop_path
@@ -41,28 +40,24 @@ from ssl_vision.errors import ConfigError
 from ssl_vision.losses.distillation import sinkhorn
 from ssl_vision.losses.koleo import koleo
 from ssl_vision.losses.poa import Logits, PoaTerms, Targets, poa_loss, poa_terms
-from ssl_vision.masking import PatchMasks, crop_masks
-from ssl_vision.methods.base import (
-    Method,
-    MethodConfig,
-    TrainPlan,
-    check_view_names,
-    detached,
-    feature_std,
+from ssl_vision.masking import PatchMasks
+from ssl_vision.methods.base import TrainPlan, detached, feature_std
+from ssl_vision.methods.self_distillation import (
+    NUM_GLOBAL,
+    SelfDistillation,
+    SelfDistillationConfig,
 )
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.heads import PrototypeHead
-from ssl_vision.optim.recipe import OptimConfig, stretched_steps
+from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch, Features, LossOutput
-from ssl_vision.views import ViewConfig
 
-NUM_GLOBAL = 2  # crops the teacher sees
 # Norms after the last block of timm's ViTs and Swins, and of its ConvNeXts.
 _LAST_NORMS = ("backbone.model.norm.", "backbone.model.fc_norm.", "backbone.model.head.norm.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoaConfig(MethodConfig):
+class PoaConfig(SelfDistillationConfig):
     """Defaults are the authors' ViT-L/16 recipe (vit_ee1200.yaml)."""
 
     name: Literal["poa"] = "poa"
@@ -77,38 +72,25 @@ class PoaConfig(MethodConfig):
     has_same_view: bool = True  # intact -> elastic student
     crop_pooling: Literal["pooled", "separate"] = "pooled"
     koleo_weight: float = 0.1  # gamma; halved, per global crop and student
-    position_rule: Literal["timm", "dino"] = "timm"  # of a ViT's local crops; the code has dino
     # Masked patches (iBOT)
     has_patch_loss: bool = True
     patch_start_epochs: float = 30.0  # epochs before it and its masks set in
-    mask_fraction: float = 0.5  # of the global crops
-    mask_ratio: tuple[float, float] = (0.1, 0.5)  # spread over the masked crops; Swin, ResNet 0.3
     pyramid_scale: int = 2  # patch tokens of Swin, ResNet and ConvNeXt: last map, enlarged
     # Heads
     num_prototypes: tuple[int, ...] = (8192, 16384, 32768, 65536)  # K of each head
-    hidden_dim: int = 2048
-    bottleneck_dim: int = 256
-    num_head_layers: int = 3
-    freeze_last_layer_epochs: float = 1.0
     patch_embed_lr_factor: float = 0.2
     # Teacher
     teacher_momentum: float = 0.992  # cosine to teacher_momentum_end
     teacher_momentum_end: float = 0.9999
-    student_temperature: float = 0.1
     teacher_temperature: float = 0.07
-    teacher_temperature_start: float = 0.04
     teacher_temperature_epochs: float = 30.0  # linear warm-up, by update
-    sinkhorn_iterations: int = 3
     is_drop_path_uniform: bool = False  # backbone.drop_path in every block; the code's ViT
 
     def __post_init__(self) -> None:
-        for name in ("intact_weight", "teacher_momentum", "teacher_momentum_end", "mask_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be from 0 to 1.")
-        for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be above 0.")
-        for name in ("width_bias", "depth_bias", "pyramid_scale", "hidden_dim", "bottleneck_dim"):
+        super().__post_init__()
+        if not 0 <= self.intact_weight <= 1:
+            raise ConfigError(f"method.intact_weight={self.intact_weight} must be from 0 to 1.")
+        for name in ("width_bias", "depth_bias", "pyramid_scale"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"method.{name}={getattr(self, name)} must be 1 or more.")
         if not self.num_prototypes or min(self.num_prototypes) < 1:
@@ -116,26 +98,10 @@ class PoaConfig(MethodConfig):
                 f"method.num_prototypes={list(self.num_prototypes)} must name the prototypes of "
                 "at least one head."
             )
-        if not 0 <= self.mask_ratio[0] <= self.mask_ratio[1] < 1:
-            raise ConfigError(
-                f"method.mask_ratio={list(self.mask_ratio)} must rise from 0 to below 1."
-            )
         if not (self.has_cross_view or self.has_same_view) and self.intact_weight < 1:
             raise ConfigError(
                 "method.has_cross_view and has_same_view are both false: nothing would teach the "
                 "elastic student. Switch one on, or train the network alone with method.name=dino."
-            )
-
-    def check_views(self, views: Mapping[str, ViewConfig]) -> None:
-        """Two global crops of one size and, optionally, a `local` view of k drawings."""
-        check_view_names(
-            views, required=("global_1", "global_2"), repeatable=("local",), method=self.name
-        )
-        sizes = views["global_1"].size_px, views["global_2"].size_px
-        if sizes[0] != sizes[1]:
-            raise ConfigError(
-                f"data.views.global_1.size_px={sizes[0]} and global_2.size_px={sizes[1]} must be "
-                "equal: the teacher sees both in one batch."
             )
 
 
@@ -153,7 +119,7 @@ class Tokens(NamedTuple):
     global_pooled: Tensor
 
 
-class Poa(Method):
+class Poa(SelfDistillation):
     """Student and teacher, each a backbone and several heads."""
 
     config: PoaConfig
@@ -162,10 +128,9 @@ class Poa(Method):
         self, config: PoaConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
     ) -> None:
         super().__init__(config, backbone, optim=optim, plan=plan)
-        if config.has_patch_loss:
+        self.has_patch_loss = config.has_patch_loss
+        if self.has_patch_loss:
             backbone.add_mask_token(std=0.0)
-        if config.position_rule != "timm":
-            backbone.set_position_rule(config.position_rule)
         if config.is_drop_path_uniform:
             level_drop_path(backbone)
         self.drawn_sizes = candidates(
@@ -205,9 +170,9 @@ class Poa(Method):
 
     def compute_loss(self, batch: Batch) -> LossOutput:
         """Teacher to both students across crops, and student to student on each crop."""
-        crops = torch.cat([batch.views["global_1"], batch.views["global_2"]])  # (2B, C, S, S)
+        crops = self.global_crops(batch)
         local = batch.views.get("local")
-        masks = self.masks(batch, size_px=crops.shape[-1]) if self.config.has_patch_loss else None
+        masks = self.masks(batch, size_px=crops.shape[-1]) if self.has_patch_loss else None
         teacher = self.tokens(self.teacher, crops, None, masks, is_masked=False)
         intact = self.tokens(self.backbone, crops, local, masks)
         size = self.draw_size()
@@ -342,47 +307,12 @@ class Poa(Method):
         process = rank() if self.config.draw_per == "process" else 0
         return draw(self.drawn_sizes, step=self.step, key=(self.plan.seed, "size", process))
 
-    def masks(self, batch: Batch, *, size_px: int) -> PatchMasks:
-        """Blocks on some of the global crops; none before the patch loss sets in.
+    def mask_grid(self, size_px: int) -> int:
+        """Of a pyramid, the grid its last map is enlarged to."""
+        side = super().mask_grid(size_px)
+        return side if self.backbone.has_tokens else side * self.config.pyramid_scale
 
-        An empty mask is passed then, so that the mask token is part of the graph on all processes.
-        """
-        side = math.isqrt(self.backbone.num_patches(size_px))
-        grid = side if self.backbone.has_tokens else side * self.config.pyramid_scale
-        return crop_masks(
-            batch.index,
-            key=self.key("mask"),
-            num_crops=NUM_GLOBAL,
-            grid=grid,
-            masked_fraction=self.config.mask_fraction if self.is_patch_loss_on else 0.0,
-            ratio_range=self.config.mask_ratio,
-        )
-
-    @property
-    def is_patch_loss_on(self) -> bool:
-        """Whether masked patches are learned yet."""
-        start = self.config.patch_start_epochs * self.plan.steps_per_epoch
-        return self.config.has_patch_loss and self.step >= start
-
-    # Around an update --------------------------------------------------------------------
-
-    def teacher_temperature(self, step: int) -> float:
-        """tau_t of an update."""
-        return schedules.ramp(
-            step,
-            start=self.config.teacher_temperature_start,
-            end=self.config.teacher_temperature,
-            num=round(self.config.teacher_temperature_epochs * self.plan.steps_per_epoch),
-        )
-
-    def teacher_momentum(self, step: int) -> float:
-        """M of an update."""
-        return schedules.cosine(
-            step,
-            start=self.config.teacher_momentum,
-            end=self.config.teacher_momentum_end,
-            total_steps=stretched_steps(self.optim, plan=self.plan),
-        )
+    # Parameters --------------------------------------------------------------------------
 
     def layer_id(self, name: str) -> int | None:
         """Depth at which the last layer of the backbone is not slowed, as in the authors' code.
@@ -398,28 +328,11 @@ class Poa(Method):
         """Patch embeddings learn slower."""
         return self.config.patch_embed_lr_factor if ".patch_embed." in name else 1.0
 
-    def before_update(self, step: int) -> None:
-        """Clip, then drop the gradients of the last layers in the first epochs."""
-        super().before_update(step)
-        if step < self.config.freeze_last_layer_epochs * self.plan.steps_per_epoch:
-            for head in self.heads:
-                assert isinstance(head, PrototypeHead)
-                for parameter in head.last_layer.parameters():
-                    parameter.grad = None
+    def _heads(self) -> Iterator[PrototypeHead]:
+        for head in self.heads:
+            assert isinstance(head, PrototypeHead)
+            yield head
 
-    def after_update(self, step: int) -> None:
-        """Teacher follows the whole student; the elastic one is part of it."""
-        momentum = self.teacher_momentum(step)
-        self.teacher.update(self.backbone, momentum=momentum)
-        self.teacher_heads.update(self.heads, momentum=momentum)
-
-    def on_weights_loaded(self) -> None:
-        """Teacher starts from the student's new weights."""
-        self.teacher.restart(self.backbone)
-        self.teacher_heads.restart(self.heads)
-
-    def export_backbone(self) -> Backbone:
-        """The teacher's; `backbones.elastic.extract` cuts it."""
-        network = self.teacher.network
-        assert isinstance(network, Backbone)
-        return network
+    def _teachers(self) -> list[tuple[EmaTeacher, nn.Module]]:
+        # The elastic student is part of the whole one.
+        return [(self.teacher, self.backbone), (self.teacher_heads, self.heads)]

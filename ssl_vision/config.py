@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.data.module import DataConfig
-from ssl_vision.data.pack import PrepareConfig
 from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.evaluation.clustering import ClusteringConfig
 from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig
@@ -42,7 +41,6 @@ from ssl_vision.evaluation.svm import SvmConfig
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
 from ssl_vision.optim.recipe import OptimConfig
-from ssl_vision.recipes import find_recipe
 from ssl_vision.typed import Typed, convert, guess, read_yaml
 
 _Schema = TypeVar("_Schema")
@@ -201,9 +199,9 @@ def _finish_eval(layers: Sequence[_Layer]) -> EvalConfig:
     return _finish(schema, layers, EvalConfig)
 
 
-def load_prepare_config(overrides: Sequence[str] = ()) -> PrepareConfig:
-    """As `load_train_config`, for packing a data set."""
-    return _finish(OmegaConf.structured(PrepareConfig), _read_layers([], overrides), PrepareConfig)
+def load_settings(kind: type[_Schema], overrides: Sequence[str] = ()) -> _Schema:
+    """As `load_train_config`, for a command whose settings are one dataclass."""
+    return _finish(OmegaConf.structured(kind), _read_layers([], overrides), kind)
 
 
 def to_yaml(config: TrainConfig | EvalConfig) -> str:
@@ -225,27 +223,6 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
 
 
 _Dumper.add_representer(str, _represent_text)
-
-
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Command line -> (files, overrides): an argument with `=` is an override.
-
-    Raises:
-        ConfigError: An option (`--x`), or a word that is neither a YAML file, the name of a recipe
-            nor `key=value`.
-    """
-    files, overrides = [], []
-    for argument in arguments:
-        if argument.startswith("-"):
-            raise ConfigError(
-                f"{argument!r}: settings are given as key=value, without dashes "
-                f"(for example {argument.lstrip('-').split('=')[0]}=...)."
-            )
-        if "=" in argument:
-            overrides.append(argument)
-        else:
-            files.append(str(find_recipe(argument)))
-    return files, overrides
 
 
 def _read_layers(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[_Layer]:

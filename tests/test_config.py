@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_vision.config import load_eval_config, load_train_config, split_arguments, to_yaml
+from ssl_vision.config import load_eval_config, load_train_config, to_yaml
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods import METHODS
 
@@ -93,14 +93,6 @@ def test_later_layers_win_and_the_result_is_frozen(tmp_path: Path) -> None:
     assert (config.trainer.epochs, config.trainer.accumulate) == (9, 2)
     with pytest.raises(FrozenInstanceError):
         config.seed = 1  # type: ignore[misc]
-
-
-def test_the_command_line_splits_into_files_and_overrides() -> None:
-    assert split_arguments(["a.yaml", "x=1", "b.yml"]) == (["a.yaml", "b.yml"], ["x=1"])
-    with pytest.raises(ConfigError, match="without dashes"):
-        split_arguments(["--epochs=3"])
-    with pytest.raises(ConfigError, match="neither"):
-        split_arguments(["epochs"])
 
 
 WORDS = [word for plain in ("on", "off", "yes", "no") for word in (plain, plain.title())]

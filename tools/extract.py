@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Networks of other sizes out of a POA run: RUN [--list] [--size W,D ...] [--all] OUT.
+"""Networks of other sizes out of a POA run: RUN [list=true] [size=W,D ...] [all=true] OUT.
 
-For example: tools/extract.py runs/poa --max-params 10e6 OUT
+For example: tools/extract.py runs/poa max_params=10e6 OUT
 """
 
 import sys

@@ -1,70 +1,95 @@
-"""Arguments of the small commands: words, and `key=value` settings with known keys."""
+"""What a command was given: words, and `key=value` settings of a dataclass."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
 
-from ssl_vision.errors import ConfigError, did_you_mean
+from ssl_vision.commands.table import COMMANDS
+from ssl_vision.errors import ConfigError
 
-# zoo:name?size_px=96 is a word: its `=` comes after other characters than a key has.
-_SETTING = re.compile(r"[a-z_][a-z0-9_.]*=")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Settings = TypeVar("_Settings", bound="DataclassInstance")
+# What precedes the first `=` of a setting. zoo:name?size_px=96 and runs/lr=0.1 are words: their
+# `=` comes after characters that no key has.
+_SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What was given: words in order, and settings by key, as text."""
+    """Arguments of a command.
+
+    Attributes:
+        words: In order.
+        overrides: `key=value`, as typed.
+    """
 
     words: tuple[str, ...]
-    settings: Mapping[str, str]
+    overrides: tuple[str, ...]
 
-    def number(self, key: str, default: int) -> int:
-        """A setting as a whole number.
+    def settings(self, kind: type[_Settings]) -> _Settings:
+        """All settings, as the dataclass wants them.
 
         Raises:
-            ConfigError: It is something else.
+            ConfigError: An unknown or repeated key, or a value of another kind.
         """
-        value = self.settings.get(key, str(default))
-        if not re.fullmatch(r"-?\d+", value):
-            raise ConfigError(f"{key}={value} must be a whole number.")
-        return int(value)
+        from ssl_vision.config import load_settings  # imports torch, which `doctor` must not
 
-    def several(self, key: str) -> tuple[str, ...]:
-        """A setting as words separated by commas."""
-        return tuple(word for word in self.settings.get(key, "").split(",") if word)
+        keys = [override.partition("=")[0] for override in self.overrides]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError(f"{key} is given twice.")
+        return load_settings(kind, self.overrides)
+
+    def take(self, kind: type[_Settings]) -> tuple[_Settings, tuple[str, ...]]:
+        """The settings that a dataclass has, and what is left of `overrides` for another.
+
+        Raises:
+            ConfigError: As of `settings`.
+        """
+        own = {field.name for field in fields(kind)}
+        mine = tuple(o for o in self.overrides if o.partition("=")[0] in own)
+        rest = tuple(o for o in self.overrides if o not in mine)
+        return Arguments(words=(), overrides=mine).settings(kind), rest
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Keys that were given."""
+        return frozenset(override.partition("=")[0] for override in self.overrides)
 
 
-def parse_arguments(
-    arguments: Sequence[str], *, usage: str, known: Sequence[str] = (), num_words: tuple[int, int]
+def parse(
+    command: str,
+    arguments: Sequence[str],
+    *,
+    num_words: tuple[int, int | None],
+    usages: Mapping[str, str] | None = None,
 ) -> Arguments:
-    """Split and check the arguments of a command.
+    """Tell words from settings, and count the words.
 
     Args:
+        command: Its name, for the message.
         arguments: As typed.
-        usage: The command's line of help, shown when words are missing.
-        known: Keys the command has.
-        num_words: Least and most words.
+        num_words: Least and most words; None where there is no most.
+        usages: Usage by command; of the table of commands by default.
 
     Raises:
-        ConfigError: A dashed option, an unknown or repeated key, or another number of words.
+        ConfigError: A dashed option, or another number of words.
     """
     words: list[str] = []
-    settings: dict[str, str] = {}
+    overrides: list[str] = []
     for argument in arguments:
-        if argument.startswith("-"):
-            raise ConfigError(f"{argument!r}: settings are key=value, without dashes; {usage}")
-        if not _SETTING.match(argument):
-            words.append(argument)
-            continue
-        key, _, value = argument.partition("=")
-        if key not in known:
+        if argument.startswith("-") and argument != "-":
+            key = argument.lstrip("-").split("=")[0]
             raise ConfigError(
-                f"{key} is not a setting here; known are {', '.join(known) or 'none'}."
-                f"{did_you_mean(key, known)}"
+                f"{argument!r}: settings are given as key=value, without dashes (for example "
+                f"{key.replace('-', '_')}=...); ssl-vision {command.split()[0]} --help lists them."
             )
-        if key in settings:
-            raise ConfigError(f"{key} is given twice.")
-        settings[key] = value
+        (overrides if _SETTING.match(argument) else words).append(argument)
     low, high = num_words
-    if not low <= len(words) <= high:
-        raise ConfigError(f"usage: {usage}")
-    return Arguments(words=tuple(words), settings=settings)
+    if len(words) < low or (high is not None and len(words) > high):
+        usage = usages[command] if usages is not None else f"{command} {COMMANDS[command].words}"
+        raise ConfigError(f"usage: ssl-vision {usage.strip()}; got {len(words)} word(s).")
+    return Arguments(words=tuple(words), overrides=tuple(overrides))

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ssl_vision import __version__
-from ssl_vision.commands.arguments import parse_arguments
+from ssl_vision.commands.arguments import parse
 from ssl_vision.zoo.download import cache_home, is_offline
 
 State = Literal["ok", "missing", "broken", "note"]
@@ -80,7 +80,7 @@ _PROGRAMS = {"g++": "g++", "pkg-config": "pkg-config"}
 
 def run_doctor(arguments: Sequence[str]) -> int:
     """`doctor`; 0 if everything required is there, 1 otherwise."""
-    parse_arguments(arguments, usage="doctor", num_words=(0, 0))
+    parse("doctor", arguments, num_words=(0, 0))
     findings = diagnose()
     console = Console()
     if not console.is_terminal:

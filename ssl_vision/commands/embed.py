@@ -13,12 +13,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from ssl_vision.commands.arguments import parse
+from ssl_vision.commands.evaluate import split_files
 from ssl_vision.config import EvalConfig, load_eval_config
 from ssl_vision.data.sources import Source
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.features import frozen
 from ssl_vision.files import write_atomically
-from ssl_vision.tasks.evaluate import split_words
 from ssl_vision.tasks.run import EvalRun
 from ssl_vision.zoo.weights import resolve_weights
 
@@ -38,17 +39,20 @@ class Embedding:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class EmbedSettings:
+    """Settings of `embed` beside those of an evaluation's data."""
+
+    patches: bool = False  # write patch tokens, too
+    split: Literal["train", "val"] = "train"  # which images; a folder without splits is all train
+    dtype: Literal["float16", "float32"] = "float32"  # of the arrays
+
+
 def run_embed(arguments: Sequence[str]) -> int:
     """`embed WEIGHTS data.path=DIR OUT [patches=true] [split=train|val] [key=value ...]`."""
-    words, overrides = split_words(arguments)
-    options = {"patches": "false", "split": "train", "dtype": "float32"}
-    for word in list(overrides):
-        key, _, value = word.partition("=")
-        if key in options:
-            options[key] = value
-            overrides.remove(word)
-    files = [word for word in words if word.endswith((".yaml", ".yml"))]
-    named = [word for word in words if word not in files]
+    given = parse("embed", arguments, num_words=(2, None))
+    settings, overrides = given.take(EmbedSettings)
+    files, named = split_files(given.words)
     if len(named) != 2:
         raise ConfigError("embed takes two words: embed WEIGHTS data.path=DIR OUT.")
     config = load_eval_config(files, [*overrides, f"weights={named[0]}"])
@@ -56,9 +60,9 @@ def run_embed(arguments: Sequence[str]) -> int:
     made = embed(
         config,
         named[1],
-        has_patches=_choice("patches", options["patches"], ("true", "false")) == "true",
-        split="val" if _choice("split", options["split"], ("train", "val")) == "val" else "train",
-        dtype=_choice("dtype", options["dtype"], ("float16", "float32")),
+        has_patches=settings.patches,
+        split=settings.split,
+        dtype=settings.dtype,
     )
     for line in made.notes:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
@@ -189,9 +193,3 @@ def _index(source: Source, rows: Sequence[int]) -> str:
         known = ["", ""] if label < 0 else [label, source.class_names[label]]
         writer.writerow([line, source.name(row), *known])
     return text.getvalue()
-
-
-def _choice(key: str, value: str, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        raise ConfigError(f"{key}={value} must be {' or '.join(allowed)}.")
-    return value

@@ -1,42 +1,46 @@
 """The `export` command: any WEIGHTS as a folder for others, in the forms they ask for."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
 
-from ssl_vision.commands.arguments import parse_arguments
+from ssl_vision.commands.arguments import parse
 from ssl_vision.errors import ConfigError
 from ssl_vision.zoo.export import ExportResult, export_backbone
-from ssl_vision.zoo.formats import FORMATS, check_formats
+from ssl_vision.zoo.formats import check_formats
 from ssl_vision.zoo.weights import resolve_weights
 
-USAGE = (
-    f"export WEIGHTS OUT [formats={','.join(FORMATS)}] [dtype=float32|float16|bfloat16] "
-    "[size_px=] [title=] [license=]"
-)
 _DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Settings of `export`."""
+
+    formats: tuple[str, ...] = ()  # timm, onnx, torch_export; default: timm, which clouds have not
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # the latter halve the file
+    size_px: int | None = None  # side of forms of fixed size (ONNX, torch.export); default: its own
+    title: str | None = None  # of the card
+    license: str | None = None  # SPDX name for the card
 
 
 def run_export(arguments: Sequence[str]) -> int:
     """`export WEIGHTS OUT [formats=...] ...`."""
-    given = parse_arguments(
-        arguments,
-        usage=USAGE,
-        known=("formats", "dtype", "size_px", "title", "license"),
-        num_words=(2, 2),
-    )
+    given = parse("export", arguments, num_words=(2, 2))
+    settings = given.settings(ExportSettings)
     weights, out = given.words
     result = export_weights(
         weights,
         Path(out),
-        formats=given.several("formats") or None,
-        dtype=given.settings.get("dtype", "float32"),
-        size_px=given.number("size_px", 0) or None,
-        title=given.settings.get("title"),
-        license=given.settings.get("license"),
+        formats=settings.formats or None,
+        dtype=settings.dtype,
+        size_px=settings.size_px,
+        title=settings.title,
+        license=settings.license,
     )
     console = Console()
     for check, outcome in result.checks.items():

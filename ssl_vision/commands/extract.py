@@ -1,6 +1,5 @@
 """The `extract` command: sub-networks of a POA run, measured, chosen by budget, written out."""
 
-import argparse
 import copy
 import json
 import re
@@ -8,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -20,6 +18,7 @@ from ssl_vision.backbones import elastic
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Size
 from ssl_vision.backbones.elastic_stock import find_stock_name
+from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.extract_report import draw_picture, markdown_table, print_table
 from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.module import DataModule
@@ -32,10 +31,6 @@ from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import export_backbone
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
-USAGE = (
-    "extract RUN [--list] [--size W,D ...] [--all] [--max-params N] [--max-latency-ms MS] "
-    "[--fold] [--no-knn] [data.path=DIR ...] [OUT]"
-)
 SCORES_NAME = "extract.json"  # in the run folder: what was measured, by weights and size
 _LATENCY_PASSES = 2
 _LATENCY_ROUNDS = 15
@@ -349,31 +344,75 @@ def best_within(
 # The command -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExtractSettings:
+    """Settings of `extract` beside those of the run."""
+
+    list: bool = False  # all sizes and their costs; nothing is written
+    size: str | None = None  # width and depths: 384,12; may be given several times
+    all: bool = False  # all sizes
+    max_params: float | None = None  # the best of at most so many parameters
+    max_latency_ms: float | None = None  # the best that is at least so fast here
+    fold: bool = False  # LayerScale into its projections
+    knn: bool = True  # measure accuracies
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether one size is to be chosen."""
+        return self.max_params is not None or self.max_latency_ms is not None
+
+
 def run_extract(arguments: Sequence[str]) -> int:
-    """`extract RUN ...`; see `USAGE`."""
-    given = _parse(arguments)
-    run = ElasticRun(given.run, given.overrides)
+    """`extract RUN [list=true] [size=W,D ...] [all=true] [max_params=N] [OUT]`."""
+    given = parse("extract", arguments, num_words=(1, 2))
+    sizes = [_size(o) for o in given.overrides if o.startswith("size=")]
+    rest = tuple(o for o in given.overrides if not o.startswith("size="))
+    settings, overrides = replace(given, overrides=rest).take(ExtractSettings)
+    folder, out = given.words[0], given.words[1] if len(given.words) > 1 else None
+    run = ElasticRun(folder, overrides)
     console = Console()
-    has_budget = given.max_params is not None or given.max_latency_ms is not None
-    wanted = _wanted_sizes(run, given, has_budget=has_budget)
-    cards = [run.describe(size) for size in wanted]
-    if given.max_params is not None:  # what is too large need not be measured
-        cards = [c for c in cards if c.num_parameters <= given.max_params] or cards[:1]
-    is_written = given.out is not None and not given.list
-    if is_written or has_budget:
-        cards = run.measure_latency(cards)
-        if given.max_latency_ms is not None:
-            cards = [c for c in cards if (c.latency_ms or 0) <= given.max_latency_ms] or cards[:1]
-        if not given.no_knn:
-            cards = run.measure_knn(track(cards, "kNN", console=console, transient=True))
+    if not (sizes or settings.list or settings.all or settings.has_budget):
+        raise ConfigError(
+            "say which sizes: list=true, size=W,D, all=true or a budget (max_params=, "
+            "max_latency_ms=)."
+        )
+    cards = [run.describe(size) for size in sizes or run.sizes]
+    if settings.max_params is not None:  # what is too large need not be measured
+        cards = [c for c in cards if c.num_parameters <= settings.max_params] or cards[:1]
+    is_written = out is not None and not settings.list
+    if is_written or settings.has_budget:
+        cards = _measured(run, cards, settings, console)
     print_table(console, [asdict(card) | {"label": card.label} for card in cards])
-    if has_budget:
-        best = best_within(cards, max_params=given.max_params, max_latency_ms=given.max_latency_ms)
+    if settings.has_budget:
+        best = best_within(
+            cards, max_params=settings.max_params, max_latency_ms=settings.max_latency_ms
+        )
         console.print(f"best within the budget: {best.label}")
         cards = [best]
     if is_written:
-        _write_all(run, cards, Path(given.out), is_folded=given.fold, console=console)
+        assert out is not None
+        _write_all(run, cards, Path(out), is_folded=settings.fold, console=console)
     return 0
+
+
+def _measured(
+    run: ElasticRun, cards: list[SubNetworkCard], settings: ExtractSettings, console: Console
+) -> list[SubNetworkCard]:
+    """Latencies of all, accuracies of those that are fast enough."""
+    cards = run.measure_latency(cards)
+    if settings.max_latency_ms is not None:
+        cards = [c for c in cards if (c.latency_ms or 0) <= settings.max_latency_ms] or cards[:1]
+    if settings.knn:
+        cards = run.measure_knn(track(cards, "kNN", console=console, transient=True))
+    return cards
+
+
+def _size(override: str) -> Size:
+    """`size=384,12` or `size=384x12`."""
+    text = override.removeprefix("size=")
+    if not re.fullmatch(r"\d+([,x]\d+)*", text):
+        raise ConfigError(f"{override}: a size needs numbers like 384,12 (width, depth).")
+    return tuple(int(number) for number in re.split("[,x]", text))
 
 
 def _write_all(
@@ -396,53 +435,3 @@ def _write_all(
     console.print(f"table   {out / 'table.md'}", soft_wrap=True)
     picture = draw_picture(rows, out / "accuracy.png")
     console.print(f"picture {picture}" if picture else "no picture: no accuracies or matplotlib")
-
-
-def _wanted_sizes(run: ElasticRun, given: Any, *, has_budget: bool) -> list[Size]:
-    if given.sizes:
-        return [tuple(int(n) for n in re.split("[,x]", text)) for text in given.sizes]
-    if given.all or given.list or has_budget:
-        return run.sizes
-    raise ConfigError(f"say which sizes: --list, --size W,D, --all or a budget; {USAGE}")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; usage: {USAGE}")
-
-
-def _parse(arguments: Sequence[str]) -> Any:
-    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
-    sizes, words = _take_sizes([word for word in arguments if word not in overrides])
-    parser = _Parser(prog="extract", usage=USAGE)
-    parser.add_argument("run", help="run folder of POA")
-    parser.add_argument("out", nargs="?", help="where the folders go; nothing is written without")
-    parser.add_argument("--list", action="store_true", help="all sizes and their costs")
-    parser.add_argument("--all", action="store_true", help="all sizes")
-    parser.add_argument(
-        "--max-params", type=float, metavar="N", help="best of at most N parameters"
-    )
-    parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="best of at most MS")
-    parser.add_argument("--fold", action="store_true", help="fold LayerScale into its projections")
-    parser.add_argument("--no-knn", action="store_true", help="do not measure accuracies")
-    given = parser.parse_intermixed_args(words)
-    given.overrides, given.sizes = overrides, sizes
-    return given
-
-
-def _take_sizes(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Sizes that follow a `--size`, and the other words."""
-    sizes: list[str] = []
-    others: list[str] = []
-    is_listing = False
-    for word in words:
-        if word == "--size":
-            is_listing = True
-        elif is_listing and re.fullmatch(r"\d+([,x]\d+)*", word):
-            sizes.append(word)
-        else:
-            is_listing = False
-            others.append(word)
-    if "--size" in words and not sizes:
-        raise ConfigError(f"--size needs numbers like 384,12 (width, depth); {USAGE}")
-    return sizes, others

@@ -12,20 +12,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ssl_vision.config import load_prepare_config
-from ssl_vision.data.pack import PackReport, pack
+from ssl_vision.commands.arguments import parse
+from ssl_vision.data.pack import PackReport, PrepareConfig, pack
 from ssl_vision.data.sources import build_source
-from ssl_vision.errors import ConfigError
-
-_USAGE = "prepare SOURCE OUT.beton [split=train|val] [mode=keep|jpg|raw|proportion] [key=value ...]"
 
 
 def run_prepare(arguments: Sequence[str]) -> int:
     """`prepare SOURCE OUT.beton [key=value ...]`."""
-    places = [argument for argument in arguments if "=" not in argument]
-    if len(places) != 2 or any(argument.startswith("-") for argument in arguments):
-        raise ConfigError(f"usage: {_USAGE}")
-    config = load_prepare_config([argument for argument in arguments if "=" in argument])
+    given = parse("prepare", arguments, num_words=(2, 2))
+    places, config = given.words, given.settings(PrepareConfig)
     source = build_source(places[0], split=config.split, download=config.download)
     console = Console(stderr=True)
     columns = [TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn()]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ssl_vision.config import load_train_config, split_arguments
+from ssl_vision.commands.train import recipe_config
 from ssl_vision.engine.train import train
 from ssl_vision.evaluation.results import TaskResult
 from ssl_vision.tasks.baselines import FITTED, UNTRAINED
@@ -26,7 +26,7 @@ def run_quickstart(arguments: Sequence[str]) -> int:
     Raises:
         SslVisionError: As `train` and `evaluate` do.
     """
-    config = load_train_config(*split_arguments(arguments))
+    config = recipe_config("quickstart", arguments)
     result = train(config)
     evaluation = evaluate(
         result.run_dir, tasks=("knn",), data={"path": config.data.path}, baselines=True

@@ -56,7 +56,7 @@ COMMANDS: dict[str, Command] = {
         examples=("ssl-vision recipes", "ssl-vision recipes mae/tiny_cpu"),
     ),
     "evaluate": Command(
-        run="ssl_vision.tasks.evaluate:run_evaluate",
+        run=f"{_ROOM}.evaluate:run_evaluate",
         summary="score weights: kNN, probes, metrics",
         words="WEIGHTS [WEIGHTS ...] data.path=DIR [tasks=knn,linear,metrics] [KEY=VALUE ...]",
         meanings={"WEIGHTS": _WEIGHTS},
@@ -78,15 +78,20 @@ COMMANDS: dict[str, Command] = {
     "extract": Command(
         run=f"{_ROOM}.extract:run_extract",
         summary="networks of other sizes out of a POA run",
-        words="RUN [--list] [--size W,D ...] [--all] [--max-params N] OUT",
+        words="RUN [list=true] [size=W,D ...] [all=true] [max_params=N] [OUT]",
         meanings={"RUN": "run folder of method poa", "OUT": "folder for the exported networks"},
-        examples=("ssl-vision extract runs/poa --max-params 10e6 small/",),
+        settings=f"{_ROOM}.extract:ExtractSettings",
+        examples=(
+            "ssl-vision extract runs/poa list=true",
+            "ssl-vision extract runs/poa max_params=10e6 small/",
+        ),
     ),
     "export": Command(
         run=f"{_ROOM}.export:run_export",
         summary="backbone for others, verified by reloading",
         words="WEIGHTS OUT [formats=timm,onnx,torch_export] [KEY=VALUE ...]",
         meanings={"WEIGHTS": _WEIGHTS, "OUT": "folder to write"},
+        settings=f"{_ROOM}.export:ExportSettings",
         examples=("ssl-vision export runs/first out/ formats=timm,onnx",),
     ),
     "embed": Command(
@@ -94,6 +99,7 @@ COMMANDS: dict[str, Command] = {
         summary="features as .npy files with an index",
         words="WEIGHTS data.path=DIR OUT [patches=true] [KEY=VALUE ...]",
         meanings={"WEIGHTS": _WEIGHTS, "OUT": "folder to write"},
+        settings=f"{_ROOM}.embed:EmbedSettings",
         examples=("ssl-vision embed runs/first data.path=photos/ features/",),
     ),
     "visualize": Command(
@@ -105,6 +111,7 @@ COMMANDS: dict[str, Command] = {
             "IMAGE": "image files, folders or named data sets",
             "OUT": "folder for the pictures",
         },
+        settings=f"{_ROOM}.visualize:VisualizeSettings",
         examples=("ssl-vision visualize runs/first photos/ pictures/",),
     ),
     "zoo": Command(

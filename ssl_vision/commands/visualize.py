@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssl_vision.backbones.attention import class_attention, forward_with_attention
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.commands.arguments import parse_arguments
+from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.pictures import (
     as_image,
     largest_mass,
@@ -33,10 +33,6 @@ from ssl_vision.methods.mae import Mae
 from ssl_vision.views import evaluation_view
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
-USAGE = (
-    "visualize WEIGHTS IMAGE|FOLDER|DATA ... OUT [what=attention,features,reconstruction] "
-    "[count=8] [size_px=]"
-)
 _PANEL_PX = 224  # side of one picture of a sheet; whole multiples of the image are kept sharp
 _MASS = 0.6  # of attention, in the spotlight: DINO's figures
 
@@ -68,20 +64,28 @@ class Scene:
         return [as_image(p.permute(1, 2, 0), size_px=panel) for p in self.pixels]
 
 
+@dataclass(frozen=True, kw_only=True)
+class VisualizeSettings:
+    """Settings of `visualize`."""
+
+    what: tuple[str, ...] = ()  # attention, features, reconstruction; default: what is possible
+    count: int = 8  # images of a folder or data set, evenly spread
+    size_px: int | None = None  # side the network sees; default: its own
+
+
 def run_visualize(arguments: Sequence[str]) -> int:
     """`visualize WEIGHTS IMAGE ... OUT [what=...]`."""
-    given = parse_arguments(
-        arguments, usage=USAGE, known=("what", "count", "size_px"), num_words=(3, 9999)
-    )
+    given = parse("visualize", arguments, num_words=(3, None))
+    settings = given.settings(VisualizeSettings)
     weights, *images, out = given.words
     console = Console()
     paths = visualize(
         weights,
         images,
         Path(out),
-        what=given.several("what"),
-        count=given.number("count", 8),
-        size_px=given.number("size_px", 0) or None,
+        what=settings.what,
+        count=settings.count,
+        size_px=settings.size_px,
         note=lambda text: console.print(text, soft_wrap=True),
     )
     for path in paths:

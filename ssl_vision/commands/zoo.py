@@ -1,18 +1,17 @@
 """The `zoo` command: what users need of the model zoo, and what its keepers do."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from ssl_vision.commands.arguments import Arguments, parse_arguments
+from ssl_vision.commands.arguments import Arguments, parse
 from ssl_vision.errors import CheckpointError, ConfigError, did_you_mean
 from ssl_vision.zoo.convert import CONVERTERS, convert_file
 from ssl_vision.zoo.converted import ConvertOptions
@@ -31,6 +30,59 @@ from ssl_vision.zoo.index import (
 )
 
 _OPTIONS = tuple(field.name for field in fields(ConvertOptions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListSettings:
+    """Settings of `zoo list`."""
+
+    method: str | None = None
+    license: str | None = None
+    status: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSettings:
+    """Settings of `zoo download` and `zoo forget`."""
+
+    file: str = "backbone"  # which file of the entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings(ConvertOptions):
+    """Settings of `zoo convert`."""
+
+    converter: str = "auto"
+    head: str | None = None  # file of a linear classifier
+    head_features: Literal["cls4", "cls_mean", "pooled"] | None = None  # what the head reads
+    allow: tuple[str, ...] = ()  # further types a file may hold: numpy
+    file: str = "backbone"  # which file of an entry
+
+    def options(self, given: Collection[str]) -> dict[str, Any]:
+        """The converter's own options, as far as they were given."""
+        return {name: getattr(self, name) for name in _OPTIONS if name in given}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoSettings:
+    """Of `zoo show`, `pin` and `table`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """Settings of `zoo reproduce`."""
+
+    run_dir: str | None = None  # default: runs/reproduce_NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptSettings:
+    """Settings of `zoo adopt`."""
+
+    recipe: str | None = None  # that the run was made with
+    other_seeds: tuple[float, ...] = ()  # kNN of other seeds, percent
+
+
 _TABLE_MARKS = ("<!-- table:start -->", "<!-- table:end -->")
 
 
@@ -39,27 +91,27 @@ def run_zoo(arguments: Sequence[str]) -> int:
     console = Console()
     if not console.is_terminal:  # a pipe has no width to fit in
         console = Console(width=200)
-    if arguments and arguments[0] in ("-h", "--help", "help"):
+    if arguments[:1] == ["help"]:
         for _, usage in _COMMANDS.values():
             console.print(f"zoo {usage}", markup=False, soft_wrap=True)
         return 0
     if not arguments or arguments[0] not in _COMMANDS:
         hint = did_you_mean(arguments[0], _COMMANDS) if arguments else ""
-        raise ConfigError(f"usage: zoo {' | '.join(_COMMANDS)}; zoo --help says more.{hint}")
+        raise ConfigError(f"usage: zoo {' | '.join(_COMMANDS)}; zoo help says more.{hint}")
     command, _ = _COMMANDS[arguments[0]]
     command(arguments[1:], console)
     return 0
 
 
 def _list(arguments: Sequence[str], console: Console) -> None:
-    given = _parse("list", arguments, ("method", "license", "status"), (0, 0))
+    wanted = asdict(_parse("list", arguments, (0, 0)).settings(ListSettings))
     table = Table(box=None)
     for name in ("name", "method", "network", "license", "status", "published"):
         table.add_column(name, no_wrap=name == "name")
     chosen = [
         entry
         for entry in load_index().values()
-        if all(getattr(entry, key) == value for key, value in given.settings.items())
+        if all(getattr(entry, key) == value for key, value in wanted.items() if value is not None)
     ]
     for entry in chosen:
         numbers = "; ".join(line.split(" (")[0] for line in describe_metrics(entry))
@@ -70,7 +122,8 @@ def _list(arguments: Sequence[str], console: Console) -> None:
 
 
 def _show(arguments: Sequence[str], console: Console) -> None:
-    given = _parse("show", arguments, (), (1, 1))
+    given = _parse("show", arguments, (1, 1))
+    given.settings(NoSettings)
     entry = find_entry(given.words[0])
     console.print(f"[bold]{entry.name}[/bold]: {entry.method}, {entry.architecture}, {entry.data}")
     console.print(f"  license   {entry.license}")
@@ -92,35 +145,34 @@ def _show(arguments: Sequence[str], console: Console) -> None:
 
 
 def _download(arguments: Sequence[str], console: Console) -> None:
-    given = _parse("download", arguments, ("file",), (1, 99))
+    given = _parse("download", arguments, (1, None))
+    kind = given.settings(FileSettings).file
     for name in given.words:
         entry = find_entry(name)
         _say_license(entry, console)
         with _bar(console, name) as progress:
-            kind = given.settings.get("file", "backbone")
             found = fetch_file(entry, kind, progress=progress)
         state = "was there" if found.was_cached else "downloaded"
         console.print(f"{state}: {found.path}\nsha256 {found.sha256}", soft_wrap=True)
 
 
 def _convert(arguments: Sequence[str], console: Console) -> None:
-    keys = ("converter", "head", "head_features", "allow", "file", *_OPTIONS)
-    given = _parse("convert", arguments, keys, (2, 2))
+    given = _parse("convert", arguments, (2, 2))
+    settings = given.settings(ConvertSettings)
     source, out = given.words
-    options = {key: _value(value) for key, value in given.settings.items() if key in _OPTIONS}
+    options = settings.options(given.given)
     name = source.removeprefix("zoo:")
     if source.startswith("zoo:") or (not Path(source).exists() and name in load_index()):
-        result = _convert_entry(name, out, given, options, console)
+        result = _convert_entry(name, out, settings.file, options, console)
     else:
-        features: Any = given.settings.get("head_features")
         result = convert_file(
             source,
             out,
-            converter=given.settings.get("converter", "auto"),
+            converter=settings.converter,
             options=ConvertOptions(**options),
-            head=given.settings.get("head"),
-            head_features=features,
-            allow=given.several("allow"),
+            head=settings.head,
+            head_features=settings.head_features,
+            allow=settings.allow,
         )
     console.print(f"written: {result.folder}", soft_wrap=True)
     for check, outcome in result.checks.items():
@@ -132,13 +184,12 @@ def _convert(arguments: Sequence[str], console: Console) -> None:
 
 
 def _convert_entry(
-    name: str, out: str, given: Arguments, options: dict[str, Any], console: Console
+    name: str, out: str, kind: str, options: dict[str, Any], console: Console
 ) -> ExportResult:
     """An entry of the zoo as a folder of the user's; DINO's linear head comes along."""
     entry = find_entry(name)
     check_supported(entry)
     _say_license(entry, console)
-    kind = given.settings.get("file", "backbone")
     head, features = None, None
     if "linear" in entry.files:
         head, features = fetch_file(entry, "linear").path, entry.files["linear"].head_features
@@ -157,7 +208,8 @@ def _convert_entry(
 
 
 def _pin(arguments: Sequence[str], console: Console) -> None:
-    given = _parse("pin", arguments, (), (0, 99))
+    given = _parse("pin", arguments, (0, None))
+    given.settings(NoSettings)
     for name in given.words or tuple(load_index()):
         entry = find_entry(name)
         for kind, file in entry.files.items():
@@ -175,9 +227,9 @@ def _pin(arguments: Sequence[str], console: Console) -> None:
 
 
 def _forget(arguments: Sequence[str], console: Console) -> None:
-    given = _parse("forget", arguments, ("file",), (1, 1))
+    given = _parse("forget", arguments, (1, 1))
     entry = find_entry(given.words[0])
-    kind = given.settings.get("file", "backbone")
+    kind = given.settings(FileSettings).file
     forget(entry.files[kind].source.url)
     console.print(f"the next content of {entry.name} ({kind}) will be trusted.")
 
@@ -185,9 +237,9 @@ def _forget(arguments: Sequence[str], console: Console) -> None:
 def _reproduce(arguments: Sequence[str], console: Console) -> None:
     from ssl_vision.commands.zoo_own import reproduce  # training: seconds of imports
 
-    given = _parse("reproduce", arguments, ("run_dir",), (1, 1))
+    given = _parse("reproduce", arguments, (1, 1))
     name = given.words[0]
-    run_dir = Path(given.settings.get("run_dir", f"runs/reproduce_{name}"))
+    run_dir = Path(given.settings(ReproduceSettings).run_dir or f"runs/reproduce_{name}")
     found = reproduce(name, run_dir, say=console.print)
     low, high = found.interval
     console.print(
@@ -203,18 +255,18 @@ def _reproduce(arguments: Sequence[str], console: Console) -> None:
 def _adopt(arguments: Sequence[str], console: Console) -> None:
     from ssl_vision.commands.zoo_own import adopt
 
-    given = _parse("adopt", arguments, ("recipe", "other_seeds"), (2, 2))
+    given = _parse("adopt", arguments, (2, 2))
+    settings = given.settings(AdoptSettings)
+    if settings.recipe is None:
+        raise ConfigError(f"recipe: no value; usage: {_USAGES['zoo adopt']}")
     run, name = given.words
-    if "recipe" not in given.settings:
-        raise ConfigError(f"usage: zoo {_COMMANDS['adopt'][1]}")
-    others = [float(value) for value in given.several("other_seeds")]
-    recipe = given.settings["recipe"]
-    adopt(Path(run), name, recipe=recipe, other_seeds=others, say=console.print)
+    others = list(settings.other_seeds)
+    adopt(Path(run), name, recipe=settings.recipe, other_seeds=others, say=console.print)
     _table([], console)
 
 
 def _table(arguments: Sequence[str], console: Console) -> None:
-    _parse("table", arguments, (), (0, 0))
+    _parse("table", arguments, (0, 0)).settings(NoSettings)
     path = index_path().parent / "README.md"
     text = path.read_text()
     start, end = _TABLE_MARKS
@@ -242,19 +294,11 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str], Console], None], str]] = {
 }
 
 
-def _parse(
-    command: str, arguments: Sequence[str], known: Sequence[str], num_words: tuple[int, int]
-) -> Arguments:
-    usage = f"zoo {_COMMANDS[command][1]}"
-    return parse_arguments(arguments, usage=usage, known=known, num_words=num_words)
+_USAGES = {f"zoo {name}": f"zoo {usage}" for name, (_, usage) in _COMMANDS.items()}
 
 
-def _value(text: str) -> Any:
-    """`96` -> 96, `student` -> "student"."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def _parse(command: str, arguments: Sequence[str], num_words: tuple[int, int | None]) -> Arguments:
+    return parse(f"zoo {command}", arguments, num_words=num_words, usages=_USAGES)
 
 
 def _say_license(entry: ZooEntry, console: Console) -> None:

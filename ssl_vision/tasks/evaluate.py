@@ -1,6 +1,6 @@
 """Evaluate weights: one frozen pass, any number of tasks, one report.
 
-`evaluate` is the Python door, `run_evaluate` the command's. A report folder holds `results.json`,
+`evaluate` is the Python door, `commands.evaluate` the shell's. A report folder has `results.json`,
 `report.md` and `report.html`; an earlier results.json is kept under its time.
 """
 
@@ -19,17 +19,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ssl_vision.config import EvalConfig, load_eval_config, make_eval_config, to_yaml
+from ssl_vision.config import EvalConfig, make_eval_config, to_yaml
 from ssl_vision.distributed import rank
 from ssl_vision.engine.run_dir import describe_environment
 from ssl_vision.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ssl_vision.evaluation.anchors import known_data_name
 from ssl_vision.evaluation.report import (
-    comparison_html,
-    comparison_markdown,
-    comparison_table,
     data_warnings,
-    load_evaluation,
     to_html,
     to_markdown,
 )
@@ -66,7 +62,7 @@ def evaluate(
         CheckpointError: The weights cannot be read, or the report cannot be written.
     """
     if isinstance(weights, EvalConfig):
-        return _evaluate(weights, Console(quiet=is_quiet, stderr=True))
+        return evaluate_as(weights, Console(quiet=is_quiet, stderr=True))
     if data is None:
         raise ConfigError("data.path: no value; add data=PATH.")
     given: dict[str, Any] = {"weights": str(weights), **settings}
@@ -75,46 +71,11 @@ def evaluate(
         given["tasks"] = list(tasks)
     if out is not None:
         given["out"] = str(out)
-    return _evaluate(make_eval_config(given), Console(quiet=is_quiet, stderr=True))
+    return evaluate_as(make_eval_config(given), Console(quiet=is_quiet, stderr=True))
 
 
-def run_evaluate(arguments: Sequence[str]) -> int:
-    """`evaluate WEIGHTS [WEIGHTS ...] data.path=DIR tasks=knn,linear [file.yaml] [key=value ...]`.
-
-    `evaluate compare RESULTS RESULTS ... [out=FOLDER]` puts finished evaluations into one table.
-    """
-    words, overrides = split_words(arguments)
-    files = [word for word in words if word.endswith((".yaml", ".yml"))]
-    weights = [word for word in words if word not in files]
-    console = Console()
-    if weights[:1] == ["compare"]:
-        _compare(weights[1:], overrides, console)
-        return 0
-    named: list[str | None] = [*weights] or [None]
-    found, folders = [], []
-    for each in named:
-        own = [] if each is None else [f"weights={each}"]
-        config = load_eval_config(files, [*overrides, *own])
-        if len(named) > 1 and config.out is not None:
-            config = replace(config, out=str(Path(config.out) / _slug(config.weights)))
-        found.append(_evaluate(config, console))
-        folders.append(report_folder(config))
-    if len(found) > 1:
-        _write_comparison(found, folders[0].parent if overrides else Path("evaluation"), console)
-    return 0
-
-
-def split_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words (weights, folders, YAML files) and `key=value` overrides.
-
-    `timm:NAME?pretrained=false` is a word in spite of its `=`.
-    """
-    schemes = ("zoo:", "timm:", "hf-hub:", "hf_hub:", "local-dir:")
-    words = [word for word in arguments if "=" not in word or word.startswith(schemes)]
-    return words, [word for word in arguments if word not in words]
-
-
-def _evaluate(config: EvalConfig, console: Console) -> Evaluation:
+def evaluate_as(config: EvalConfig, console: Console) -> Evaluation:
+    """As `evaluate`, from a configuration; progress and scores go to the console."""
     start = time.perf_counter()
     check_tasks(config.tasks)
     loaded = resolve_weights(config.weights)
@@ -256,7 +217,7 @@ def report_folder(config: EvalConfig) -> Path:
     if folder.is_dir():
         is_export = folder.name == "export" and (folder.parent / "config.yaml").exists()
         return (folder.parent if is_export else folder) / "evaluation"
-    return Path("evaluation") / _slug(config.weights)
+    return Path("evaluation") / slug(config.weights)
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> Path:
@@ -290,36 +251,10 @@ def _unused(path: Path) -> Path:
     return free
 
 
-def _slug(weights: str) -> str:
+def slug(weights: str) -> str:
+    """A folder name that tells weights apart."""
     kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in weights)
     return kept.strip("_.") or "weights"
-
-
-def _compare(sources: Sequence[str], overrides: Sequence[str], console: Console) -> None:
-    wrong = [each for each in overrides if not each.startswith("out=")]
-    if len(sources) < 2 or wrong:
-        raise ConfigError(
-            "compare takes two or more folders with results.json, and out=FOLDER if wanted."
-        )
-    out = Path(overrides[-1].removeprefix("out=")) if overrides else Path("evaluation")
-    _write_comparison([load_evaluation(source) for source in sources], out, console)
-
-
-def _write_comparison(evaluations: Sequence[Evaluation], folder: Path, console: Console) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "comparison.md", comparison_markdown(evaluations))
-        write_atomically(folder / "comparison.html", comparison_html(evaluations))
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written ({error.strerror}); give another folder as out=."
-        ) from error
-    header, rows = comparison_table(evaluations)
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    console.print(f"comparison  {folder / 'comparison.html'}", soft_wrap=True)
 
 
 def _print(evaluation: Evaluation, folder: Path, console: Console) -> None:

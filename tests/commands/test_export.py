@@ -69,6 +69,6 @@ def test_mistakes(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(ConfigError, match="dtype=int8 must be one of float32"):
         export_weights(trained, tmp_path / "out", dtype="int8")
     assert main(["export", str(trained)]) == 2
-    assert "usage: export WEIGHTS OUT" in capsys.readouterr().err
+    assert "usage: ssl-vision export WEIGHTS OUT" in capsys.readouterr().err
     assert main(["export", str(trained), str(tmp_path / "out"), "formats=coreml"]) == 2
     assert "formats=coreml is unknown" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_sizes_are_listed_with_their_costs(
         card = run.describe(size)
         small = elastic.extract(run.parent, size).model
         assert card.num_parameters == sum(p.numel() for p in small.parameters())
-    assert run_extract([str(run_folder), "--list"]) == 0
+    assert run_extract([str(run_folder), "list=true"]) == 0
     shown = capsys.readouterr().out
     assert all(f"{width}x{depth}" in shown for width, depth in SIZES)
     assert "kNN" not in shown  # nothing was measured
@@ -83,7 +83,7 @@ def test_all_sizes_load_in_a_process_without_this_package(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "all"
-    assert run_extract([str(run_folder), "--all", str(out)]) == 0
+    assert run_extract([str(run_folder), "all=true", str(out)]) == 0
     labels = [f"{width}x{depth}" for width, depth in SIZES]
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == sorted(labels)
     assert (out / "accuracy.png").read_bytes()[1:4] == b"PNG"
@@ -125,16 +125,16 @@ def test_measurements_are_kept_beside_the_run_and_hold_for_its_weights(run_folde
 def test_one_size_and_a_budget(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_extract([str(run_folder), "--size", "32,2", "48x1", str(tmp_path / "a"), "--no-knn"])
+    run_extract([str(run_folder), "size=32,2", "size=48x1", str(tmp_path / "a"), "knn=false"])
     assert sorted(p.name for p in (tmp_path / "a").iterdir() if p.is_dir()) == ["32x2", "48x1"]
     limit = ElasticRun(run_folder).describe((32, 2)).num_parameters
-    run_extract([str(run_folder), "--max-params", str(limit), str(tmp_path / "b")])
+    run_extract([str(run_folder), f"max_params={limit}", str(tmp_path / "b")])
     assert len(list((tmp_path / "b").iterdir())) == 1
     assert "best within the budget: 32x" in capsys.readouterr().out
 
 
 def test_folded_folders_have_no_layer_scale(run_folder: Path, tmp_path: Path) -> None:
-    run_extract([str(run_folder), "--size", "32,1", "--fold", "--no-knn", str(tmp_path)])
+    run_extract([str(run_folder), "size=32,1", "fold=true", "knn=false", str(tmp_path)])
     config = json.loads((tmp_path / "32x1" / "config.json").read_text())
     assert "init_values" not in config["model_args"]
 
@@ -160,10 +160,10 @@ def test_the_best_within_a_budget() -> None:
     ("arguments", "words"),
     [
         ([], "say which sizes"),
-        (["--size", "OUT"], "needs numbers like 384,12"),
-        (["--size", "33,1"], "size 33,1 does not fit"),
-        (["--frobnicate"], "usage: extract RUN"),
-        (["--list", "data.pth=x"], "pth"),
+        (["size=OUT"], "needs numbers like 384,12"),
+        (["size=33,1"], "size 33,1 does not fit"),
+        (["--frobnicate"], "without dashes"),
+        (["list=true", "data.pth=x"], "pth"),
     ],
 )
 def test_mistakes_are_explained(run_folder: Path, arguments: list[str], words: str) -> None:

@@ -106,7 +106,7 @@ def test_table_is_written_between_its_marks(zoo: Path) -> None:
     [
         (["lst"], 2, "Did you mean 'list'?"),
         (["show", "a_modle"], 2, "Did you mean 'a_model'?"),
-        (["show"], 2, "usage: zoo show NAME"),
+        (["show"], 2, "usage: ssl-vision zoo show NAME"),
         (["download", "a_model", "file=full"], 2, "no file=full"),
         (["convert", "absent.pth", "out"], 74, "absent.pth is not a file"),
         (["convert", "a_model", "out", "width=3"], 2, "width has no effect"),

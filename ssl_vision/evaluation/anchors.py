@@ -1,7 +1,7 @@
 """Published numbers to hold a result against, each with where it is stated.
 
-They are data: `model_zoo/published.yaml`. A comparison is made when method, architecture, data and
-task agree; the protocol of both is printed, since it rarely agrees in everything.
+They are data: `model_zoo/published.yaml`. A comparison is made when method, architecture, data,
+task and protocol agree; where only the protocol differs, that is said.
 """
 
 from collections.abc import Iterator
@@ -95,6 +95,38 @@ def find_anchors(
         for anchor in published()
         if (anchor.method, anchor.architecture, anchor.data, anchor.task)
         == (method, name, data, wanted)
+    )
+
+
+_LINEAR_PRESETS = {"mae": "mae", "barlow_twins": "barlow", "dino": "dino", "dinov2": "dinov2"}
+
+
+def published_protocol(anchor: Anchor) -> str | None:
+    """Protocol of the number as results name it, without version; None where we have none."""
+    if anchor.task == "finetune" or "best" in anchor.note:
+        return None
+    is_lightly = "lightly" in anchor.source
+    if anchor.task == "knn":
+        return f"knn-pooled-{'k200-t0.1' if is_lightly else 'k20-t0.07'}-crop0.875"
+    if is_lightly:
+        return "linear-lightly-crop0.875"
+    own = _LINEAR_PRESETS.get(anchor.method)
+    if own is None or not anchor.source.endswith(
+        ("of dino", "of mae", "of barlowtwins", "of dinov2")
+    ):
+        return None
+    is_base = anchor.method == "dino" and anchor.architecture.startswith("vit_base")
+    sets = "-feature_sets=cls1+mean" if is_base else ""  # DINO's for ViT-B
+    return f"linear-{own}{sets}-crop0.875"
+
+
+def explain_difference(anchor: Anchor, protocol: str) -> str:
+    """Why a published number is no yardstick for a result of another protocol."""
+    wanted = published_protocol(anchor)
+    way = f"that is {wanted}" if wanted else "no protocol here repeats it exactly"
+    return (
+        f"Not compared with the published {anchor.percent:g} ({anchor.source}): {way}, this result "
+        f"is {protocol.rpartition('/')[0] or protocol}."
     )
 
 

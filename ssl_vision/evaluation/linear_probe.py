@@ -5,6 +5,7 @@ batches (`stacked_heads.py`). Held-out training images choose one, which is trai
 them and meets the test images once. Protocols: `linear_config.py`.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy
 from ssl_vision.evaluation.arrays import Array, FeatureRows, as_tensor, check_finite
 from ssl_vision.evaluation.features import FeatureSpec, forward_batches
-from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
+from ssl_vision.evaluation.linear_config import LinearConfig
 from ssl_vision.evaluation.stacked_heads import BatchPlan, HeadSetting, ProbeHeads, head_grid
 from ssl_vision.randomness import keyed_generator
 from ssl_vision.types import Batch
@@ -90,7 +91,7 @@ def linear_probe(
         train_labels: int64, (N,).
         test: As `train`, with the same names, (Q, D).
         test_labels: int64, (Q,).
-        config: Protocol; `PRESETS["dinov2"]` by default.
+        config: Protocol; `LinearConfig()` by default.
         num_classes: K; by default from the union of the labels.
         seed: Of initial weights, batches and the held-out images.
         device: Where the products are computed.
@@ -99,7 +100,7 @@ def linear_probe(
         DataError: Fewer than two training images, sets that do not match, or features that are not
             finite.
     """
-    config = config or PRESETS["dinov2"]
+    config = config or LinearConfig()
     data = ProbeData.of(train, train_labels, test, test_labels, num_classes, device)
     grid = head_grid(data.train, config)
     everything = torch.arange(len(data.labels))
@@ -132,6 +133,7 @@ def linear_probe_online(
     num_classes: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
 ) -> LinearResult:
     """The published protocol: heads on features of augmented images, the backbone in the loop.
 
@@ -141,7 +143,7 @@ def linear_probe_online(
 
     Args:
         backbone: Frozen network.
-        epochs: Epoch -> its batches of one augmented view, with labels and the index of each image
+        epochs: Pass -> its batches of one augmented view, with labels and the index of each image
             in `train`. On several processes each passes its own share.
         test: Features without augmentation, as in `linear_probe`.
         test_labels: int64, (Q,).
@@ -151,11 +153,12 @@ def linear_probe_online(
         normalize: As in `extract_features`.
         spec: Features read from the augmented images.
         sets: Feature set -> names of `spec` to concatenate; the same sets as in `test`.
-        steps_per_epoch: Batches of an epoch.
+        steps_per_epoch: Batches of a pass; the settings' own number of an epoch goes before it.
         config: Protocol; its batch_size must be the loader's (over all processes).
         num_classes: K; by default from the union of the labels.
         seed: Of initial weights and the held-out images.
         device: Where heads and backbone run.
+        autocast: As in `extract_features`.
     """
     data = ProbeData.of(train, train_labels, test, test_labels, num_classes, device)
     grid = head_grid(data.train, config)
@@ -165,21 +168,27 @@ def linear_probe_online(
     is_held = torch.zeros(len(data.labels), dtype=torch.bool)
     if held is not None:
         is_held[held] = True
-    heads = ProbeHeads(grid, **data.shapes, config=config, batch_size=config.batch_size, seed=seed)
-    plan = BatchPlan(config=config, num_rows=0, steps_per_epoch=steps_per_epoch)
-    step = 0
-    for epoch in range(config.epochs):
-        for batch, features in forward_batches(
-            backbone, epochs(epoch), normalize=normalize, spec=spec, device=device
-        ):
-            assert batch.label is not None
-            kept = ~is_held[batch.index.cpu()].to(device)
-            joined = {
-                name: torch.cat([features[part] for part in parts], dim=1).float()[kept]
-                for name, parts in sets.items()
-            }
-            heads.step(joined, batch.label.to(device)[kept], lr_factor=plan.lr_factor(step))
-            step += 1
+    size = min(config.batch_size, len(data.labels))
+    heads = ProbeHeads(grid, **data.shapes, config=config, batch_size=size, seed=seed)
+    plan = BatchPlan(
+        config=config, num_rows=0, steps_per_epoch=config.steps_per_epoch or steps_per_epoch
+    )
+    passes = itertools.chain.from_iterable(
+        itertools.islice(epochs(pass_), steps_per_epoch) for pass_ in itertools.count()
+    )
+    batches = itertools.islice(passes, plan.total_steps)
+    for step, (batch, features) in enumerate(
+        forward_batches(
+            backbone, batches, normalize=normalize, spec=spec, device=device, autocast=autocast
+        )
+    ):
+        assert batch.label is not None
+        kept = ~is_held[batch.index.cpu()].to(device)
+        joined = {
+            name: torch.cat([features[part] for part in parts], dim=1).float()[kept]
+            for name, parts in sets.items()
+        }
+        heads.step(joined, batch.label.to(device)[kept], lr_factor=plan.lr_factor(step))
     results = _judge(heads, data, held=held, has_choice=len(grid) > 1)
     best = choose_head(results)
     return _result(heads, data, results, best, is_test_chosen=len(grid) > 1 and held is None)
@@ -327,6 +336,29 @@ def _judge(
     ]
 
 
+def _edge_warning(chosen: HeadResult, results: Sequence[HeadResult]) -> list[str]:
+    """A line where the best rate is the grid's last and better than the one beside it."""
+    peers = sorted(
+        (
+            head
+            for head in results
+            if (head.features, head.weight_decay) == (chosen.features, chosen.weight_decay)
+            and head.diverged_at is None
+        ),
+        key=lambda head: head.base_lr,
+    )
+    for edge, inner, way in (
+        (peers[:1], peers[1:2], "smaller"),
+        (peers[-1:], peers[-2:-1], "larger"),
+    ):
+        if edge == [chosen] and inner and inner[0].selection < chosen.selection:
+            return [
+                f"the best learning rate, {chosen.base_lr:g}, stands at the edge of "
+                f"linear.base_lrs: a {way} one may be better; widen the grid."
+            ]
+    return []
+
+
 def _result(
     heads: ProbeHeads,
     data: ProbeData,
@@ -338,6 +370,7 @@ def _result(
     chosen = results[best]
     place = heads.settings.index(HeadSetting(chosen.features, chosen.base_lr, chosen.weight_decay))
     warnings = ["selected_on_test"] if is_test_chosen else []
+    warnings += _edge_warning(chosen, results)
     for result in results:
         if result.diverged_at is not None:
             warnings.append(

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_vision.errors import DataError
-from ssl_vision.evaluation.anchors import compare, find_anchors
+from ssl_vision.evaluation.anchors import (
+    compare,
+    explain_difference,
+    find_anchors,
+    published_protocol,
+)
 from ssl_vision.evaluation.results import Evaluation, TaskResult
 
 _STYLE = """
@@ -184,7 +189,13 @@ def _comparisons(evaluation: Evaluation, result: TaskResult) -> list[str]:
             f"No published {result.task} result is known for {evaluation.weights.get('method')}, "
             f"{evaluation.weights['architecture']} on {evaluation.data['name']}."
         ]
-    return [compare(result.main, anchor) for anchor in anchors]
+    own = result.protocol.rpartition("/")[0]
+    return [
+        compare(result.main, anchor)
+        if result.task == "finetune" or own == published_protocol(anchor)
+        else explain_difference(anchor, result.protocol)
+        for anchor in anchors
+    ]
 
 
 def _headlines(evaluation: Evaluation) -> str:

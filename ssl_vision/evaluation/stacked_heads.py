@@ -49,6 +49,11 @@ class BatchPlan:
     num_rows: int
     steps_per_epoch: int
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of the settings, and as many more as the least number of updates asks for."""
+        return max(self.config.epochs, -(-self.config.min_updates // self.steps_per_epoch))
+
     @classmethod
     def of(cls, num_rows: int, config: LinearConfig) -> "BatchPlan":
         """Plan over rows in memory; batches beyond a pass start the next one."""
@@ -61,7 +66,7 @@ class BatchPlan:
     @property
     def total_steps(self) -> int:
         """Steps of the whole training."""
-        return self.steps_per_epoch * self.config.epochs
+        return self.steps_per_epoch * self.epochs
 
     def batches(self, seed: int) -> Iterator[Tensor]:
         """Rows of each step, int64; every pass is a fresh permutation."""
@@ -82,10 +87,10 @@ class BatchPlan:
         epoch = step / self.steps_per_epoch
         if self.config.schedule == "epoch":
             epoch = math.floor(epoch)
-        warmup = self.config.warmup_epochs
+        warmup = self.config.warmup_epochs * self.epochs / self.config.epochs
         if epoch < warmup:
             return epoch / warmup
-        return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (self.config.epochs - warmup)))
+        return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (self.epochs - warmup)))
 
 
 # Stacked heads ---------------------------------------------------------------------------------

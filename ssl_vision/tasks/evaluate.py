@@ -91,6 +91,7 @@ def evaluate_as(config: EvalConfig, console: Console) -> Evaluation:
         result = TASKS[name].run(run)
         results[name] = replace(result, seconds=time.perf_counter() - began)
     _check_frozen(loaded)
+    results = warn_of_weak_probe(results)
     evaluation = Evaluation(
         weights=_describe_weights(config, loaded),
         data=_describe_data(config, run),
@@ -134,6 +135,21 @@ def _choose_tasks(config: EvalConfig, run: EvalRun) -> list[str]:
 def _no_labels(run: EvalRun) -> str:
     """Why there are no labels, with the way out."""
     return " ".join(run.warnings) or "put images into one folder per class."
+
+
+def warn_of_weak_probe(results: dict[str, TaskResult]) -> dict[str, TaskResult]:
+    """The results, with a warning where a linear probe is below what needs no training."""
+    if "linear" not in results:
+        return results
+    linear = results["linear"]
+    lines = [
+        f"the probe's {100 * linear.main.value:.1f} % is below the {100 * found:.1f} % of {name}: "
+        "it may not be trained enough (linear.min_updates, linear.epochs), or its rates are wrong; "
+        "tasks=logreg gives the optimum on the same features."
+        for name in ("knn", "logreg")
+        if name in results and (found := results[name].main.value) > linear.main.value
+    ]
+    return results | {"linear": replace(linear, warnings=(*linear.warnings, *lines))}
 
 
 def _prepare(run: EvalRun, names: Sequence[str]) -> None:

@@ -47,7 +47,7 @@ def run_linear(run: EvalRun) -> TaskResult:
     )
     return TaskResult(
         task="linear",
-        protocol=f"{config.protocol}/1",
+        protocol=f"{config.protocol}{run.shown}/2",
         headline="top1",
         measurements=measurements,
         details={"chosen": _head(found.chosen), "heads": [_head(head) for head in found.heads]},
@@ -72,7 +72,7 @@ def _training_view(run: EvalRun, config: LinearConfig, count: int = 1) -> ViewCo
         size_px=run.view.size_px,
         count=count,
         crop_area=config.crop_area,
-        interpolation=run.view.interpolation,
+        interpolation=config.interpolation or run.view.interpolation,
         flip_prob=config.flip_prob,
     )
 
@@ -92,6 +92,7 @@ def _cached_views(
         num_views=config.cached_views,
         normalize=run.normalize,
         device=run.device,
+        autocast=run.autocast,
     )
     labels = run.labels("train")[rows].repeat_interleave(config.cached_views)
     return {name: [views.flatten(0, 1)] for name in sets}, labels
@@ -109,6 +110,9 @@ def _linear_online(run: EvalRun, config: LinearConfig, sets: list[str]) -> Linea
         for batch in loader:
             yield replace(batch, label=numbers[batch.index])
 
+    steps = len(loader)
+    if config.drops_last:
+        steps = max(1, len(run.bank_source) // config.batch_size)
     columns = {name: run.columns(name) for name in sets}
     return linear_probe_online(
         run.loaded.backbone,
@@ -120,11 +124,12 @@ def _linear_online(run: EvalRun, config: LinearConfig, sets: list[str]) -> Linea
         normalize=run.normalize,
         spec=spec_of(name for names in columns.values() for name in names),
         sets=columns,
-        steps_per_epoch=len(loader),
+        steps_per_epoch=steps,
         config=config,
         num_classes=run.num_classes,
         seed=run.config.seed,
         device=run.device,
+        autocast=run.autocast,
     )
 
 
@@ -177,7 +182,7 @@ def run_logreg(run: EvalRun) -> TaskResult:
         )
     return TaskResult(
         task="logreg",
-        protocol=f"logreg-{config.features}-{len(config.cs)}c/1",
+        protocol=f"logreg-{config.features}-{len(config.cs)}c{run.shown}/2",
         headline="top1",
         measurements=accuracy_measurements(found.accuracy),
         details={"c": found.c, "selection": found.selection},

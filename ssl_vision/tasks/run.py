@@ -154,6 +154,18 @@ class EvalRun:
         """Precision of the frozen forward; None for the weights' own."""
         return AUTOCAST[self.config.precision]
 
+    @property
+    def shown(self) -> str:
+        """How the images are shown, for a protocol's name; empty of clouds."""
+        data = self.config.data
+        draws = "".join(
+            f"-{name}{num}"
+            for name, num in (("train", data.max_train), ("val", data.max_val))
+            if num
+        )
+        crop = "" if self.point_view is not None else f"-crop{self.view.center_fraction:.3g}"
+        return crop + draws
+
     # Data ------------------------------------------------------------------------------------
 
     def source(self, split: Split) -> Source:

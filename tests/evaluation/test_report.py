@@ -29,7 +29,7 @@ from ssl_vision.evaluation.results import (
 from ssl_vision.files import shipped_folder
 
 
-def knn_result(top1: float, protocol: str = "knn-pooled-k20-t0.07/1") -> TaskResult:
+def knn_result(top1: float, protocol: str = "knn-pooled-k20-t0.07-crop0.875/2") -> TaskResult:
     accuracy = Accuracy(top1=top1, top5=0.9, mean_per_class=top1, num=50_000)
     return TaskResult(
         task="knn",
@@ -86,7 +86,7 @@ def test_numbers_that_json_lacks_become_null_and_come_back() -> None:
 def test_pages_hold_what_a_reader_needs() -> None:
     text, page = to_markdown(evaluation()), to_html(evaluation())
     for content in (text, page):
-        assert "knn-pooled-k20-t0.07/1" in content
+        assert "knn-pooled-k20-t0.07-crop0.875/2" in content
         assert "70.00 %" in content
         assert "[69.60, 70.40]" in content
         assert "selected_on_test" in content
@@ -109,7 +109,11 @@ def test_a_table_of_runs_keeps_protocols_apart() -> None:
         evaluation(0.7, "c"),
     ]
     header, rows = comparison_table(runs)
-    assert header == ["weights", "knn (knn-pooled-k20-t0.07/1)", "knn (knn-pooled-k200-t0.1/1)"]
+    assert header == [
+        "weights",
+        "knn (knn-pooled-k20-t0.07-crop0.875/2)",
+        "knn (knn-pooled-k200-t0.1/1)",
+    ]
     assert [row[0] for row in rows] == ["a", "b", "c"]
     assert rows[1][1] == ""
     assert rows[1][2].startswith("60.00 %")
@@ -156,3 +160,12 @@ def test_names_of_data_sets_are_recognised() -> None:
     assert known_data_name("/data/imagenet-1k.beton") == "imagenet1k"
     assert known_data_name("CIFAR-10") == "cifar10"
     assert known_data_name("/my/birds") == "birds"
+
+
+def test_a_result_of_another_protocol_is_not_held_against_a_published_one() -> None:
+    for protocol in ("knn-pooled-k5-t0.07-crop0.875/2", "knn-pooled-k20-t0.07-crop0.9/2"):
+        page = to_markdown(evaluation(knn=knn_result(0.7, protocol)))
+        assert "points below the published" not in page
+        assert "Not compared with the published 74.5" in page
+        assert protocol.rpartition("/")[0] in page
+    assert "points below the published 74.5" in to_markdown(evaluation())

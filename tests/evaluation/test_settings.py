@@ -1,5 +1,6 @@
 """Settings say what is wrong with a value."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def test_presets_know_their_names() -> None:
 
 def test_a_protocol_tells_what_differs_from_its_preset() -> None:
     assert PRESETS["mae"].protocol == "linear-mae"
-    changed = LinearConfig(preset="dinov2", steps_per_epoch=100, base_lrs=(0.1, 1e-4))
+    changed = replace(PRESETS["dinov2"], steps_per_epoch=100, base_lrs=(0.1, 1e-4))
     assert changed.protocol == "linear-dinov2-base_lrs=0.1,0.0001-steps_per_epoch=100"
 
 

@@ -29,7 +29,7 @@ CONV = "timm:resnet10t?pretrained=false"
 LARGER = {"path": "digits", "max_train": 100, "max_val": 50, "size_px": 32}
 SMALL = {"path": "digits", "max_train": 300, "max_val": 100, "size_px": 16}
 QUICK = {
-    "linear": {"preset": "quick", "epochs": 3},
+    "linear": {"preset": "quick", "epochs": 3, "min_updates": 0},
     "logreg": {"cs": [0.1, 10.0]},
     "few_shot": {"shots": [1, 3], "draws": 2},
     "metrics": {"lidar_images": 40, "lidar_views": 3},
@@ -97,7 +97,7 @@ def test_networks_without_class_token_use_their_pooling(tmp_path: Path) -> None:
         tasks=["linear"],
         data=LARGER,
         out=tmp_path,
-        linear={"epochs": 1, "steps_per_epoch": 5},
+        linear={"epochs": 1, "steps_per_epoch": 5, "min_updates": 0},
     )
     assert {head["features"] for head in found["linear"].details["heads"]} == {"pooled"}
     online = evaluate(
@@ -105,14 +105,14 @@ def test_networks_without_class_token_use_their_pooling(tmp_path: Path) -> None:
         tasks=["linear"],
         data=LARGER,
         out=tmp_path,
-        linear={"preset": "quick", "augment": "online", "epochs": 1},
+        linear={"preset": "quick", "augment": "online", "epochs": 1, "min_updates": 0},
     )
     cached = evaluate(
         CONV,
         tasks=["linear"],
         data=LARGER,
         out=tmp_path,
-        linear={"preset": "quick", "augment": "cached", "epochs": 1, "cached_views": 2},
+        linear={"preset": "quick", "augment": "cached", "min_updates": 30, "cached_views": 2},
     )
     for each in (online, cached):
         assert 0 < each["linear"].main.value <= 1
@@ -214,7 +214,7 @@ def test_several_weights_end_in_one_table(
     table = (tmp_path / "comparison.md").read_text()
     assert TINY + " |" in table
     assert TINY + "&seed=1 |" in table
-    assert "knn-pooled-k5-t0.07/1" in table
+    assert "knn-pooled-k5-t0.07-crop0.9-train100-val50/2" in table
     folders = sorted(str(path.parent) for path in tmp_path.glob("*/results.json"))
     assert len(folders) == 2
     assert main(["evaluate", "compare", *folders, f"out={tmp_path / 'again'}"]) == 0

@@ -119,6 +119,18 @@ def test_networks_without_class_token_use_their_pooling(tmp_path: Path) -> None:
         assert each["linear"].main.interval is not None
 
 
+def test_a_probe_below_what_needs_no_training_is_said(tmp_path: Path) -> None:
+    weak = {"preset": "quick", "epochs": 1, "min_updates": 0, "base_lrs": [1e-6]}
+    given = {**QUICK, "linear": weak}
+    found = evaluate(TINY, tasks=["knn", "linear", "logreg"], data=SMALL, out=tmp_path, **given)
+    text = " ".join(found["linear"].warnings)
+    for name in ("knn", "logreg"):
+        assert found[name].main.value > found["linear"].main.value
+        assert f"of {name}" in text
+    alone = evaluate(TINY, tasks=["linear"], data=SMALL, out=tmp_path, **given)
+    assert "is below" not in " ".join(alone["linear"].warnings)
+
+
 def test_images_without_labels_have_metrics_and_a_map(tmp_path: Path) -> None:
     flat = image_folder(tmp_path / "all", {"b": 12}) / "b"
     found = evaluate(TINY, data={"path": str(flat)}, out=tmp_path / "out", **QUICK)
@@ -151,7 +163,7 @@ def test_the_value_is_that_of_the_pure_function(tmp_path: Path) -> None:
     config = load_eval_config(
         (),
         [
-            f"weights='{TINY}'",
+            f"weights={TINY}",
             "data.path=digits",
             "data.max_train=300",
             "data.max_val=100",

@@ -12,6 +12,7 @@ from torch import nn
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.packed import can_pack
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
+from ssl_vision.backbones.settings import check_model_args
 from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.errors import CheckpointError, ConfigError, did_you_mean
@@ -46,6 +47,7 @@ def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
         ConfigError: Unknown name (with the nearest known ones), or arguments timm refuses.
     """
     check_architecture(config.name, key="backbone.name")
+    check_model_args(config.name, config.args, key="backbone.args")
     model, args = _create(config, image_size_px=image_size_px)
     if config.is_checkpointed:
         model.set_grad_checkpointing(True)
@@ -165,6 +167,7 @@ def build_from_config(config: Mapping[str, Any], *, num_classes: int = 0) -> Bac
     """
     name, args = str(config["architecture"]), dict(config.get("model_args") or {})
     check_architecture(name, key="architecture")
+    check_model_args(name, args, key="model_args")
     try:
         model = timm.create_model(name, num_classes=num_classes, **args)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -188,6 +191,7 @@ def load_timm(name: str, *, is_pretrained: bool, args: dict[str, Any]) -> Backbo
     has_source = name.startswith(("hf-hub:", "hf_hub:"))
     if not has_source:
         check_architecture(name, key="timm model")
+        check_model_args(name, args, key=f"timm:{name}")
     try:
         model = timm.create_model(name, pretrained=is_pretrained, num_classes=0, **args)
     except TypeError as error:
@@ -216,7 +220,7 @@ def check_architecture(name: str, *, key: str) -> None:
         key: What the message calls the setting.
     """
     plain = name.split(".")[0]
-    if timm.is_model(plain):
+    if timm.is_model(plain) and all(c.isalnum() or c in "._-" for c in name):
         return
     hint = did_you_mean(plain, timm.list_models(), num=3)
     raise ConfigError(f"{key}={name!r} is not a timm {timm.__version__} model.{hint}")

@@ -19,7 +19,7 @@ from typing import IO, Any
 import torch
 
 from ssl_vision.errors import CheckpointError
-from ssl_vision.files import fsync_path
+from ssl_vision.files import fsync_path, read_json
 from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.safe_load import safe_load
 
@@ -45,16 +45,20 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
         return []
     names = (entry for entry in folder.iterdir() if entry.name.startswith(_PREFIX))
     steps = ((entry.name.removeprefix(_PREFIX), entry) for entry in names)
-    return sorted(Checkpoint(int(step), entry) for step, entry in steps if step.isdigit())
+    return sorted(Checkpoint(int(step), entry) for step, entry in steps if step.isdecimal())
 
 
 def find_defect(checkpoint: Checkpoint) -> str | None:
     """Why a checkpoint cannot be trusted; None if every file has its size and SHA-256."""
     try:
-        manifest = json.loads((checkpoint.path / _MANIFEST).read_text())
+        if not (checkpoint.path / _MANIFEST).exists():
+            return f"{_MANIFEST} is missing"
+        manifest: Any = read_json(checkpoint.path / _MANIFEST, error=CheckpointError)
         files = manifest["files"]
         for name, entry in files.items():
             path = checkpoint.path / name
+            if Path(name).name != name or (path.exists() and not path.is_file()):
+                return f"the manifest names {name!r}, which is no file of the checkpoint"
             size = path.stat().st_size
             if size != entry["bytes"]:
                 return f"{name} has {size:,} of {entry['bytes']:,} bytes"
@@ -66,7 +70,7 @@ def find_defect(checkpoint: Checkpoint) -> str | None:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (CheckpointError, ValueError, KeyError, TypeError, AttributeError):
         return "the manifest is not valid"
     return None
 

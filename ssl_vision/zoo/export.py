@@ -5,6 +5,7 @@ would fill in by itself (its default tag, mean and std of 0.5, another licence) 
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from ssl_vision import __version__
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_from_config
 from ssl_vision.errors import CheckpointError, ConfigError
-from ssl_vision.files import fsync_path
+from ssl_vision.files import fsync_path, read_json
 from ssl_vision.zoo.card import ModelCard, render_card
 from ssl_vision.zoo.formats import FORMATS, check_formats
 from ssl_vision.zoo.hashes import sha256_of
@@ -187,15 +188,68 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: Absent or not ours or timm's.
     """
     path = folder / CONFIG_NAME
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return check_config(read_json(path, error=CheckpointError), path)
+
+
+def check_config(config: object, path: Path) -> dict[str, Any]:
+    """The content of a config.json, if what this package reads of it has the right types.
+
+    Raises:
+        CheckpointError: It has not.
+    """
     if not isinstance(config, dict) or not {"architecture", "pretrained_cfg"} <= config.keys():
         raise CheckpointError(
             f"{path} is not the config of a timm model: it lacks architecture or pretrained_cfg."
         )
+    given, card = config["pretrained_cfg"], config.get("card") or {}
+    checks = {
+        "architecture": isinstance(config["architecture"], str),
+        "model_args": isinstance(config.get("model_args") or {}, dict),
+        "num_classes": _is_count(config.get("num_classes") or 0, least=0),
+        "card": isinstance(card, dict) and _is_card(card),
+        "pretrained_cfg": isinstance(given, dict),
+    }
+    if isinstance(given, dict):
+        size, names = given.get("input_size", [3, 1, 1]), given.get("classifier") or []
+        checks |= {
+            "pretrained_cfg.mean": _are_numbers(given.get("mean", [0.5])),
+            "pretrained_cfg.std": _are_numbers(given.get("std", [0.5]), above_zero=True),
+            "pretrained_cfg.input_size": isinstance(size, list)
+            and len(size) in (2, 3)
+            and all(_is_count(side, least=1) for side in size),
+            "pretrained_cfg.crop_pct": _are_numbers(
+                [given.get("crop_pct") or 0.875], above_zero=True
+            ),
+            "pretrained_cfg.classifier": isinstance(names, str)
+            or (isinstance(names, list) and all(isinstance(name, str) for name in names)),
+            "pretrained_cfg.license": isinstance(given.get("license") or "", str),
+            "pretrained_cfg.tag": isinstance(given.get("tag") or "", str),
+        }
+    if bad := [name for name, is_right in checks.items() if not is_right]:
+        raise CheckpointError(f"{path}: {bad[0]} has a value that cannot be; export it again.")
     return config
+
+
+def _is_count(value: object, *, least: int) -> bool:
+    return type(value) is int and least <= value <= 1 << 16
+
+
+def _are_numbers(values: object, *, above_zero: bool = False) -> bool:
+    return (
+        isinstance(values, list)
+        and 0 < len(values) <= 64
+        and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+        and (not above_zero or min(values) > 0)
+    )
+
+
+def _is_card(card: dict[str, Any]) -> bool:
+    texts = ("title", "method", "data", "recipe", "license", "tag", "source")
+    return (
+        all(isinstance(card.get(name) or "", str) for name in texts)
+        and isinstance(card.get("notes", []), list)
+        and isinstance(card.get("metrics", {}), dict)
+    )
 
 
 def read_card(config: Mapping[str, Any]) -> ModelCard:
@@ -259,6 +313,20 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: obj
             if names
         )
         raise CheckpointError(f"{source} does not fit {type(model).__name__}: {words}.")
+    mixed = [n for n in own if own[n].is_floating_point() != weights[n].is_floating_point()]
+    if mixed or any(value.is_complex() for value in weights.values()):
+        raise CheckpointError(f"{source}: numbers of another kind than the network's: {mixed[:3]}.")
+    # A sum is finite where all terms are, and cheap; where it overflows, each term is looked at.
+    bad = [
+        name
+        for name, value in weights.items()
+        if not value.float().sum().isfinite() and not value.isfinite().all()
+    ]
+    if bad:
+        raise CheckpointError(
+            f"{source}: {len(bad)} of {len(weights)} tensors hold NaN or infinity, first {bad[0]}; "
+            "the training diverged: use an earlier checkpoint."
+        )
     model.load_state_dict(dict(weights))
 
 

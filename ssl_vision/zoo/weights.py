@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_from_config, load_timm
 from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.files import read_json
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import (
     CONFIG_NAME,
     WEIGHTS_NAME,
+    check_config,
     load_weights,
     read_card,
     read_export,
@@ -124,6 +126,7 @@ def _complete_checkpoints(run: Path) -> list[Path]:
         folder
         for folder in run.glob("checkpoints/step_*")
         if all((folder / name).is_file() for name in wanted)
+        and folder.name.partition("_")[2].isdecimal()
     )
     return sorted(complete, key=lambda folder: int(folder.name.partition("_")[2]))
 
@@ -135,14 +138,20 @@ def _from_checkpoint(folder: Path, *, source: str) -> LoadedBackbone:
     network's own names in the checkpoint's `state_dict`, e.g. "teacher.backbone.model.".
     """
     path = folder / CHECKPOINT_BACKBONE_NAME
+    config = check_config(read_json(path, error=CheckpointError), path)
+    prefix = config.get("prefix")
+    if not isinstance(prefix, str):
+        raise CheckpointError(f"{path} lacks the text prefix; write the checkpoint again.")
+    state = safe_load(folder / STATE_NAME).get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{folder / STATE_NAME} has no state_dict of tensors.")
+    weights = {
+        n.removeprefix(prefix): value for n, value in state.items() if str(n).startswith(prefix)
+    }
     try:
-        config = json.loads(path.read_text())
-        prefix = str(config["prefix"])
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error!r}") from error
-    state: dict[str, Tensor] = safe_load(folder / STATE_NAME).get("state_dict", {})
-    weights = {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
-    backbone = build_from_config(config)
+        backbone = build_from_config(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     load_weights(backbone.model, weights, source=folder / STATE_NAME)
     return _describe(backbone.eval(), config, source=source)
 

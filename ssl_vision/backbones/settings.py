@@ -1,0 +1,77 @@
+"""Which settings a recipe or a stranger's file may hand to a network's constructor.
+
+timm's `create_model` takes what it does not know itself on to the loader of weights: paths, URLs
+and caches, of which some timm versions unpickle what they find. So only what the classes of the
+network's own module take is let through.
+"""
+
+import dataclasses
+import inspect
+import math
+import re
+import sys
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from timm.models import build_model_with_cfg, create_model, model_entrypoint
+from torch import nn
+
+from ssl_vision.errors import ConfigError, did_you_mean
+
+_MAX_NUMBER = 1 << 16  # of widths, depths, sides
+_NEVER = frozenset(
+    {"self", "args", "kwargs", "device", "dtype", "model", "module", "checkpoint_path", "cache_dir"}
+)
+
+
+def check_model_args(name: str, args: Mapping[str, object], *, key: str) -> None:
+    """Raise ConfigError unless all settings are the network's own, and plain.
+
+    Args:
+        name: Of an architecture that timm knows.
+        args: What `timm.create_model` is to be given.
+        key: What the message calls them, e.g. "backbone.args".
+    """
+    known = allowed_settings(name.split(".")[0])
+    for setting, value in args.items():
+        if setting not in known:
+            raise ConfigError(
+                f"{key}.{setting} is not a setting of {name}."
+                f"{did_you_mean(setting, known) or ' Remove it.'}"
+            )
+        _check_plain(value, f"{key}.{setting}")
+
+
+@cache
+def allowed_settings(architecture: str) -> frozenset[str]:
+    """Names that the classes behind an architecture take, without those of timm's loader."""
+    module = sys.modules[model_entrypoint(architecture).__module__]
+    names: set[str] = set()
+    for kind in vars(module).values():
+        if inspect.isclass(kind) and (
+            issubclass(kind, nn.Module) or dataclasses.is_dataclass(kind)
+        ):
+            for base in kind.__mro__:
+                if base.__module__.partition(".")[0] in ("timm", "ssl_vision"):
+                    names |= inspect.signature(vars(base).get("__init__", object)).parameters.keys()
+    loader = {
+        name
+        for function in (create_model, build_model_with_cfg)
+        for name in inspect.signature(function).parameters
+    }
+    return frozenset(names - loader - _NEVER)
+
+
+def _check_plain(value: object, key: str) -> None:
+    """Objects of a program (norm layers as classes) pass; no file can hold one."""
+    if isinstance(value, str) and not re.fullmatch(r"[\w.+-]*", value):
+        raise ConfigError(f"{key}={value[:80]!r} must be a plain word.")
+    if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= _MAX_NUMBER):
+        raise ConfigError(f"{key} must be a number up to {_MAX_NUMBER}.")
+    if isinstance(value, list | tuple | dict):
+        if len(value) > 1024:
+            raise ConfigError(f"{key} has {len(value)} entries, more than 1024.")
+        items: Any = value.values() if isinstance(value, dict) else value
+        for item in items:
+            _check_plain(item, key)

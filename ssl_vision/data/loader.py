@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -265,7 +265,7 @@ class EpochLoader(Generic[_ViewKind]):
 
     # One pass ----------------------------------------------------------------------------
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         epoch, consumed = self._begin()
         size = len(self.source)
         order = epoch_order(size, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(size)
@@ -294,12 +294,12 @@ class EpochLoader(Generic[_ViewKind]):
             kept = [row for row in range(len(indices)) if row not in job.left_out]
             tensors = {name: tensor[:, kept] for name, tensor in tensors.items()}
             indices = indices[kept]
-        return Batch(
-            views={name: tensor.flatten(0, 1) for name, tensor in tensors.items()},
-            index=torch.from_numpy(indices),
-            label=None if labels is None else torch.from_numpy(labels[indices]),
-            epoch=job.epoch,
-        )
+        index = torch.from_numpy(indices)
+        label = None if labels is None else torch.from_numpy(labels[indices])
+        if self.pin_memory:
+            index, label = index.pin_memory(), None if label is None else label.pin_memory()
+        views = {name: tensor.flatten(0, 1) for name, tensor in tensors.items()}
+        return Batch(views=views, index=index, label=label, epoch=job.epoch)
 
     # What a subclass defines -------------------------------------------------------------
 

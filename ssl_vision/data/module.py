@@ -1,4 +1,4 @@
-"""Settings of the data, and the Lightning module that makes loaders of them."""
+"""Settings of the data, and what makes loaders and normalised batches of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -163,7 +162,7 @@ def normalize(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
     return out
 
 
-class DataModule(L.LightningDataModule):
+class DataModule:
     """Loaders of a run: augmented for training, plain ones for kNN and features.
 
     Args:
@@ -194,7 +193,6 @@ class DataModule(L.LightningDataModule):
         accumulate: int = 1,
         is_supervised: bool = False,
     ) -> None:
-        super().__init__()
         self.config, self.data_seed = config, seed
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
         self.batch_size = per_process_batch(
@@ -210,7 +208,6 @@ class DataModule(L.LightningDataModule):
         self.train_source = self._chosen(self.train_source)
         self.bank_source = self._chosen(self.bank_source)
         self._train_loader: EpochLoader[Any] | None = None
-        self._copy_stream: torch.cuda.Stream | None = None
         self._statistics: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -295,7 +292,7 @@ class DataModule(L.LightningDataModule):
 
     # Loaders -----------------------------------------------------------------------------
 
-    def train_dataloader(self) -> EpochLoader[Any]:
+    def train_loader(self) -> EpochLoader[Any]:
         """Augmented views, shuffled; the same object at every call, as it holds the position."""
         if self._train_loader is None:
             self._train_loader = self._loader(
@@ -314,10 +311,6 @@ class DataModule(L.LightningDataModule):
         if self.config.augment_on == "cpu":
             return views
         return {name: crops_only(view) for name, view in views.items()}
-
-    def train_loader(self) -> EpochLoader[Any]:
-        """`train_dataloader` under the name that goes with the other two."""
-        return self.train_dataloader()
 
     def train_bank_loader(
         self, *, max_samples: int | None = None, shuffle: bool = False
@@ -368,24 +361,7 @@ class DataModule(L.LightningDataModule):
 
     # On the device -----------------------------------------------------------------------
 
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Copy from page-locked memory on a stream of its own, beside the step that still runs."""
-        if device.type != "cuda":
-            return batch.to(device)
-        if self._copy_stream is None:
-            self._copy_stream = torch.cuda.Stream(device)
-        with torch.cuda.stream(self._copy_stream):
-            moved = batch.to(device, non_blocking=True)
-        compute = torch.cuda.current_stream(device)
-        compute.wait_stream(self._copy_stream)
-        for tensor in (*moved.views.values(), moved.index, moved.label):
-            if tensor is not None:  # its memory belongs to the copy stream: keep it until used
-                tensor.record_stream(compute)
-        return moved
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def prepare(self, batch: Batch) -> Batch:
         """Colour training views if that is the device's part; normalise uint8 views."""
         is_ours = batch.views.keys() == self.config.views.keys()
         if self.config.augment_on == "device" and is_ours and not self.config.is_points:
@@ -396,7 +372,7 @@ class DataModule(L.LightningDataModule):
         views = {}
         for name, view in self.config.views.items():
             keys = view_keys(
-                int(view_stream(self.train_dataloader().seed, name)),
+                int(view_stream(self.train_loader().seed, name)),
                 epoch=batch.epoch,
                 index=batch.index,
                 count=view.count,
@@ -416,13 +392,6 @@ class DataModule(L.LightningDataModule):
             for name, view in batch.views.items()
         }
         return replace(batch, views=views)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the training loader's own state is saved by the trainer."""
-        return {}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
 
 
 def on_error_of_scores(on_error: Literal["raise", "substitute"]) -> OnError:

@@ -1,18 +1,18 @@
-"""Watchers that save and stop: checkpoints at their steps, and the end a signal asks for."""
+"""When a run saves, and how it goes back to what it saved."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch.distributed as dist
+from torch.optim import Optimizer
 
 from ssl_vision.config import to_yaml
-from ssl_vision.distributed import any_rank, barrier, broadcast_object, is_distributed
+from ssl_vision.distributed import any_rank, barrier, broadcast_object
 from ssl_vision.engine.checkpoint import CheckpointWriter, load_state, newest_complete
-from ssl_vision.engine.preemption import StopSignals, requeue
+from ssl_vision.engine.run import Run
 from ssl_vision.engine.state import capture, restore
-from ssl_vision.engine.watchers import Outputs, Run
-from ssl_vision.errors import CheckpointError, Preempted
+from ssl_vision.engine.strategy import loss_scaler
+from ssl_vision.engine.watchers import Update
+from ssl_vision.errors import CheckpointError
 from ssl_vision.methods.base import Method
 
 
@@ -21,20 +21,27 @@ class Checkpointer:
 
     Args:
         run: The run.
+        optimizer: The method's, whose moments are saved.
         writer: Writes in the background; used on the main process only.
         describe: Text of backbone.json, from which the weights can be read without this method.
     """
 
     def __init__(
-        self, run: Run, writer: CheckpointWriter, *, describe: Callable[[Method], str | None]
+        self,
+        run: Run,
+        optimizer: Optimizer,
+        writer: CheckpointWriter,
+        *,
+        describe: Callable[[Method], str | None],
     ) -> None:
         self._run = run
+        self._optimizer = optimizer
         self._writer = writer
         self._describe = describe
         self._last_saved: int | None = None
         self._is_due = False
 
-    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+    def after_update(self, run: Run, method: Method, update: Update) -> None:
         """Save if it is time."""
         settings, step = run.config.trainer, method.step
         every_steps = settings.checkpoint_every_steps
@@ -42,7 +49,7 @@ class Checkpointer:
         self._is_due |= step % epoch_steps == 0
         self._is_due |= every_steps is not None and step % every_steps == 0
         # A checkpoint in the middle of bad updates is not one to return to; the next good one is.
-        if step == run.stop_step or (self._is_due and not method.update_was_skipped):
+        if step == run.stop_step or (self._is_due and not update.outcome.is_skipped):
             self.save(method)
 
     def save(self, method: Method, *, and_wait: bool = False) -> None:
@@ -86,7 +93,7 @@ class Checkpointer:
     def restore(self, state: dict[str, Any], method: Method) -> None:
         """Put a state back, and the data stream with it."""
         run = self._run
-        restore(state, method, run.trainer.optimizers[0], scaler=_scaler(run))
+        restore(state, method, self._optimizer, scaler=loss_scaler(run.fabric))
         run.stream.seek(step=state["step"], data_offset=state["loader"]["data_offset"])
         self._last_saved = state["step"]
 
@@ -107,7 +114,7 @@ class Checkpointer:
 
     def _state(self, method: Method) -> dict[str, Any]:
         run = self._run
-        state = capture(method, run.trainer.optimizers[0], scaler=_scaler(run))
+        state = capture(method, self._optimizer, scaler=loss_scaler(run.fabric))
         state["loader"] = run.stream.state(step=method.step)
         state["samples_seen"] = method.step * method.plan.global_batch_size
         state["epoch"] = method.step // method.plan.steps_per_epoch
@@ -129,42 +136,5 @@ class Checkpointer:
                 action()
             except CheckpointError as caught:
                 error = caught
-        if any_rank(error is not None, device=self._run.trainer.strategy.root_device):
+        if any_rank(error is not None, device=self._run.fabric.device):
             raise error or CheckpointError("rank 0 could not write a checkpoint; see its message.")
-
-
-class PreemptionWatcher:
-    """Saves and leaves when the processes have agreed that one of them got a signal."""
-
-    def __init__(self, signals: StopSignals, checkpointer: Checkpointer) -> None:
-        self._signals = signals
-        self._checkpointer = checkpointer
-
-    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
-        """Save and raise if a stop was agreed on.
-
-        Raises:
-            Preempted: After the checkpoint is complete.
-        """
-        if not method.stop_agreed or method.step == run.stop_step:
-            return
-        self._checkpointer.save(method, and_wait=True)
-        number = self._agree_on_signal(method.device)
-        done = requeue() if run.is_main else None
-        name = {2: "SIGINT", 10: "SIGUSR1", 15: "SIGTERM"}.get(number, f"signal {number}")
-        raise Preempted(
-            f"stopped by {name} after update {method.step}; the checkpoint is complete, the same "
-            f"command resumes from it.{f' {done}' if done else ''}",
-            signal_number=number,
-        )
-
-    def _agree_on_signal(self, device: torch.device) -> int:
-        """One process may have got the signal; all exit with its number."""
-        value = torch.tensor(self._signals.received or 0, device=device)
-        if is_distributed():
-            dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return int(value)
-
-
-def _scaler(run: Run) -> Any:
-    return getattr(run.trainer.precision_plugin, "scaler", None)

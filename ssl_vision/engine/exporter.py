@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.engine.run import Run
 from ssl_vision.engine.state import whole
-from ssl_vision.engine.watchers import Run
 from ssl_vision.methods.base import Method
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import describe_backbone, export_backbone

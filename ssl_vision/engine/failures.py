@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from ssl_vision.distributed import is_distributed
-from ssl_vision.engine.watchers import Run
+from ssl_vision.engine.run import Run
 from ssl_vision.errors import DeviceMemoryError, PeerError, SslVisionError
 from ssl_vision.methods.base import Method
 
@@ -52,7 +52,7 @@ def describe_memory(run: Run, method: Method) -> str:
     """What was asked of the device, and what to lower, in order of what it costs."""
     config = run.config
     views = ", ".join(f"{v.count} x {v.size_px} px" for v in config.data.views.values())
-    batch = config.data.global_batch_size // run.trainer.world_size // config.trainer.accumulate
+    batch = config.data.global_batch_size // run.fabric.world_size // config.trainer.accumulate
     peak = ""
     if method.device.type == "cuda":
         used = torch.cuda.max_memory_allocated(method.device) / 2**30

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.optim import Optimizer
 
 from ssl_vision.data.loader import EpochLoader
 from ssl_vision.distributed import all_gather_object, all_reduce_mean
-from ssl_vision.engine.watchers import Outputs, Run
+from ssl_vision.engine.run import Run
+from ssl_vision.engine.watchers import Update
 from ssl_vision.methods.base import Method
+from ssl_vision.types import LossOutput
 
 _REFRESH_S = 0.5  # between two updates of the terminal's line
 _PLAIN_EVERY_S = 30.0  # between two lines where the output is not a terminal
@@ -20,29 +23,26 @@ _PLAIN_EVERY_S = 30.0  # between two lines where the output is not a terminal
 class MetricsLog:
     """Writes `metrics.jsonl` every n steps, at the first and at the last."""
 
-    def __init__(self, *, every_steps: int) -> None:
+    def __init__(self, optimizer: Optimizer, *, every_steps: int) -> None:
+        self._optimizer = optimizer
         self._every_steps = every_steps
 
-    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+    def after_update(self, run: Run, method: Method, update: Update) -> None:
         """Average over the batches of the update and over processes; write."""
         step = method.step
         if step % self._every_steps and step not in (1, run.stop_step):
             return
-        optimizer = run.trainer.optimizers[0]
-        group = max(optimizer.param_groups, key=lambda g: g["lr"])
-        values = {f"train/{name}": value for name, value in average(outputs, run).items()}
+        groups = self._optimizer.param_groups
+        group = max(groups, key=lambda g: g["lr"])
+        values = {f"train/{name}": value for name, value in average(update.outputs).items()}
         values["optim/lr"] = float(group["lr"])
-        values["optim/weight_decay"] = max(
-            float(g.get("weight_decay", 0.0)) for g in optimizer.param_groups
-        )
+        values["optim/weight_decay"] = max(float(g.get("weight_decay", 0.0)) for g in groups)
         run.record(step, {"epoch": round(step / method.plan.steps_per_epoch, 6), **values})
 
 
-def average(outputs: Sequence[Outputs], run: Run) -> dict[str, float]:
+def average(outputs: Sequence[LossOutput]) -> dict[str, float]:
     """Loss and metrics of an update, the mean over batches and processes; syncs the device."""
-    # Lightning has divided the loss by the number of batches of the update.
-    factor = run.config.trainer.accumulate
-    rows = [{"loss": o["loss"] * factor, **o["metrics"]} for o in outputs]
+    rows = [{"loss": output.loss, **output.metrics} for output in outputs]
     names = sorted(rows[0])
     table = torch.stack([torch.stack([row[n].float() for n in names]) for row in rows])
     return dict(zip(names, all_reduce_mean(table.mean(dim=0)).tolist(), strict=True))
@@ -55,7 +55,7 @@ class UnreadableLog:
         self._loader, self._every_steps = loader, every_steps
         self._num_said = 0
 
-    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+    def after_update(self, run: Run, method: Method, update: Update) -> None:
         """Write the count over all processes; name the first sample when there are more."""
         step = method.step
         if self._loader.on_error == "raise" or (step % self._every_steps and step != run.stop_step):
@@ -111,7 +111,7 @@ class SpeedMeter:
             self._progress.stop()
             self._progress = None
 
-    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+    def after_update(self, run: Run, method: Method, update: Update) -> None:
         """Refresh the terminal twice a second at most, the file every n steps."""
         step = method.step
         now = time.perf_counter()

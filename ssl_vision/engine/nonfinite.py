@@ -1,8 +1,7 @@
 """What to do about updates that were skipped because a loss or gradient was not finite.
 
-`Method` skips such an update on all processes before optimizer, teacher and centre see it. Here
-the forward pass's own traces are undone (batch-norm statistics), the culprit is written down, and
-the policy decides whether the run goes on.
+`Method` skips such an update on all processes before optimizer, teacher and centre see it. Here the
+culprit is written down, and the policy decides whether the run goes on.
 """
 
 import math
@@ -10,12 +9,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 
 from ssl_vision.distributed import is_distributed, rank, world_size
-from ssl_vision.engine.watchers import Outputs, Run
+from ssl_vision.engine.run import Run
+from ssl_vision.engine.strategy import loss_scaler
+from ssl_vision.engine.watchers import Update
 from ssl_vision.errors import NonFiniteError
 from ssl_vision.methods.base import Method
 
@@ -27,31 +26,10 @@ _GRADIENT = "gradient of"
 _SHOWN_IDS, _SHOWN_NAMES = 8, 3
 
 
-class BufferGuard:
-    """Keeps batch-norm statistics as they were before the update, to undo a skipped one."""
-
-    def __init__(self, method: Method) -> None:
-        layers = [m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        buffers = [b for layer in layers for b in layer.buffers()]
-        self._buffers: list[Tensor] = buffers
-        self._kept = [buffer.clone() for buffer in buffers]
-
-    def keep(self) -> None:
-        """Copy the present values."""
-        if self._buffers:
-            torch._foreach_copy_(self._kept, self._buffers)
-
-    def undo(self) -> None:
-        """Put the kept values back."""
-        if self._buffers:
-            torch._foreach_copy_(self._buffers, self._kept)
-
-
 class NonFiniteGuard:
     """Applies `trainer.on_nonfinite`; runs before every other watcher.
 
     Args:
-        method: The method.
         policy: skip goes on whatever happens; stop ends the run after `MAX_CONSECUTIVE` skipped
             updates in a row or `MAX_SHARE` of the last thousand; rollback returns to the last
             checkpoint instead and leaves out the data in between.
@@ -60,12 +38,10 @@ class NonFiniteGuard:
 
     def __init__(
         self,
-        method: Method,
         *,
         policy: Literal["skip", "stop", "rollback"],
         roll_back: Callable[[], int | None],
     ) -> None:
-        self._buffers = BufferGuard(method)
         self._policy = policy
         self._roll_back = roll_back
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
@@ -73,19 +49,17 @@ class NonFiniteGuard:
         self._num_rollbacks = 0
         self.num_skipped = 0
 
-    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
-        """Undo, report and decide if the update was skipped; otherwise keep the statistics."""
-        self._recent.append(method.update_was_skipped)
-        if not method.update_was_skipped:
+    def after_update(self, run: Run, method: Method, update: Update) -> None:
+        """Report and decide if the update was skipped."""
+        self._recent.append(update.outcome.is_skipped)
+        if not update.outcome.is_skipped:
             self._consecutive = 0
-            self._buffers.keep()
             return
-        self._buffers.undo()
-        if _is_overflow_of_scaling(run, outputs):
+        if _is_overflow_of_scaling(run, update):
             return  # fp16's loss scale was too high; the scaler has lowered it
         self._consecutive += 1
         self.num_skipped += 1
-        message = self._report(run, method, outputs)
+        message = self._report(run, method, update)
         if self._policy != "skip" and self._is_too_much():
             self._act(run, method, message)
 
@@ -93,9 +67,9 @@ class NonFiniteGuard:
         is_frequent = len(self._recent) == _WINDOW and sum(self._recent) > MAX_SHARE * _WINDOW
         return self._consecutive >= MAX_CONSECUTIVE or is_frequent
 
-    def _report(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> str:
+    def _report(self, run: Run, method: Method, update: Update) -> str:
         """Name terms, ranks and samples; on the terminal and in nonfinite.jsonl."""
-        findings = _culprits(_gather(_find(method, outputs)))
+        findings = _culprits(_gather(_find(update)))
         step = method.step
         for finding in findings:
             if run.is_main:
@@ -112,7 +86,6 @@ class NonFiniteGuard:
                 self._num_rollbacks += 1
                 self._consecutive = 0
                 self._recent.clear()
-                self._buffers.keep()
                 run.warn(
                     f"rolled back from update {bad_step} to checkpoint {restored}; the data in "
                     "between is left out"
@@ -126,29 +99,29 @@ class NonFiniteGuard:
         )
 
 
-def _is_overflow_of_scaling(run: Run, outputs: Sequence[Outputs]) -> bool:
+def _is_overflow_of_scaling(run: Run, update: Update) -> bool:
     """Whether only fp16's scaled gradients overflowed: every loss is finite, on all processes."""
-    if getattr(run.trainer.precision_plugin, "scaler", None) is None:
+    if loss_scaler(run.fabric) is None:
         return False
-    is_finite = all(bool(output["loss"].isfinite()) for output in outputs)
+    is_finite = all(bool(output.loss.isfinite()) for output in update.outputs)
     return all(_gather({"is_finite": is_finite}, key="is_finite"))
 
 
-def _find(method: Method, outputs: Sequence[Outputs]) -> dict[str, Any]:
+def _find(update: Update) -> dict[str, Any]:
     """What this process saw: non-finite terms, samples of the batches they were in."""
     terms, samples = [], []
-    for output in outputs:
-        values = {"loss": float(output["loss"])}
-        values |= {name: float(value) for name, value in output["metrics"].items()}
+    for output, index in zip(update.outputs, update.index, strict=True):
+        values = {"loss": float(output.loss)}
+        values |= {name: float(value) for name, value in output.metrics.items()}
         bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         terms += [term for term in bad if term not in terms]
         if bad:
-            samples += output["index"].tolist()
-    if not terms and method.nonfinite_gradients:
-        names = method.nonfinite_gradients
+            samples += index.tolist()
+    names = update.outcome.bad_gradients
+    if not terms and names:
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
         terms = [f"{_GRADIENT} {', '.join(names[:_SHOWN_NAMES])}{more}"]
-        samples = [i for output in outputs for i in output["index"].tolist()]
+        samples = [i for index in update.index for i in index.tolist()]
     return {"rank": rank(), "terms": terms, "samples": samples}
 
 

@@ -4,7 +4,7 @@ Scored is a copy of the network that would be exported (the teacher where there 
 un-augmented images, by all processes together. Nothing of the training is touched.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,8 @@ from ssl_vision.data.module import DataModule
 from ssl_vision.distributed import is_distributed, rank, world_size
 from ssl_vision.engine.collapse import Verdict, diagnose
 from ssl_vision.engine.exporter import Exporter
-from ssl_vision.engine.watchers import Outputs, Run
+from ssl_vision.engine.run import Run
+from ssl_vision.engine.watchers import Update
 from ssl_vision.evaluation.classification import classification_report, write_report
 from ssl_vision.evaluation.features import FeatureSet, extract_features, joined
 from ssl_vision.evaluation.knn import knn_accuracy
@@ -63,7 +64,7 @@ class OnlineEval:
         if self._every_epochs and method.step == 0:
             self._score(method)
 
-    def after_update(self, run: Run, method: Method, outputs: Sequence[Outputs]) -> None:
+    def after_update(self, run: Run, method: Method, update: Update) -> None:
         """Score if it is time."""
         if not self._every_epochs:
             return

@@ -1,8 +1,8 @@
 """Signals: note them, finish the step, save, leave; leave at once when asked twice.
 
 The handler does nothing but set a flag. Whatever else it did could run in the middle of a
-collective or of a write. Processes agree on the flag at the end of an update (see
-`Method.on_before_optimizer_step`), so one signal to one process stops all of them together.
+collective or of a write. Processes agree on the flag in each update (`Method.judge_update`), so one
+signal to one process stops all of them together.
 """
 
 import os
@@ -10,10 +10,20 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ssl_vision.distributed import is_distributed
+from ssl_vision.engine.checkpointer import Checkpointer
+from ssl_vision.engine.run import Run
+from ssl_vision.engine.watchers import Update
+from ssl_vision.errors import Preempted
+from ssl_vision.methods.base import Method
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -25,8 +35,7 @@ class StopSignals:
         received: Number of the first signal; None so far.
     """
 
-    def __init__(self, on_first: Callable[[], None]) -> None:
-        self._on_first = on_first
+    def __init__(self) -> None:
         self.received: int | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -34,7 +43,6 @@ class StopSignals:
         if self.received is not None:
             os._exit(128 + number)  # asked twice: no cleaning up, checkpoints are whole anyway
         self.received = number
-        self._on_first()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -43,18 +51,13 @@ class StopSignals:
             yield  # Python delivers signals to the main thread, whose business they stay
             return
         previous: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
-        self.install()
+        for number in previous:
+            signal.signal(number, self.handle)
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-    def install(self) -> None:
-        """Set the handlers (again: Lightning sets its own for SIGTERM when training starts)."""
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                signal.signal(number, self.handle)
 
 
 def requeue() -> str | None:
@@ -79,3 +82,36 @@ def requeue() -> str | None:
     if done.returncode != 0:
         return f"SLURM job {job} was not requeued: {done.stderr.strip()}"
     return f"SLURM job {job} is requeued."
+
+
+class PreemptionWatcher:
+    """Saves and leaves when the processes have agreed that one of them got a signal."""
+
+    def __init__(self, signals: StopSignals, checkpointer: Checkpointer) -> None:
+        self._signals = signals
+        self._checkpointer = checkpointer
+
+    def after_update(self, run: Run, method: Method, update: Update) -> None:
+        """Save and raise if a stop was agreed on.
+
+        Raises:
+            Preempted: After the checkpoint is complete.
+        """
+        if not update.outcome.is_stop_asked or method.step == run.stop_step:
+            return
+        self._checkpointer.save(method, and_wait=True)
+        number = self._agree_on_signal(method.device)
+        done = requeue() if run.is_main else None
+        name = {2: "SIGINT", 10: "SIGUSR1", 15: "SIGTERM"}.get(number, f"signal {number}")
+        raise Preempted(
+            f"stopped by {name} after update {method.step}; the checkpoint is complete, the same "
+            f"command resumes from it.{f' {done}' if done else ''}",
+            signal_number=number,
+        )
+
+    def _agree_on_signal(self, device: torch.device) -> int:
+        """One process may have got the signal; all exit with its number."""
+        value = torch.tensor(self._signals.received or 0, device=device)
+        if is_distributed():
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return int(value)

@@ -2,21 +2,28 @@
 
 import inspect
 import logging
-import warnings
 from datetime import timedelta
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.loggers.logger import Logger
+from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning.fabric.strategies.strategy import Strategy
+from lightning.fabric.wrappers import _FabricModule
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_vision.config import TrainConfig, TrainerConfig
 from ssl_vision.errors import ConfigError
+from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method
+from ssl_vision.nn.batch_norm import synchronize_batch_norm
 
 _TIMEOUT = timedelta(minutes=30)  # of a collective; a process that died is noticed by then
 # What DDP calls sending rank 0's buffers around before each forward pass, by its version.
@@ -25,43 +32,53 @@ _BUFFER_ARGUMENT = (
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     else "broadcast_buffers"
 )
-_PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def build_trainer(config: TrainConfig) -> L.Trainer:
-    """Lightning's Trainer with everything off that the engine does itself.
+def build_fabric(config: TrainConfig) -> L.Fabric:
+    """Lightning Fabric as the recipe has it: devices, processes, precision, loggers.
 
-    One endless "epoch" (see `stream`), no checkpoints, no bar, no sampler, no sanity check.
+    Processes are started by `launch`; SLURM and torchrun have started them already.
 
     Raises:
-        ConfigError: Devices, precision or strategy that this machine does not have.
+        ConfigError: Devices, precision or strategy that this machine or the method does not have.
     """
     settings = config.trainer
     accelerator = choose_accelerator(settings)
     devices = settings.devices or (torch.cuda.device_count() if accelerator == "gpu" else 1)
-    _quiet_lightning()
-    plugins: list[Any] = []
+    # Their hints are about what the engine does itself.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    plugins: list[Any] = [] if settings.precision == "32" else [_autocast(settings, accelerator)]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # `preemption` does it
-    return L.Trainer(
+    torch.backends.cudnn.benchmark = accelerator == "gpu"
+    return L.Fabric(
         accelerator=accelerator,
         devices=devices,
         num_nodes=settings.num_nodes,
-        strategy=_strategy(settings, num_processes=devices * settings.num_nodes),
-        precision=_PRECISIONS[settings.precision],
-        accumulate_grad_batches=settings.accumulate,
-        max_epochs=1,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        logger=_loggers(config),
+        strategy=_strategy(config, num_processes=devices * settings.num_nodes),
         plugins=plugins,
-        benchmark=accelerator == "gpu",
-        default_root_dir=config.run_path,
+        loggers=_loggers(config),
     )
+
+
+def set_up(fabric: L.Fabric, method: Method, settings: TrainerConfig) -> _FabricModule:
+    """Put a method where it trains: on its device, wrapped in DDP or sharded, compiled if asked.
+
+    Its optimizer is made afterwards, of the parameters as they are then.
+    """
+    if fabric.world_size > 1 and settings.sync_batch_norm:
+        synchronize_batch_norm(method, device_type=fabric.device.type)
+    if settings.channels_last:
+        method.to(memory_format=torch.channels_last)
+    if settings.compile:
+        compile_networks(method)
+    return fabric.setup_module(method)
+
+
+def loss_scaler(fabric: L.Fabric) -> torch.amp.GradScaler | None:
+    """The scaler of fp16's losses; None in other precisions."""
+    scaler: torch.amp.GradScaler | None = getattr(fabric.strategy.precision, "scaler", None)
+    return scaler
 
 
 def choose_accelerator(settings: TrainerConfig) -> Literal["cpu", "gpu"]:
@@ -85,20 +102,19 @@ def choose_accelerator(settings: TrainerConfig) -> Literal["cpu", "gpu"]:
     return "gpu"
 
 
-def parallelize(method: Method, strategy: Strategy) -> None:
-    """Shard parameters under FSDP2: each block of each network by itself, then the rest.
+def shard(method: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Shard parameters by FSDP2, in place: each block of each network by itself, then the rest.
 
     A sharded unit gathers its parameters when its `forward` is called, so only modules that are
     called as such may be units; what is left belongs to the method, which is gathered whole.
     """
-    if not isinstance(strategy, ModelParallelStrategy):
-        return
-    mesh = strategy.device_mesh["data_parallel"]
+    mesh = mesh["data_parallel"]
     for module in list(method.modules()):
         if isinstance(module, nn.ModuleList | nn.Sequential) and _is_stack_of_blocks(module):
             for block in module:
                 fully_shard(block, mesh=mesh)
     fully_shard(method, mesh=mesh, reshard_after_forward=False)
+    return method
 
 
 def compile_networks(method: Method) -> None:
@@ -126,10 +142,46 @@ def _is_stack_of_blocks(module: nn.ModuleList | nn.Sequential) -> bool:
     )
 
 
-def _strategy(settings: TrainerConfig, *, num_processes: int) -> Strategy | str:
+class _Autocast(MixedPrecision):
+    """Autocast of the forward pass, and of nothing around it.
+
+    Fabric's own also casts the batch before it reaches the method: targets would lose precision.
+    And casts of weights are not shared between the forward passes of a batch (several views), so
+    that their gradients are summed in float32.
+    """
+
+    def forward_context(self) -> torch.autocast:
+        return torch.autocast(self.device, dtype=self._desired_input_dtype, cache_enabled=False)
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def convert_output(self, data: Any) -> Any:
+        return data
+
+
+def _autocast(settings: TrainerConfig, accelerator: str) -> MixedPrecision:
+    if settings.precision == "16" and settings.strategy == "fsdp2":
+        raise ConfigError(
+            "trainer.precision=16 cannot be scaled over the shards of trainer.strategy=fsdp2; use "
+            "bf16, or ddp."
+        )
+    return _Autocast(
+        "bf16-mixed" if settings.precision == "bf16" else "16-mixed",
+        device="cuda" if accelerator == "gpu" else "cpu",
+    )
+
+
+def _strategy(config: TrainConfig, *, num_processes: int) -> Strategy | str:
+    settings = config.trainer
     if settings.strategy == "fsdp2":
+        if not METHODS[config.method.name].module.is_shardable:
+            raise ConfigError(
+                f"trainer.strategy=fsdp2 shards the parameters that method.name="
+                f"{config.method.name} takes its slices of; use ddp."
+            )
         return ModelParallelStrategy(
-            data_parallel_size=num_processes, tensor_parallel_size=1, timeout=_TIMEOUT
+            shard, data_parallel_size=num_processes, tensor_parallel_size=1, timeout=_TIMEOUT
         )
     if num_processes > 1 or settings.strategy == "ddp":
         # Buffers agree by themselves: batch norms are synchronised, centres all-reduced.
@@ -143,17 +195,17 @@ def _strategy(settings: TrainerConfig, *, num_processes: int) -> Strategy | str:
     return "auto"
 
 
-def _loggers(config: TrainConfig) -> Any:
+def _loggers(config: TrainConfig) -> list[Logger]:
     """The loggers asked for, beside the run's own files.
 
     Raises:
         ConfigError: One is not installed.
     """
-    loggers: list[Any] = []
+    loggers: list[Logger] = []
     for name in config.loggers:
         try:
             if name == "tensorboard":
-                from lightning.pytorch.loggers import TensorBoardLogger
+                from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
                 loggers.append(TensorBoardLogger(config.run_path, name="tensorboard", version=""))
             else:
@@ -164,19 +216,4 @@ def _loggers(config: TrainConfig) -> Any:
             raise ConfigError(
                 f"loggers={name} is not installed; run pip install {name}, or leave it out."
             ) from error
-    return loggers or False
-
-
-def _quiet_lightning() -> None:
-    """Lightning's hints are about what the engine does itself."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        r".*does not have many workers.*",
-        r".*in eval mode at the start of training.*",
-        r".*GPU available but not used.*",
-        r".*`training_step` returned.*",
-        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
-        r".*Checkpoint directory .* exists and is not empty.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+    return loggers

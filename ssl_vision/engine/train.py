@@ -1,5 +1,6 @@
-"""A run from its configuration to its export: build data, method and trainer; fit; report."""
+"""A run from its configuration to its export: build data, method and loop; fit; report."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +16,15 @@ from ssl_vision.config import TrainConfig, to_yaml
 from ssl_vision.data.module import DataModule, per_process_batch
 from ssl_vision.distributed import world_size
 from ssl_vision.engine.checkpoint import CheckpointWriter, list_checkpoints
-from ssl_vision.engine.checkpointer import Checkpointer, PreemptionWatcher
+from ssl_vision.engine.checkpointer import Checkpointer
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.failures import explained
+from ssl_vision.engine.loop import Loop
 from ssl_vision.engine.metrics import MetricsLog, SpeedMeter, UnreadableLog
 from ssl_vision.engine.nonfinite import NonFiniteGuard
 from ssl_vision.engine.online_eval import OnlineEval
 from ssl_vision.engine.point_pictures import completion_png
-from ssl_vision.engine.preemption import StopSignals
+from ssl_vision.engine.preemption import PreemptionWatcher, StopSignals
 from ssl_vision.engine.report import write_report
 from ssl_vision.engine.resume import (
     check_changes,
@@ -31,14 +33,14 @@ from ssl_vision.engine.resume import (
     describe_changes,
     prepare_folder,
 )
+from ssl_vision.engine.run import Run
 from ssl_vision.engine.run_dir import RunFolder, describe_environment
-from ssl_vision.engine.strategy import build_trainer, compile_networks, parallelize
+from ssl_vision.engine.strategy import build_fabric, loss_scaler, set_up
 from ssl_vision.engine.stream import BatchStream
-from ssl_vision.engine.watchers import Run, StepEdge, Watcher
+from ssl_vision.engine.watchers import Watcher
 from ssl_vision.errors import CheckpointError
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
-from ssl_vision.nn.batch_norm import synchronize_batch_norm
 from ssl_vision.optim.recipe import peak_lr
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
@@ -69,28 +71,28 @@ def train(config: TrainConfig) -> RunResult:
         SslVisionError: With the exit code its class states; one line that says what to do.
     """
     check_architecture(config.backbone.name, key="backbone.name")
-    trainer = build_trainer(config)
+    fabric = build_fabric(config)
     per_process_batch(
         config.data.global_batch_size,
-        world_size=trainer.world_size,
+        world_size=fabric.world_size,
         accumulate=config.trainer.accumulate,
     )
     folder = RunFolder(config.run_path)
     with ExitStack() as stack:
-        if trainer.is_global_zero:
+        if fabric.is_global_zero:
             folder.open()
             stack.callback(folder.close)
             _claim(folder, config)
-        data = build_data(config, trainer)
+        data = build_data(config, fabric)
         plan = build_plan(config, data)
         run = Run(
             config=config,
             folder=folder,
-            stream=build_stream(config, plan, data),
-            trainer=trainer,
+            stream=build_stream(config, plan, data, device=fabric.device),
+            fabric=fabric,
             console=Console(),
             data_fingerprint=data.fingerprint,
-            is_main=trainer.is_global_zero,
+            is_main=fabric.is_global_zero,
             stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
         )
         _say_of_data(run, data)
@@ -110,7 +112,7 @@ def _say_of_data(run: Run, data: DataModule) -> None:
         run.warn(line)
 
 
-def build_data(config: TrainConfig, trainer: L.Trainer) -> DataModule:
+def build_data(config: TrainConfig, fabric: L.Fabric) -> DataModule:
     """The data set and its loaders, for this process.
 
     Raises:
@@ -119,8 +121,8 @@ def build_data(config: TrainConfig, trainer: L.Trainer) -> DataModule:
     return DataModule(
         config.data,
         seed=config.seed,
-        rank=trainer.global_rank,
-        world_size=trainer.world_size,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
         accumulate=config.trainer.accumulate,
         is_supervised=METHODS[config.method.name].module.reads_labels,
     )
@@ -138,8 +140,10 @@ def build_plan(config: TrainConfig, data: DataModule) -> TrainPlan:
     )
 
 
-def build_stream(config: TrainConfig, plan: TrainPlan, data: DataModule) -> BatchStream:
-    """The run's batches, from the first update."""
+def build_stream(
+    config: TrainConfig, plan: TrainPlan, data: DataModule, *, device: torch.device
+) -> BatchStream:
+    """The run's batches on the device, from the first update."""
     return BatchStream(
         data.train_loader(),
         seed=config.seed,
@@ -147,6 +151,7 @@ def build_stream(config: TrainConfig, plan: TrainPlan, data: DataModule) -> Batc
         accumulate=config.trainer.accumulate,
         global_batch_size=plan.global_batch_size,
         stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
+        device=device,
     )
 
 
@@ -193,77 +198,63 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
         CheckpointError: A checkpoint could not be written.
         PeerError: Another process died.
     """
-    settings = run.config.trainer
-    signals = StopSignals(on_first=lambda: setattr(method, "stop_requested", True))
-    writer = CheckpointWriter(run.folder.checkpoints, keep=settings.keep_checkpoints)
-    checkpointer = Checkpointer(run, writer, describe=exporter.describe)
-    guard = NonFiniteGuard(
-        method,
-        policy=settings.on_nonfinite,
-        roll_back=lambda: checkpointer.roll_back(method),
-    )
-    speed = SpeedMeter(every_steps=settings.log_every_steps)
-    scores = OnlineEval(run, data, exporter)
-    watchers: list[Watcher] = [
-        guard,
-        MetricsLog(every_steps=settings.log_every_steps),
-        UnreadableLog(data.train_loader(), every_steps=settings.log_every_steps),
-        speed,
-        scores,
-        checkpointer,
-        PreemptionWatcher(signals, checkpointer),
-    ]
-
-    def begin() -> None:
-        signals.install()  # Lightning has just set its own
-        scores.start(method)
-        speed.start(run, method)
-
-    edge = StepEdge(run, watchers, restore=lambda: _restore(run, method, checkpointer), begin=begin)
-    callbacks: list[L.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
-    callbacks.append(edge)
-    if run.trainer.world_size > 1 and settings.sync_batch_norm:
-        synchronize_batch_norm(method, device_type=run.trainer.strategy.root_device.type)
-    if settings.channels_last:
-        method.to(memory_format=torch.channels_last)
-    if settings.compile:
-        compile_networks(method)
-    method.parallelize = lambda network: parallelize(network, run.trainer.strategy)
-    _disable_signal_broadcast(run.trainer)
+    settings, signals = run.config.trainer, StopSignals()
     with ExitStack() as stack:
         stack.enter_context(explained(run, method))
         stack.enter_context(signals.installed())
-        stack.callback(speed.stop)
+        run.fabric.launch()
+        model = set_up(run.fabric, method, settings)
+        optimizer = method.make_optimizer(is_loss_scaled=loss_scaler(run.fabric) is not None)
+        writer = CheckpointWriter(run.folder.checkpoints, keep=settings.keep_checkpoints)
         stack.callback(writer.settle)  # also on the way out of a failure
-        run_data = _RunData(data, run.stream, channels_last=settings.channels_last)
-        run.trainer.fit(method, datamodule=run_data)
+        checkpointer = Checkpointer(run, optimizer, writer, describe=exporter.describe)
+        speed = SpeedMeter(every_steps=settings.log_every_steps)
+        scores = OnlineEval(run, data, exporter)
+        watchers: list[Watcher] = [
+            NonFiniteGuard(
+                policy=settings.on_nonfinite, roll_back=lambda: checkpointer.roll_back(method)
+            ),
+            MetricsLog(optimizer, every_steps=settings.log_every_steps),
+            UnreadableLog(data.train_loader(), every_steps=settings.log_every_steps),
+            speed,
+            scores,
+            checkpointer,
+            PreemptionWatcher(signals, checkpointer),
+        ]
+        loop = Loop(
+            fabric=run.fabric,
+            model=model,
+            method=method,
+            optimizer=optimizer,
+            stream=run.stream,
+            prepare=_channels_last(data.prepare) if settings.channels_last else data.prepare,
+            accumulate=settings.accumulate,
+            is_stop_asked=lambda: signals.received is not None,
+        )
+        _restore(run, method, checkpointer)
+        scores.start(method)
+        stack.callback(run.stream.close)
+        stack.callback(speed.stop)
+        speed.start(run, method)
+        loop.run(run, watchers)
         if run.is_main:
             checkpointer.finish()
+    for logger in run.fabric.loggers:
+        logger.finalize("success")
 
 
-class _RunData(L.LightningDataModule):
-    """Hands Lightning the stream, and the data module's normalisation on the device."""
+def _channels_last(prepare: Callable[[Batch], Batch]) -> Callable[[Batch], Batch]:
+    """`prepare`, then images laid out as the network's convolutions want them."""
 
-    def __init__(self, data: DataModule, stream: BatchStream, *, channels_last: bool) -> None:
-        super().__init__()
-        self._channels_last = channels_last
-        self._data = data
-        self._stream = stream
-
-    def train_dataloader(self) -> BatchStream:
-        """The rest of the run."""
-        return self._stream
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise, and lay images out as the network's convolutions want them."""
-        batch = self._data.on_after_batch_transfer(batch, dataloader_idx)
-        if not self._channels_last:
-            return batch
+    def prepare_and_lay_out(batch: Batch) -> Batch:
+        batch = prepare(batch)
         views = {
             name: view.contiguous(memory_format=torch.channels_last) if view.ndim == 4 else view
             for name, view in batch.views.items()
         }
         return replace(batch, views=views)
+
+    return prepare_and_lay_out
 
 
 def _claim(folder: RunFolder, config: TrainConfig) -> None:
@@ -336,17 +327,6 @@ def _device_name(method: Method) -> str:
     if method.device.type == "cuda":
         return torch.cuda.get_device_name(method.device)
     return f"cpu ({torch.get_num_threads()} threads)"
-
-
-def _disable_signal_broadcast(trainer: L.Trainer) -> None:
-    """Keep Lightning from asking rank 0 before every batch whether it got SIGTERM.
-
-    That is a collective, and a device sync, and it hangs if the signal arrives in it. The
-    processes agree once per update instead.
-    """
-    loop: Any = trainer.fit_loop.epoch_loop
-    if hasattr(loop, "_broadcast_sigterm_tensor"):
-        loop._broadcast_sigterm_tensor = lambda: None
 
 
 def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:

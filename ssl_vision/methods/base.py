@@ -1,10 +1,12 @@
 """What every method shares: the step, the optimizer's schedules, and when a teacher moves.
 
 A method states its algorithm in `compute_loss`; time enters as `self.step` (optimizer updates
-done), chance as keys of (seed, step, sample). Logging, devices, checkpoints and epochs belong to
-the engine.
+done), chance as keys of (seed, step, sample). Devices, checkpoints and epochs belong to whoever
+trains it: the engine's loop (`engine/loop.py`), or Lightning's Trainer through the hooks of
+`Method`. Both call the same functions in the same order.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -55,24 +57,60 @@ class TrainPlan:
         return self.steps_per_epoch * self.epochs
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpdateOutcome:
+    """What the processes agreed on when the gradients of an update were complete.
+
+    Attributes:
+        is_skipped: Whether the update is left out, on all processes, because a loss or gradient was
+            not finite on one of them.
+        is_stop_asked: Whether any process was asked to stop (a signal).
+        bad_gradients: Names of this process's parameters whose gradient was not finite.
+    """
+
+    is_skipped: bool = False
+    is_stop_asked: bool = False
+    bad_gradients: tuple[str, ...] = ()
+
+
 class Method(L.LightningModule):
     """Base of all methods.
 
     Subclasses implement `compute_loss`, and `after_update` where a teacher follows the student.
 
+    `ssl_vision.train` runs a method from a recipe. In a script of your own it trains, to the same
+    weights, under Lightning's Trainer:
+
+        config = BarlowTwinsConfig(projector_dims=(512, 512))
+        backbone = build_backbone(BackboneConfig(name="resnet18"), image_size_px=64)
+        plan = TrainPlan(steps_per_epoch=len(images) // 64, epochs=10, global_batch_size=64)
+        method = BarlowTwins(config, backbone, optim=OptimConfig(), plan=plan)
+        loader = DataLoader(images, batch_size=64, drop_last=True, collate_fn=Batch.collate)
+        lightning.Trainer(max_epochs=10).fit(method, loader)
+
+    `images` is any torch data set whose samples are `(index, views)` or `(index, views, label)`:
+
+    * `index`: the sample's row in the data set; masks and other random draws are keyed by it.
+    * `views`: name -> tensor, with the names the method takes (`METHODS[...].views` of a recipe),
+      or a list of tensors where a view is drawn several times. Images are float, (C, S, S),
+      normalised as at evaluation (torchvision's `ToTensor` and `Normalize`); clouds are (M, 3).
+    * `label`: a class from 0, for `supervised`.
+
+    The plan counts optimizer updates of all processes: with `accumulate_grad_batches=2` on two
+    devices and batches of 64, `global_batch_size` is 256. An epoch should be a whole number of
+    updates, as it is in the engine. Where batch norms are to see the batches of all processes
+    (the engine's default), call `ssl_vision.nn.batch_norm.synchronize_batch_norm` on the method,
+    and clip by `optim.clip_norm`, not by the Trainer.
+
     Attributes:
-        step: Optimizer updates done so far; part of the checkpoint.
+        step: Optimizer updates done so far; part of the checkpoint. Updates that were left out
+            count, too: the data position and the schedules stay functions of it.
         micro_step: Batches consumed so far; differs from `step` under gradient accumulation.
-        update_was_skipped: Whether the last update was left out, on all processes, because a loss
-            or gradient was not finite on one of them. `step` counts such updates too: the data
-            position and the schedules stay functions of it.
-        nonfinite_gradients: Names of this process's offending parameters of that update.
-        stop_requested: Set by the engine when this process was asked to stop (a signal).
-        stop_agreed: Whether any process was asked to, as agreed at the last update.
     """
 
     modality: ClassVar[Literal["image", "points"]] = "image"
     reads_labels: ClassVar[bool] = False  # training then leaves out unlabelled and held-out images
+    is_shardable: ClassVar[bool] = True  # whether FSDP2 may split its parameters over processes
 
     def __init__(
         self, config: MethodConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
@@ -84,13 +122,9 @@ class Method(L.LightningModule):
         self.plan = plan
         self.step = 0
         self.micro_step = 0
-        self.update_was_skipped = False
-        self.nonfinite_gradients: list[str] = []
-        self.stop_requested = False
-        self.stop_agreed = False
-        self.parallelize: Callable[[Method], None] | None = None  # set by the engine (FSDP2)
         self._losses: list[Tensor] = []  # of the batches of the update under way, detached
         self._statistics = RunningStatistics()
+        self._outcome = UpdateOutcome()  # from one hook of the Trainer to the next
 
     # What a method defines ---------------------------------------------------------------
 
@@ -154,28 +188,130 @@ class Method(L.LightningModule):
         """
         return derive_key(self.plan.seed, purpose, self.step)
 
+    def make_optimizer(self, *, is_loss_scaled: bool = False) -> Optimizer:
+        """The recipe's optimizer; `begin_update` sets its rates.
+
+        Args:
+            is_loss_scaled: Whether gradients come scaled (fp16).
+
+        Raises:
+            ConfigError: Nothing to train.
+        """
+        return build_optimizer(self.param_groups(), self.optim, is_loss_scaled=is_loss_scaled)
+
+    # An update, in order -----------------------------------------------------------------
+
+    def begin_update(self, optimizer: Optimizer) -> None:
+        """Set rate and weight decay of this update."""
+        apply_schedules(optimizer, self.optim, plan=self.plan, step=self.step)
+
     def forward(self, batch: Batch) -> LossOutput:
-        """`compute_loss`, as a call of the module: what FSDP2 hangs its gathering on."""
-        return self.compute_loss(batch)
+        """Loss of the next batch of an update, whose place in the run seeds dropout and the like.
 
-    def configure_model(self) -> None:
-        """Spread the parameters over processes, once, if the engine says how."""
-        if self.parallelize is not None:
-            parallelize, self.parallelize = self.parallelize, None
-            parallelize(self)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """One forward pass; the engine logs what it returns."""
+        Called as a module, so that DDP and FSDP2 can hang their work on the call.
+        """
         if not self._losses:  # the first batch of an update
             self._statistics.remember(self)
         devices = [batch.index.device] if batch.index.device.type == "cuda" else None
         with seeded(
             derive_key(self.plan.seed, "forward", self.micro_step, rank()), devices=devices
         ):
-            output = self(batch)
+            output = self.compute_loss(batch)
         self.micro_step += 1
         self._losses.append(output.loss.detach())
-        return {"loss": output.loss, "metrics": output.metrics, "index": batch.index}
+        return output
+
+    def judge_update(self, optimizer: Optimizer, *, is_stop_asked: bool = False) -> UpdateOutcome:
+        """Agree on whether the update is done, once its gradients are complete and unscaled.
+
+        If a loss or gradient is not finite on any process, all of them drop their gradients (an
+        optimizer leaves everything as it is without) and take back what batch norms have seen. Else
+        gradients are clipped, see `before_update`. A collective, and the one place of an update
+        that waits for the device.
+
+        Args:
+            optimizer: What holds the gradients.
+            is_stop_asked: Whether this process was asked to stop.
+        """
+        is_finite = self._is_update_finite(optimizer)
+        is_skipped, is_anyone_asked = any_rank_each(
+            [not is_finite, is_stop_asked], device=self.device
+        )
+        bad = () if is_finite else self._bad_gradients()
+        self._losses.clear()
+        if is_skipped:
+            self._statistics.restore()
+            optimizer.zero_grad(set_to_none=True)
+        else:
+            self.before_update(self.step)
+        return UpdateOutcome(
+            is_skipped=is_skipped, is_stop_asked=is_anyone_asked, bad_gradients=bad
+        )
+
+    def end_update(self, outcome: UpdateOutcome) -> None:
+        """After the optimizer's step: the teacher follows, the counters move on."""
+        if outcome.is_skipped:
+            self.after_skip(self.step)
+        else:
+            self.after_update(self.step)
+        self.step += 1
+
+    def _is_update_finite(self, optimizer: Optimizer) -> bool:
+        """Whether this process's losses and gradients are finite; waits for the device, once."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [_local(p.grad) for p in parameters if p.grad is not None]
+        # A norm is finite exactly if every value is (overflow of the sum of squares aside, which
+        # deserves the same treatment); far fewer kernels than isfinite per tensor.
+        norms = torch._foreach_norm(gradients) if gradients else ()
+        values = torch.stack([v.float() for v in (*self._losses, *norms)])
+        return bool(values.isfinite().all())
+
+    def _bad_gradients(self) -> tuple[str, ...]:
+        gradients = {n: _local(p.grad) for n, p in self.named_parameters() if p.grad is not None}
+        return tuple(name for name, g in gradients.items() if not bool(g.norm().isfinite()))
+
+    # The same under Lightning's Trainer ----------------------------------------------------
+
+    def configure_optimizers(self) -> Optimizer:
+        """The recipe's optimizer; the Trainer needs no scheduler beside it."""
+        plugin = None if self._trainer is None else self._trainer.precision_plugin
+        return self.make_optimizer(is_loss_scaled=getattr(plugin, "scaler", None) is not None)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch, logged with the method's metrics as `train/...`."""
+        output = self(batch)
+        values = {"loss": output.loss.detach(), **output.metrics}
+        self.log_dict(
+            {f"train/{name}": value for name, value in values.items()},
+            batch_size=batch.num_samples,
+        )
+        return output.loss
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """One update; the Trainer calls this once per update, also under gradient accumulation.
+
+        The closure holds the update's last forward and backward; `on_before_optimizer_step` comes
+        between them and the step itself.
+        """
+        self.begin_update(optimizer)
+        optimizer.step(closure=optimizer_closure)
+        if self._outcome.is_skipped and rank() == 0:
+            warnings.warn(
+                f"update {self.step + 1}: a loss or gradient was not finite; skipped.", stacklevel=2
+            )
+        self.end_update(self._outcome)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Gradients are complete and unscaled."""
+        self._outcome = self.judge_update(optimizer)
+
+    # Parameters and state ------------------------------------------------------------------
 
     def trainable_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Names and parameters the optimizer gets."""
@@ -191,61 +327,6 @@ class Method(L.LightningModule):
             num_layers=self.backbone.num_layers,
             lr_factor=self.lr_factor,
         )
-
-    def configure_optimizers(self) -> Optimizer:
-        """The recipe's optimizer; its schedules are applied per update, in `optimizer_step`."""
-        plugin = None if self._trainer is None else self._trainer.precision_plugin
-        is_loss_scaled = getattr(plugin, "scaler", None) is not None
-        return build_optimizer(self.param_groups(), self.optim, is_loss_scaled=is_loss_scaled)
-
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Any,
-        optimizer_closure: Any = None,
-    ) -> None:
-        """One real update: schedules, then backward and step, then the teacher.
-
-        Lightning calls this once per update, also under gradient accumulation; the other hooks
-        fire once per batch.
-        """
-        apply_schedules(optimizer, self.optim, plan=self.plan, step=self.step)
-        self.update_was_skipped = False
-        optimizer.step(closure=optimizer_closure)
-        if self.update_was_skipped:
-            self.after_skip(self.step)
-        else:
-            self.after_update(self.step)
-        self.step += 1
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Gradients are complete: skip the update on all processes if any is not finite."""
-        self.update_was_skipped, self.stop_agreed = any_rank_each(
-            [not self._is_update_finite(), self.stop_requested], device=self.device
-        )
-        self._losses.clear()
-        if self.update_was_skipped:
-            self._statistics.restore()
-            optimizer.zero_grad(set_to_none=True)  # no gradient: the optimizer leaves all as it is
-            return
-        self.before_update(self.step)
-
-    def _is_update_finite(self) -> bool:
-        """Whether this process's losses and gradients are finite; waits for the device, once."""
-        gradients = {n: _local(p.grad) for n, p in self.named_parameters() if p.grad is not None}
-        # A norm is finite exactly if every value is (overflow of the sum of squares aside, which
-        # deserves the same treatment); far fewer kernels than isfinite per tensor.
-        norms = torch._foreach_norm(list(gradients.values())) if gradients else []
-        values = torch.stack([v.float() for v in (*self._losses, *norms)])
-        self.nonfinite_gradients = []
-        if bool(values.isfinite().all()):
-            return True
-        are_finite = values[len(self._losses) :].isfinite().tolist()
-        self.nonfinite_gradients = [
-            name for name, is_finite in zip(gradients, are_finite, strict=True) if not is_finite
-        ]
-        return False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the counters."""

@@ -28,7 +28,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ssl_vision.backbones import elastic
 from ssl_vision.backbones.backbone import Backbone
@@ -122,6 +121,7 @@ class Tokens(NamedTuple):
 class Poa(SelfDistillation):
     """Student and teacher, each a backbone and several heads."""
 
+    is_shardable = False  # a sub-network is slices of whole parameters
     config: PoaConfig
 
     def __init__(
@@ -153,18 +153,6 @@ class Poa(SelfDistillation):
         self.teacher = EmaTeacher(backbone)
         self.teacher_heads = EmaTeacher(self.heads)
         set_drop_path(self.teacher, 0.0)
-
-    def configure_model(self) -> None:
-        """Spread the parameters over processes; not by sharding them.
-
-        Raises:
-            ConfigError: A sub-network is slices of whole parameters.
-        """
-        super().configure_model()
-        if any(isinstance(parameter, DTensor) for parameter in self.parameters()):
-            raise ConfigError(
-                "trainer.strategy=fsdp2 shards the parameters POA takes its slices of; use ddp."
-            )
 
     # The algorithm -----------------------------------------------------------------------
 

@@ -21,11 +21,11 @@ def make_module(**changes) -> DataModule:
 
 def test_normalisation_is_mean_and_std_of_values_from_0_to_1() -> None:
     module = make_module(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    batch = next(iter(module.train_dataloader()))
+    batch = next(iter(module.train_loader()))
     expected = (batch.views["a"] / 255 - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / (
         torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
     )
-    out = module.on_after_batch_transfer(batch, 0)
+    out = module.prepare(batch)
     torch.testing.assert_close(out.views["a"], expected)
     assert torch.equal(out.index, batch.index)
 

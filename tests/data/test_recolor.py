@@ -41,12 +41,11 @@ def module(where: str, device: str = "cpu") -> tuple[DataModule, list]:
     images = data.train_source.images
     noise = np.random.default_rng(0).integers(0, 200, images.shape, dtype=np.uint8)
     images[:] = np.maximum(images, noise)
-    loader = data.train_dataloader()
+    loader = data.train_loader()
     loader.set_epoch(2)
     batches = []
     for batch in itertools.islice(loader, 3):
-        moved = data.transfer_batch_to_device(batch, torch.device(device), 0)
-        batches.append(data.on_after_batch_transfer(moved, 0).to("cpu"))
+        batches.append(data.prepare(batch.to(device)).to("cpu"))
     return data, batches
 
 

@@ -8,8 +8,8 @@ import torch
 
 from ssl_vision.config import TrainConfig
 from ssl_vision.engine.exporter import Exporter
+from ssl_vision.engine.run import Run
 from ssl_vision.engine.train import build_method
-from ssl_vision.engine.watchers import Run
 from ssl_vision.methods.base import Method, TrainPlan
 
 

@@ -4,8 +4,8 @@ import re
 import pytest
 import torch
 
+from ssl_vision.engine.loop import Loop
 from ssl_vision.engine.train import train
-from ssl_vision.engine.watchers import StepEdge
 from ssl_vision.errors import NonFiniteError
 from ssl_vision.methods.barlow_twins import BarlowTwins
 
@@ -38,17 +38,24 @@ def poison(monkeypatch):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """States and sample ids after each update."""
+    """States and sample ids after each update, and after what its watchers did."""
     seen = []
-    original = StepEdge.on_train_batch_end
+    original = Loop.run
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        original(self, trainer, module, outputs, batch, batch_idx)
-        state = {name: value.clone() for name, value in module.state_dict().items()}
-        moments = [v.clone() for m in trainer.optimizers[0].state.values() for v in m.values()]
-        seen.append((module.step, state, moments, set(batch.index.tolist())))
+    def run(self, run, watchers):
+        original(self, run, [*watchers, Witness(self.optimizer)])
 
-    monkeypatch.setattr(StepEdge, "on_train_batch_end", on_train_batch_end)
+    class Witness:
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+        def after_update(self, run, method, update):
+            state = {name: value.clone() for name, value in method.state_dict().items()}
+            moments = [v.clone() for m in self.optimizer.state.values() for v in m.values()]
+            (ids,) = update.index
+            seen.append((method.step, state, moments, set(ids.tolist())))
+
+    monkeypatch.setattr(Loop, "run", run)
     return seen
 
 

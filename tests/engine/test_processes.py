@@ -13,7 +13,6 @@ from benchmarks.resume import last_state
 from ssl_vision.distributed import rank
 from ssl_vision.engine import train as engine
 from ssl_vision.engine.train import train
-from ssl_vision.engine.watchers import StepEdge
 from ssl_vision.methods.barlow_twins import BarlowTwins
 from ssl_vision.methods.base import Method
 
@@ -32,24 +31,27 @@ def in_double_precision():
     two halves tenfold per update, and nothing could be told from the weights.
     """
     build = engine.build_method
-    step = Method.training_step
+    forward = Method.forward
 
-    def training_step(self, batch, batch_idx):
+    def forward_in_double(self, batch):
         views = {name: view.double() for name, view in batch.views.items()}
-        return step(self, dataclasses.replace(batch, views=views), batch_idx)
+        return forward(self, dataclasses.replace(batch, views=views))
 
     engine.build_method = lambda config, plan: build(config, plan).double()
-    Method.training_step = training_step
+    Method.forward = forward_in_double
 
 
 def noting(folder, name):
     """Write the sample ids of each update to a file per process."""
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        with (folder / f"{name}-{trainer.global_rank}").open("a") as file:
-            file.write(json.dumps([module.step, batch.index.tolist()]) + "\n")
+    forward = Method.forward
 
-    StepEdge.on_train_batch_start = on_train_batch_start
+    def noting_forward(self, batch):
+        with (folder / f"{name}-{rank()}").open("a") as file:
+            file.write(json.dumps([self.step, batch.index.tolist()]) + "\n")
+        return forward(self, batch)
+
+    Method.forward = noting_forward
 
 
 def samples(folder, name):

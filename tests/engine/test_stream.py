@@ -1,4 +1,9 @@
+import functools
+import itertools
+import time
+
 import pytest
+import torch
 
 from ssl_vision.engine.stream import BatchStream
 
@@ -80,9 +85,95 @@ def test_position_is_told_in_samples_of_all_processes():
 
 def test_leaving_early_closes_the_loader():
     batches = stream()
-    for _ in batches:
-        break
-    iterator = iter(batches)
-    next(iterator)
-    iterator.close()
+    next(batches)
+    assert batches._loader.num_open == 1
+    batches.close()
     assert batches._loader.num_open == 0
+
+
+class FakeCopier:
+    """A device of its own: writes down what is copied and used, in order."""
+
+    is_needed = True
+
+    def __init__(self):
+        self.log = []
+
+    def begin(self, batch):
+        self.log.append(("copy", batch))
+        return batch
+
+    def finish(self, batch):
+        self.log.append(("use", batch))
+        return batch
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_each_batch_is_copied_once_before_the_work_it_runs_beside_has_ended(accumulate):
+    batches = stream(accumulate, stop_step=5)
+    batches._copier = copier = FakeCopier()
+    expected = list(iter(stream(accumulate, stop_step=5)))
+    seen = []
+    for batch in batches:
+        seen.append(batch)
+        copier.log.append(("train", batch))
+        batches.prefetch()
+        batches.prefetch()  # one ahead, not two
+    assert seen == expected
+    assert [batch for what, batch in copier.log if what == "copy"] == expected
+    # The first waits for its copy; of every other one the copy is under way while another trains.
+    steps = [[("use", a), ("train", a), ("copy", b)] for a, b in itertools.pairwise(expected)]
+    last = [("use", expected[-1]), ("train", expected[-1])]
+    assert copier.log == [("copy", expected[0]), *itertools.chain(*steps), *last]
+
+
+def test_a_jump_drops_what_was_read_ahead():
+    batches = stream(stop_step=5)
+    batches._copier = FakeCopier()
+    seen = []
+    for batch in batches:
+        seen.append(batch)
+        batches.prefetch()
+        if len(seen) == 4:
+            batches.seek(step=2, data_offset=2)
+    assert seen == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (0, 6)]
+    assert batches._loader.num_open == 0
+
+
+def test_where_batches_are_in_place_nothing_is_read_ahead():
+    batches = stream()
+    assert next(batches) == (0, 0)
+    batches.prefetch()
+    assert batches._num_read == 1
+
+
+@pytest.mark.gpu
+def test_copies_run_beside_the_work_of_the_device():
+    """Of a copy and a computation that each take long, the slower one counts, not their sum."""
+    from ssl_vision.engine.stream import Copier
+    from ssl_vision.types import Batch
+
+    device = torch.device("cuda")
+    pixels = torch.zeros(1 << 30, dtype=torch.uint8, pin_memory=True)
+    batch = Batch({"a": pixels}, torch.zeros(1, dtype=torch.int64).pin_memory())
+    factor = torch.randn(8192, 8192, device=device)
+
+    def compute():
+        for _ in range(12):
+            factor @ factor
+
+    def seconds(*work):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for step in work:
+            step()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    copier = Copier(device)
+    copy = functools.partial(copier.begin, batch)
+    seconds(compute, copy)
+    alone = seconds(compute), seconds(copy)
+    together = min(seconds(compute, copy) for _ in range(3))
+    assert together < max(alone) + 0.3 * min(alone)
+    assert torch.equal(copier.finish(copy()).views["a"][:9].cpu(), pixels[:9])

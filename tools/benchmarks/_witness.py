@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from ssl_vision.engine.watchers import StepEdge
+from ssl_vision.methods.base import Method
+from ssl_vision.types import Batch, LossOutput
 
 
 class Stop(NamedTuple):
@@ -25,15 +26,17 @@ class Stop(NamedTuple):
 
 def witness(notes: Path, stop: Stop | None = None) -> None:
     """From now on, runs of this process note their samples, and obey `stop`."""
+    forward = Method.forward
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        place = (module.step + 1, len(self._outputs))
+    def noting_forward(self: Method, batch: Batch) -> LossOutput:
+        place = (self.step + 1, len(self._losses))
         with notes.open("a") as file:
             file.write(json.dumps([*place, batch.index.tolist()]) + "\n")
         if stop is not None and place == (stop.update, stop.batch):
             os.kill(os.getpid(), stop.by)
+        return forward(self, batch)
 
-    StepEdge.on_train_batch_start = on_train_batch_start
+    Method.forward = noting_forward
 
 
 def samples(notes: Path) -> dict[str, list[int]]:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from io import StringIO
 from pathlib import Path
 from statistics import median
@@ -31,11 +31,11 @@ from rich.console import Console
 
 from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.engine.exporter import Exporter
+from ssl_vision.engine.run import Run
 from ssl_vision.engine.run_dir import RunFolder
-from ssl_vision.engine.strategy import build_trainer
+from ssl_vision.engine.strategy import build_fabric
 from ssl_vision.engine.stream import BatchStream
 from ssl_vision.engine.train import build_method, fit
-from ssl_vision.engine.watchers import Run
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.optim.recipe import apply_schedules
 from ssl_vision.types import Batch
@@ -58,7 +58,7 @@ class FixedLoader:
     def __len__(self) -> int:
         return self._steps
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         for step in range(self._steps):
             if self._batches[0].index.is_cuda:
                 torch.cuda.synchronize()
@@ -76,7 +76,7 @@ class FixedLoader:
 class NoData:
     """Stands in for the data module: batches are normalised already."""
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def prepare(self, batch: Batch) -> Batch:
         """The batch."""
         return batch
 
@@ -123,7 +123,7 @@ def make_plan(config: TrainConfig, steps: int) -> TrainPlan:
 
 def run_ours(config: TrainConfig, steps: int, device: str, clock: Clock) -> None:
     """The engine as it is, with checkpoints and logs at their usual distance."""
-    plan = make_plan(config, steps)
+    plan, fabric = make_plan(config, steps), build_fabric(config)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(
             config=config,
@@ -135,8 +135,9 @@ def run_ours(config: TrainConfig, steps: int, device: str, clock: Clock) -> None
                 accumulate=1,
                 global_batch_size=plan.global_batch_size,
                 stop_step=steps,
+                device=fabric.device,
             ),
-            trainer=build_trainer(config),
+            fabric=fabric,
             console=Console(file=StringIO()),
             stop_step=steps,
         )

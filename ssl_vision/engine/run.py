@@ -1,0 +1,61 @@
+"""A run in progress: the record that loop and watchers share, and its voice on the terminal."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+
+from ssl_vision.config import TrainConfig
+from ssl_vision.engine.run_dir import RunFolder, read_jsonl
+from ssl_vision.engine.stream import BatchStream
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run in progress: what the watchers share."""
+
+    config: TrainConfig
+    folder: RunFolder
+    stream: BatchStream
+    fabric: L.Fabric
+    console: Console
+    data_fingerprint: str = ""
+    is_main: bool = True  # the process that writes
+    stop_step: int = 0  # updates after which the run ends
+    metrics: dict[str, float] = field(default_factory=dict)  # latest value of each
+    untrained: dict[str, float] | None = None  # signs of collapse before the first update
+
+    def record(self, step: int, values: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl and remember the numbers."""
+        self.metrics |= {k: v for k, v in values.items() if isinstance(v, float | int)}
+        if self.is_main:
+            self.folder.append("metrics.jsonl", {"step": step, **values})
+            numbers = {k: v for k, v in values.items() if isinstance(v, float | int)}
+            self.fabric.log_dict(numbers, step)
+
+    def recall(self, step: int) -> None:
+        """Take over what the lines of an interrupted run say, up to `step`."""
+        path = self.folder.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        for line in read_jsonl(path):
+            if line.get("step", 0) > step:
+                continue
+            numbers = {k: math.nan if v is None else v for k, v in line.items()}
+            self.metrics |= {k: v for k, v in numbers.items() if isinstance(v, float | int)}
+            if line.get("step") == 0:
+                signs = {k: v for k, v in line.items() if k.startswith("eval/")}
+                self.untrained = {
+                    k.removeprefix("eval/"): v for k, v in signs.items() if isinstance(v, float)
+                }
+
+    def say(self, message: str, *, style: str | None = None) -> None:
+        """Print a line, on the main process only."""
+        if self.is_main:
+            self.console.print(message, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """Print a warning, on the main process only."""
+        self.say(f"warning: {message}", style="yellow")

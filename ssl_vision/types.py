@@ -6,8 +6,9 @@ Shape letters, one meaning in the whole package:
     M points of a cloud, G groups (patches of a cloud).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -36,6 +37,31 @@ class Batch:
         """Number of samples B (not of views)."""
         return len(self.index)
 
+    @classmethod
+    def collate(cls, samples: Sequence[Sequence[Any]]) -> Self:
+        """A batch of samples of any torch data set: `DataLoader(..., collate_fn=Batch.collate)`.
+
+        Args:
+            samples: `(index, views)` or `(index, views, label)` each. `views` maps names to a
+                tensor, float and normalised, or to a list of them where a view is drawn several
+                times; `index` is the sample's row in the data set.
+        """
+        indices, views, *labels = zip(*samples, strict=True)
+        return cls(
+            views={name: _stacked([sample[name] for sample in views]) for name in views[0]},
+            index=torch.tensor(indices, dtype=torch.int64),
+            label=torch.tensor(labels[0], dtype=torch.int64) if labels else None,
+        )
+
+    def pin_memory(self) -> Self:
+        """Copy in page-locked memory; the name `DataLoader(pin_memory=True)` looks for."""
+        return replace(
+            self,
+            views={name: view.pin_memory() for name, view in self.views.items()},
+            index=self.index.pin_memory(),
+            label=None if self.label is None else self.label.pin_memory(),
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Copy of the batch on `device`; the name and arguments Lightning's transfer looks for."""
         return replace(
@@ -44,6 +70,13 @@ class Batch:
             index=self.index.to(device, non_blocking=non_blocking),
             label=None if self.label is None else self.label.to(device, non_blocking=non_blocking),
         )
+
+
+def _stacked(drawings: Sequence[Tensor | Sequence[Tensor]]) -> Tensor:
+    """A view of B samples, (k*B, ...), all of the first drawing first."""
+    if isinstance(drawings[0], Tensor):
+        return torch.stack([drawing for drawing in drawings if isinstance(drawing, Tensor)])
+    return torch.stack([sample[j] for j in range(len(drawings[0])) for sample in drawings])
 
 
 class Features(NamedTuple):

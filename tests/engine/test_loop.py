@@ -17,6 +17,7 @@ from ssl_vision.engine.run import Run
 from ssl_vision.engine.strategy import build_fabric, set_up
 from ssl_vision.engine.stream import BatchStream
 from ssl_vision.engine.train import build_method
+from ssl_vision.engine.watchers import Update
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import TrainPlan
 
@@ -128,9 +129,10 @@ class Recipe:
 
 class Updates:
     def __init__(self):
-        self.seen = []
+        self.seen: list[Update] = []
 
-    def after_update(self, run, method, update):
+    def after_update(self, run, method, update: Update):
+        assert not update.outcome.is_skipped
         self.seen.append(update)
 
 

@@ -16,7 +16,7 @@ from torchvision.transforms import GaussianBlur, RandomApply
 
 from ssl_vision.backbones.build import build_backbone
 from ssl_vision.config import TrainConfig, load_train_config
-from ssl_vision.data.arrays import ArraySource
+from ssl_vision.data.images.arrays import ArraySource
 from ssl_vision.data.loader import MultiViewLoader
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan

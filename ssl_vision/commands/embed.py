@@ -16,7 +16,7 @@ from torch import Tensor
 from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.evaluate import split_files
 from ssl_vision.config import EvalConfig, load_eval_config
-from ssl_vision.data.sources import Source
+from ssl_vision.data.source import Source
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.features import frozen
 from ssl_vision.files import write_atomically

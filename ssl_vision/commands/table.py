@@ -72,7 +72,7 @@ COMMANDS: dict[str, Command] = {
         summary="pack images into one checked file",
         words="SOURCE OUT.beton [KEY=VALUE ...]",
         meanings={"SOURCE": "folder of images, or a named data set", "OUT.beton": "file to write"},
-        settings="ssl_vision.data.pack:PrepareConfig",
+        settings="ssl_vision.data.images.pack:PrepareConfig",
         examples=("ssl-vision prepare photos/ photos.beton mode=proportion",),
     ),
     "extract": Command(

@@ -25,7 +25,7 @@ from ssl_vision.commands.pictures import (
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.loader import MultiViewLoader
 from ssl_vision.data.module import normalize
-from ssl_vision.data.sources import Source, build_source, digest
+from ssl_vision.data.source import Source, build_source, digest
 from ssl_vision.engine.point_pictures import visualize_clouds
 from ssl_vision.engine.saved_method import load_method, mae_of_export
 from ssl_vision.errors import ConfigError, DataError

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from ssl_vision.data.sources import Source
+from ssl_vision.data.source import Source
 from ssl_vision.errors import DataError
 
 _MAX_BANK, _MAX_VAL = 50_000, 10_000  # samples whose bytes are compared; evenly spread, of more

@@ -26,7 +26,7 @@ from ssl_vision.data.kernels.color import color_table, has_color, recolor_rows, 
 from ssl_vision.data.kernels.crop import crop_kernel, crop_table
 from ssl_vision.data.kernels.draws import view_stream
 from ssl_vision.data.kernels.policy import policy_rows, policy_table
-from ssl_vision.data.sources import RawBlock, Source
+from ssl_vision.data.source import RawBlock, Source
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch

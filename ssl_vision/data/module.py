@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ssl_vision.data.checks import pair_warnings
+from ssl_vision.data.clouds.find import build_point_source
+from ssl_vision.data.clouds.loader import PointLoader
+from ssl_vision.data.images.recolor import crops_only, recolor, view_keys
 from ssl_vision.data.kernels.draws import view_stream
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader, OnError
-from ssl_vision.data.point_loader import PointLoader
-from ssl_vision.data.points import build_point_source
-from ssl_vision.data.recolor import crops_only, recolor, view_keys
-from ssl_vision.data.sources import Source, Split, SubsetSource, build_source
+from ssl_vision.data.source import Source, Split, SubsetSource, build_source
 from ssl_vision.data.splits import NotSplitError, NoValSplitError
 from ssl_vision.data.subsets import (
     fraction_rows,

@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ssl_vision.data.point_layouts import read_cloud
-from ssl_vision.data.points import build_point_source
+from ssl_vision.data.clouds.find import build_point_source
+from ssl_vision.data.clouds.layouts import read_cloud
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.methods.base import Method
 from ssl_vision.methods.masked_points import MaskedPoints

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
-from ssl_vision.data.point_loader import PointLoader
-from ssl_vision.data.sources import Source, SubsetSource
+from ssl_vision.data.clouds.loader import PointLoader
+from ssl_vision.data.source import Source, SubsetSource
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.points_training import TuningConfig, device_of, tune, with_class_token
 from ssl_vision.evaluation.svm import SvmConfig, linear_svm, mean_and_std

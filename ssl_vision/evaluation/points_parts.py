@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
+from ssl_vision.data.clouds.source import PartSource
 from ssl_vision.data.loader import epoch_order
-from ssl_vision.data.point_sources import PartSource
 from ssl_vision.evaluation.points_training import TuningConfig, device_of, tune, tuned_copy
 from ssl_vision.points.clouds import unit_sphere
 from ssl_vision.points.grouping import interpolation_weights

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_vision.data.sources import Source, SubsetSource
+from ssl_vision.data.source import Source, SubsetSource
 from ssl_vision.data.subsets import fraction_rows, rows_of_list
 from ssl_vision.distributed import world_size
 from ssl_vision.errors import ConfigError, DataError

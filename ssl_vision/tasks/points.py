@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ssl_vision.backbones.point_vit import PointViT
-from ssl_vision.data.point_sources import PartSource
+from ssl_vision.data.clouds.source import PartSource
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import wilson_interval
 from ssl_vision.evaluation.points_classification import (

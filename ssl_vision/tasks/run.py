@@ -15,10 +15,10 @@ from ssl_vision.backbones.point_vit import PointViT
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.config import EvalConfig
 from ssl_vision.data.checks import pair_warnings
+from ssl_vision.data.clouds.loader import PointLoader
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader
 from ssl_vision.data.module import DataConfig, DataModule, on_error_of_scores
-from ssl_vision.data.point_loader import PointLoader
-from ssl_vision.data.sources import Source, SubsetSource
+from ssl_vision.data.source import Source, SubsetSource
 from ssl_vision.distributed import all_gather_object, rank, world_size
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.arrays import Array, as_tensor

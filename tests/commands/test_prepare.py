@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ssl_vision.commands.prepare import run_prepare
-from ssl_vision.data.beton import BetonSource
+from ssl_vision.data.images.beton import BetonSource
 from ssl_vision.errors import ConfigError, DataError
 
 

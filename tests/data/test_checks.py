@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_vision.data.arrays import ArraySource
 from ssl_vision.data.checks import class_warnings, leak_warnings, pair_warnings
-from ssl_vision.data.folder import FolderSource
+from ssl_vision.data.images.arrays import ArraySource
+from ssl_vision.data.images.folder import FolderSource
+from ssl_vision.data.images.pack import PackConfig, pack
 from ssl_vision.data.module import DataConfig, DataModule
-from ssl_vision.data.pack import PackConfig, pack
-from ssl_vision.data.sources import SubsetSource, build_source
+from ssl_vision.data.source import SubsetSource, build_source
 from ssl_vision.errors import DataError
 from ssl_vision.points.views import PointViewConfig
 from ssl_vision.views import ViewConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_vision.data.arrays import ArraySource, digits
+from ssl_vision.data.images.arrays import ArraySource, digits
 from ssl_vision.data.loader import MultiViewLoader, epoch_order
 from ssl_vision.errors import DataError
 from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ssl_vision.data.images.pack import PackConfig, pack
 from ssl_vision.data.module import DataConfig, DataModule, per_process_batch
-from ssl_vision.data.pack import PackConfig, pack
-from ssl_vision.data.sources import build_source
+from ssl_vision.data.source import build_source
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.views import ViewConfig
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_vision.data.folder import FolderSource
+from ssl_vision.data.images.folder import FolderSource
 from ssl_vision.data.module import DataConfig, DataModule
 from ssl_vision.data.subsets import fraction_rows, rows_of_list, with_classes_of
 from ssl_vision.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ import torch
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.backbones.point_vit import PointViT
-from ssl_vision.data.point_sources import PointSource
+from ssl_vision.data.clouds.source import PointSource
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.points_classification import (
     POINT_FINETUNE_PRESETS,

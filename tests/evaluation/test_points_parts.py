@@ -9,7 +9,7 @@ import torch
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
-from ssl_vision.data.point_sources import PartSource
+from ssl_vision.data.clouds.source import PartSource
 from ssl_vision.evaluation.points_parts import (
     PartsConfig,
     PartSegmenter,

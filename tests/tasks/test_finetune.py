@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_vision.data.sources import build_source
+from ssl_vision.data.source import build_source
 from ssl_vision.tasks.evaluate import evaluate
 
 NETWORK = "timm:vit_tiny_patch16_224?pretrained=false&img_size=16&patch_size=8&depth=1"

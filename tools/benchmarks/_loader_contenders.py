@@ -61,7 +61,7 @@ def ours(path: str, crops: str, *, full: bool = False, floats: bool = False) -> 
 
     from ssl_vision.data.loader import MultiViewLoader
     from ssl_vision.data.module import normalize
-    from ssl_vision.data.sources import build_source
+    from ssl_vision.data.source import build_source
 
     loader = MultiViewLoader(
         build_source(path), _views(crops, full=full), batch_size=BATCH, seed=0,
@@ -91,7 +91,7 @@ def ours_in_ffcv(path: str, crops: str) -> Pass:
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import ToTensor
 
-    from ssl_vision.data.beton import multi_view_decoder
+    from ssl_vision.data.images.beton import multi_view_decoder
 
     decoder = multi_view_decoder(_views(crops, full=False), seed=0)
     loader = Loader(
@@ -106,7 +106,7 @@ def bare_decode(path: str, crops: str) -> Pass:
     from concurrent.futures import ThreadPoolExecutor
 
     from ssl_vision.data.decode import Decoder
-    from ssl_vision.data.sources import build_source
+    from ssl_vision.data.source import build_source
 
     source = build_source(path)
     files = [source.encoded(i) for i in range(len(source))]

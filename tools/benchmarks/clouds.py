@@ -27,7 +27,7 @@ import torch
 from benchmarks._runs import KeptScores, mean_and_each, split_settings, train_timed
 
 from ssl_vision.config import TrainConfig, load_train_config
-from ssl_vision.data.point_layouts import read_cloud
+from ssl_vision.data.clouds.layouts import read_cloud
 from ssl_vision.errors import DataError
 from ssl_vision.points.views import PointViewConfig, render_view
 from ssl_vision.randomness import derive_key

@@ -21,7 +21,7 @@ from benchmarks._settings import read_settings
 _ROOT = Path(__file__).resolve().parents[2]
 _FIRST = """
 import time, numpy as np
-from ssl_vision.data.arrays import ArraySource
+from ssl_vision.data.images.arrays import ArraySource
 from ssl_vision.data.loader import MultiViewLoader
 from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
 view = ViewConfig(jitter=JitterConfig(), blur=BlurConfig(), solarize=SolarizeConfig(), gray_prob=.2)

@@ -12,7 +12,7 @@ from ssl_vision.data.kernels import policy
 from ssl_vision.data.kernels.draws import view_key
 from ssl_vision.data.loader import MultiViewLoader
 from ssl_vision.data.module import DataConfig
-from ssl_vision.data.sources import build_source
+from ssl_vision.data.source import build_source
 from ssl_vision.errors import ConfigError
 from ssl_vision.views import EraseConfig, RandAugmentConfig, ViewConfig
 

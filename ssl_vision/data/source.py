@@ -210,8 +210,8 @@ def build_source(path: str, *, split: Split = "train", download: bool = False) -
         DataError: If there is nothing of that name, or no such split; NoValSplitError if there is
             only a training split, NotSplitError if it holds one whole.
     """
-    from ssl_vision.data.arrays import BUILTIN
-    from ssl_vision.data.torchvision_sets import NAMES, load_torchvision
+    from ssl_vision.data.images.arrays import BUILTIN
+    from ssl_vision.data.images.torchvision_sets import NAMES, load_torchvision
 
     if path in BUILTIN:
         return BUILTIN[path](split)
@@ -221,9 +221,9 @@ def build_source(path: str, *, split: Split = "train", download: bool = False) -
 
 
 def _from_disk(path: Path, split: Split) -> Source:
-    from ssl_vision.data.arrays import BUILTIN
-    from ssl_vision.data.folder import FolderSource, holds_images
-    from ssl_vision.data.torchvision_sets import NAMES
+    from ssl_vision.data.images.arrays import BUILTIN
+    from ssl_vision.data.images.folder import FolderSource, holds_images
+    from ssl_vision.data.images.torchvision_sets import NAMES
 
     if not path.exists():
         names = ", ".join([*BUILTIN, *NAMES])
@@ -250,6 +250,6 @@ def _from_file(path: Path, split: Split) -> Source:
         raise DataError(f"{path} is neither a folder of images nor a .beton file.")
     if split != "train":
         raise NotSplitError(f"{path} is one split; give the other as data.val_path.")
-    from ssl_vision.data.beton import BetonSource
+    from ssl_vision.data.images.beton import BetonSource
 
     return BetonSource(path)

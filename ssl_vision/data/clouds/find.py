@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_vision.data.point_layouts import LAYOUTS, any_folder, scanobjectnn
-from ssl_vision.data.point_sources import PartSource, PointSource
-from ssl_vision.data.shapes import (
+from ssl_vision.data.clouds.layouts import LAYOUTS, any_folder, scanobjectnn
+from ssl_vision.data.clouds.shapes import (
     PART_NAMES,
     PART_OBJECTS,
     SHAPES,
     make_parts,
     make_shape,
 )
-from ssl_vision.data.sources import Split
+from ssl_vision.data.clouds.source import PartSource, PointSource
+from ssl_vision.data.source import Split
 from ssl_vision.errors import DataError
 
 _PER_CLASS = {"train": 100, "val": 30}  # clouds of a class of the built-in sets

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssl_vision.data.clouds.find import build_point_source
+from ssl_vision.data.clouds.layouts import read_cloud
+from ssl_vision.data.clouds.source import PartSource
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.module import DataConfig, DataModule
-from ssl_vision.data.point_layouts import read_cloud
-from ssl_vision.data.point_sources import PartSource
-from ssl_vision.data.points import build_point_source
-from ssl_vision.data.sources import SubsetSource
+from ssl_vision.data.source import SubsetSource
 from ssl_vision.errors import DataError
 from ssl_vision.points.views import PointViewConfig
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.sources import Source, digest
+from ssl_vision.data.source import Source, digest
 from ssl_vision.errors import DataError
 
 _CACHE_BYTES = 2 << 30  # clouds kept in memory by each source

@@ -17,14 +17,14 @@ import torch
 from numba.np.numpy_support import carray
 from torch import Tensor
 
-from ssl_vision.data.beton_format import JPG, RAW, read_index
 from ssl_vision.data.decode import ACCURATE_DCT, RGB, Decoder, turbojpeg
+from ssl_vision.data.images.beton_format import JPG, RAW, read_index
+from ssl_vision.data.images.mapping import GuardedMap, guarded_map
 from ssl_vision.data.kernels.color import color_table, recolor, scratch_size
 from ssl_vision.data.kernels.compiling import pointer64
 from ssl_vision.data.kernels.crop import crop_bicubic, crop_bilinear, crop_table
 from ssl_vision.data.kernels.draws import view_key, view_stream
-from ssl_vision.data.mapping import GuardedMap, guarded_map
-from ssl_vision.data.sources import RawBlock, Source, digest
+from ssl_vision.data.source import RawBlock, Source, digest
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.files import open_regular, read_json, read_text
 from ssl_vision.views import ViewConfig

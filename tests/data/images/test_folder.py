@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.folder import FolderSource, list_images
-from ssl_vision.data.sources import build_source
+from ssl_vision.data.images.folder import FolderSource, list_images
+from ssl_vision.data.source import build_source
 from ssl_vision.errors import DataError
 
 

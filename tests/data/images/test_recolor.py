@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_vision.data import recolor
+from ssl_vision.data.images import recolor
 from ssl_vision.data.kernels.draws import draw, view_key, view_stream
 from ssl_vision.data.module import DataConfig, DataModule
 from ssl_vision.errors import ConfigError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_vision.data.mapping import guarded_map
+from ssl_vision.data.images.mapping import guarded_map
 
 
 def test_pages_that_are_gone_read_as_zeros_and_are_reported(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_vision.data.clouds.find import build_point_source
+from ssl_vision.data.clouds.loader import PointLoader
+from ssl_vision.data.clouds.source import PointSource
 from ssl_vision.data.module import DataConfig, DataModule
-from ssl_vision.data.point_loader import PointLoader
-from ssl_vision.data.point_sources import PointSource
-from ssl_vision.data.points import build_point_source
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.points.views import PointViewConfig, render_view
 from ssl_vision.randomness import derive_key

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_vision.data.mesh_files import read_geometry
+from ssl_vision.data.clouds.mesh_files import read_geometry
 from ssl_vision.errors import DataError
 
 SQUARE = [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]

@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_vision.data.beton import BetonSource, multi_view_decoder
-from ssl_vision.data.beton_format import ALLOCATION, FIELD, HEADER, IMAGE, data_start, record_type
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.images.beton import BetonSource, multi_view_decoder
+from ssl_vision.data.images.beton_format import (
+    ALLOCATION,
+    FIELD,
+    HEADER,
+    IMAGE,
+    data_start,
+    record_type,
+)
+from ssl_vision.data.images.pack import PackConfig, pack
 from ssl_vision.data.loader import MultiViewLoader
-from ssl_vision.data.pack import PackConfig, pack
-from ssl_vision.data.sources import build_source
+from ssl_vision.data.source import build_source
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.views import (
     BlurConfig,

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_vision.data.arrays import ArraySource
-from ssl_vision.data.beton import BetonSource
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.pack import PackConfig, pack
-from ssl_vision.data.sources import build_source
+from ssl_vision.data.images.arrays import ArraySource
+from ssl_vision.data.images.beton import BetonSource
+from ssl_vision.data.images.pack import PackConfig, pack
+from ssl_vision.data.source import build_source
 from ssl_vision.errors import ConfigError, DataError
 
 
@@ -167,8 +167,8 @@ def test_a_full_disk_leaves_the_old_file(image_folder) -> None:
 
 KILLED = """
 import os, signal, sys
-from ssl_vision.data import pack as p
-from ssl_vision.data.sources import build_source
+from ssl_vision.data.images import pack as p
+from ssl_vision.data.source import build_source
 def progress(stage, done, total):
     if done == 12:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -179,7 +179,7 @@ p.pack(build_source(sys.argv[1]), sys.argv[2], p.PackConfig(), progress=progress
 def test_a_killed_writer_leaves_no_file_and_the_next_one_works(image_folder) -> None:
     target = image_folder.parent / "out.beton"
     command = [sys.executable, "-c", KILLED, str(image_folder), str(target)]
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     killed = subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": str(root)})
     assert killed.returncode == -signal.SIGKILL
     assert not target.exists()

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.sources import RawBlock, Source, Split, digest
+from ssl_vision.data.source import RawBlock, Source, Split, digest
 from ssl_vision.errors import DataError
 from ssl_vision.randomness import derive_key
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssl_vision.data.folder import class_name
-from ssl_vision.data.mesh_files import READERS, check_is_upright, read_geometry, read_table
-from ssl_vision.data.point_sources import PartSource, PointSource
-from ssl_vision.data.sources import Split
+from ssl_vision.data.clouds.mesh_files import READERS, check_is_upright, read_geometry, read_table
+from ssl_vision.data.clouds.source import PartSource, PointSource
+from ssl_vision.data.images.folder import class_name
+from ssl_vision.data.source import Split
 from ssl_vision.data.splits import (
     VAL_NAMES,
     NotSplitError,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.sources import Source, digest
+from ssl_vision.data.source import Source, digest
 from ssl_vision.errors import DataError
 from ssl_vision.files import MAX_IMAGE_BYTES, read_regular
 

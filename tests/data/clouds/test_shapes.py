@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssl_vision.data.shapes import (
+from ssl_vision.data.clouds.shapes import (
     NUM_POINTS,
     PART_NAMES,
     PART_OBJECTS,

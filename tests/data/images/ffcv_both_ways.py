@@ -11,11 +11,11 @@ from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import ToTensor
 from ffcv.writer import DatasetWriter
 
-from ssl_vision.data.beton import BetonSource, multi_view_decoder, split_views
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.images.beton import BetonSource, multi_view_decoder, split_views
+from ssl_vision.data.images.pack import PackConfig, pack
 from ssl_vision.data.loader import MultiViewLoader
-from ssl_vision.data.pack import PackConfig, pack
-from ssl_vision.data.sources import build_source
+from ssl_vision.data.source import build_source
 from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
 
 VIEWS = {

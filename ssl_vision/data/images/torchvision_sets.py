@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ssl_vision.data.arrays import ArraySource
-from ssl_vision.data.folder import FolderSource
-from ssl_vision.data.sources import Source, Split
+from ssl_vision.data.images.arrays import ArraySource
+from ssl_vision.data.images.folder import FolderSource
+from ssl_vision.data.source import Source, Split
 from ssl_vision.errors import DataError
 
 

@@ -22,8 +22,9 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ssl_vision.data.beton import BetonSource, index_path, names_path
-from ssl_vision.data.beton_format import (
+from ssl_vision.data.decode import Decoder, exif_orientation, is_jpeg, jpeg_components
+from ssl_vision.data.images.beton import BetonSource, index_path, names_path
+from ssl_vision.data.images.beton_format import (
     ALLOCATION,
     FIELD,
     HEADER,
@@ -38,9 +39,8 @@ from ssl_vision.data.beton_format import (
     data_start,
     record_type,
 )
-from ssl_vision.data.decode import Decoder, exif_orientation, is_jpeg, jpeg_components
 from ssl_vision.data.loader import auto_threads
-from ssl_vision.data.sources import Source
+from ssl_vision.data.source import Source
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.files import fsync_path, write_atomically
 from ssl_vision.randomness import derive_key

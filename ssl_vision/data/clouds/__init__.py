@@ -1,0 +1,1 @@
+"""Point clouds: files, layouts and built-in shapes, and their loader."""

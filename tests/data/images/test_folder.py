@@ -76,3 +76,18 @@ def test_a_missing_split_and_a_strange_file_are_refused(tmp_path) -> None:
         build_source(str(root), split="val")
     with pytest.raises(DataError, match=r"neither a folder of images nor a \.beton"):
         build_source(str(root / "data.zip"))
+
+
+def test_links_give_one_data_set_however_it_is_named(tmp_path, monkeypatch) -> None:
+    root = touch(tmp_path / "root", "b/1.jpg", "b/deep/2.jpg", "c/3.jpg")
+    for name, target in (("a", "b"), ("z", "b/deep"), ("c/up", "..")):
+        (root / name).symlink_to(root / target if name != "c/up" else root)
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    for name in (root, "root", "./root/", "root/../root", "link", "root/a/../../root"):
+        source = FolderSource(name)
+        assert source.paths == ["b/1.jpg", "b/deep/2.jpg", "c/3.jpg"]
+        assert [("a is a link" in note, "z is a link" in note) for note in source.notes] == [
+            (True, False),
+            (False, True),
+        ]

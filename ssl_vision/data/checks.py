@@ -111,7 +111,7 @@ def shared_rows(
 
 
 def _size(source: Source, row: int) -> Hashable:
-    return source.num_bytes(row)
+    return source.num_bytes(row) or None  # empty files are alike, and no sample
 
 
 def _tail(source: Source, row: int) -> Hashable:

@@ -199,6 +199,13 @@ def test_equal_sizes_and_equal_ends_are_no_leak(tmp_path) -> None:
     assert len(leak_warnings(train, FolderSource(tmp_path / "val"))) == 1
 
 
+def test_empty_files_are_no_leak(tmp_path) -> None:
+    for name in ("train", "val"):
+        pictures(tmp_path / name, seed=len(name), cat=2, dog=2)
+        (tmp_path / name / "cat" / "empty.png").write_bytes(b"")
+    assert module(tmp_path).warnings() == []
+
+
 @pytest.mark.parametrize("mode", ["raw", "keep"])
 def test_packed_and_in_memory_samples_are_compared(tmp_path, mode) -> None:
     source = build_source(str(pictures(tmp_path / "set", cat=4, dog=3)))

@@ -7,7 +7,15 @@ here, as one `ConfigError` line, before data or a model is touched.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import (
+    asdict,
+    dataclass,
+    field,
+    fields,
+    is_dataclass,
+    make_dataclass,
+    replace,
+)
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -18,26 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.data.module import DataConfig
 from ssl_vision.errors import ConfigError, did_you_mean
-from ssl_vision.evaluation.clustering import ClusteringConfig
-from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig
-from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
-from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
-from ssl_vision.evaluation.logreg import LogregConfig
-from ssl_vision.evaluation.points_classification import (
-    POINT_FINETUNE_PRESETS,
-    PointFewShotConfig,
-    PointFinetuneConfig,
-)
-from ssl_vision.evaluation.points_parts import PartsConfig
 from ssl_vision.evaluation.settings import (
     CacheConfig,
     EvalDataConfig,
-    FewShotConfig,
-    MapConfig,
-    MetricsConfig,
-    RetrievalConfig,
 )
-from ssl_vision.evaluation.svm import SvmConfig
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
 from ssl_vision.optim.recipe import OptimConfig
@@ -133,19 +125,36 @@ class EvalConfig:
     method: str | None = None  # for published numbers; None: from the run or the zoo
     baselines: bool = False  # kNN and SVM also on raw inputs and on the untrained network
     cache: CacheConfig = field(default_factory=CacheConfig)
-    knn: KnnConfig = field(default_factory=KnnConfig)
-    linear: LinearConfig = field(default_factory=LinearConfig)
-    logreg: LogregConfig = field(default_factory=LogregConfig)
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
-    svm: SvmConfig = field(default_factory=SvmConfig)
-    n_way: PointFewShotConfig = field(default_factory=PointFewShotConfig)
-    point_finetune: PointFinetuneConfig = field(default_factory=PointFinetuneConfig)
-    parts: PartsConfig = field(default_factory=PartsConfig)
-    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
-    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
-    metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    map: MapConfig = field(default_factory=MapConfig)
+
+    def settings(self, kind: type[_Schema]) -> _Schema:
+        """The section of a task, by its dataclass.
+
+        Raises:
+            KeyError: No task of this evaluation has such a section.
+        """
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if type(value) is kind:
+                return value
+        raise KeyError(kind.__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sections:
+    """Sections of an `EvalConfig` beside the common ones.
+
+    Attributes:
+        kinds: Name -> dataclass of its settings.
+        presets: Name -> named values, chosen by `NAME.preset`.
+    """
+
+    kinds: Mapping[str, type] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def config(self) -> type[EvalConfig]:
+        """`EvalConfig` with a field for each section."""
+        made = [(n, kind, field(default_factory=kind)) for n, kind in self.kinds.items()]
+        return make_dataclass("EvalConfig", made, bases=(EvalConfig,), frozen=True, kw_only=True)
 
 
 def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> TrainConfig:
@@ -172,31 +181,34 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
     return config
 
 
-def load_eval_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> EvalConfig:
-    """As `load_train_config`, for an evaluation; presets lie under what is given explicitly."""
-    return _finish_eval(_read_layers(paths, overrides))
+def load_eval_config(
+    paths: Sequence[str | Path], overrides: Sequence[str] = (), *, sections: Sections | None = None
+) -> EvalConfig:
+    """As `load_train_config`, for an evaluation; presets lie under what is given explicitly.
+
+    Args:
+        paths: YAML files, merged left to right.
+        overrides: `key=value`, applied last.
+        sections: Of the tasks; none by default (`tasks.settings` has all).
+    """
+    return _finish_eval(_read_layers(paths, overrides), sections or Sections())
 
 
-def make_eval_config(values: Mapping[str, Any]) -> EvalConfig:
+def make_eval_config(values: Mapping[str, Any], *, sections: Sections | None = None) -> EvalConfig:
     """As `load_eval_config`, from nested values: `{"weights": ..., "data": {"path": ...}}`."""
-    return _finish_eval([("evaluate", dict(values))])
+    return _finish_eval([("evaluate", dict(values))], sections or Sections())
 
 
-def _finish_eval(layers: Sequence[_Layer]) -> EvalConfig:
-    schema = OmegaConf.structured(EvalConfig)
+def _finish_eval(layers: Sequence[_Layer], sections: Sections) -> EvalConfig:
+    kind = sections.config()
+    schema = OmegaConf.structured(kind)
     OmegaConf.set_readonly(schema, False)
     schema.data = OmegaConf.structured(EvalDataConfig)
-    tables: dict[str, Mapping[str, Any]] = {
-        "knn": KNN_PRESETS,
-        "linear": PRESETS,
-        "finetune": FINETUNE_PRESETS,
-        "point_finetune": POINT_FINETUNE_PRESETS,
-    }
-    for section, presets in tables.items():
+    for section, presets in sections.presets.items():
         name = _last_given(layers, section, "preset")
         if name is not None:
             schema[section] = OmegaConf.structured(_look_up(name, presets, f"{section}.preset"))
-    return _finish(schema, layers, EvalConfig)
+    return _finish(schema, layers, kind)
 
 
 def load_settings(kind: type[_Schema], overrides: Sequence[str] = ()) -> _Schema:

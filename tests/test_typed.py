@@ -10,15 +10,13 @@ import pytest
 import yaml
 
 from ssl_vision.config import (
-    EvalConfig,
     TrainConfig,
-    load_eval_config,
     load_train_config,
-    make_eval_config,
     to_yaml,
 )
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods import METHODS
+from ssl_vision.tasks.settings import SECTIONS, load_settings, make_settings
 from ssl_vision.typed import Typed, convert, read_yaml
 
 TINY = Path(__file__).resolve().parents[1] / "configs" / "barlow_twins" / "tiny_cpu.yaml"
@@ -63,7 +61,7 @@ def test_a_text_is_as_typed_on_the_command_line_and_after_saving(
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_is_as_given_from_python_and_in_quotes(text: str, tmp_path: Path) -> None:
-    config = make_eval_config({"weights": text, "data": {"path": text}, "out": text})
+    config = make_settings({"weights": text, "data": {"path": text}, "out": text})
     assert (config.weights, config.data.path, config.out) == (text, text, text)
     dumped = yaml.dump({"run_dir": text, "init_from": text}, default_style='"')
     (tmp_path / "c.yaml").write_text(dumped)
@@ -98,12 +96,12 @@ def test_a_text_without_quotes_in_a_file_is_as_written(text: str, tmp_path: Path
 def test_lists_of_text_are_as_typed(tmp_path: Path) -> None:
     given = ["weights=w", "data.path=x"]
     for value in ("007,1.10, on ,12:30", "[007, 1.10, on, '12:30']"):
-        config = load_eval_config([], [*given, f"tasks={value}"])
+        config = load_settings([], [*given, f"tasks={value}"])
         assert config.tasks == ("007", "1.10", "on", "12:30")
     (tmp_path / "c.yaml").write_text("tasks:\n- 007\n- 1.10\n- on\n- '12:30 '\n")
-    config = load_eval_config([tmp_path / "c.yaml"], given)
+    config = load_settings([tmp_path / "c.yaml"], given)
     assert config.tasks == ("007", "1.10", "on", "12:30 ")
-    assert load_eval_config([], [*given, "tasks="]).tasks == ()
+    assert load_settings([], [*given, "tasks="]).tasks == ()
 
 
 def test_null_is_none_only_unquoted_and_only_where_none_is_allowed(tmp_path: Path) -> None:
@@ -113,7 +111,7 @@ def test_null_is_none_only_unquoted_and_only_where_none_is_allowed(tmp_path: Pat
     for written, found in (("null", None), ("~", None), ("", None), ("'null'", "null")):
         (tmp_path / "c.yaml").write_text(f"init_from: {written}\n")
         assert load_train_config([TINY, tmp_path / "c.yaml"]).init_from == found
-    config = make_eval_config({"weights": "null", "data": {"path": "x", "name": None}, "out": "~"})
+    config = make_settings({"weights": "null", "data": {"path": "x", "name": None}, "out": "~"})
     assert (config.weights, config.data.name, config.out) == ("null", None, "~")
 
 
@@ -181,7 +179,8 @@ NUMBERS = [
     for name, method in METHODS.items()
     for key in _numbers(TrainConfig, "", {"method": method.config})
 ]
-EVAL_NUMBERS = _numbers(EvalConfig, "", {})
+EVAL_CONFIG = SECTIONS.config()
+EVAL_NUMBERS = _numbers(EVAL_CONFIG, "", {})
 
 
 def _nested(key: str, word: str) -> Any:
@@ -201,11 +200,11 @@ def test_no_number_of_any_setting_may_be_endless() -> None:
                 convert(_nested(key, word), TrainConfig, kinds=kinds)
         for key in EVAL_NUMBERS:
             with pytest.raises(ConfigError, match=f"{key}=.*finite number"):
-                convert(_nested(key, word), EvalConfig)
+                convert(_nested(key, word), EVAL_CONFIG)
     with pytest.raises(ConfigError, match="base_lr=nan must be a finite number"):
         load_train_config([TINY], ["optim.base_lr=nan"])
     with pytest.raises(ConfigError, match="finite number"):
-        make_eval_config({"weights": "x", "data": {"path": "x"}, "knn": {"temperature": math.inf}})
+        make_settings({"weights": "x", "data": {"path": "x"}, "knn": {"temperature": math.inf}})
     with pytest.raises(ConfigError, match="finite number"):
         load_train_config([TINY], ["data.mean=[0.1, nan, 0.2]"])
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.evaluate import split_files
-from ssl_vision.config import EvalConfig, load_eval_config
+from ssl_vision.config import EvalConfig
 from ssl_vision.data.source import Source
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.features import frozen
 from ssl_vision.files import write_atomically
 from ssl_vision.tasks.run import EvalRun
+from ssl_vision.tasks.settings import load_settings
 from ssl_vision.zoo.weights import resolve_weights
 
 
@@ -55,7 +56,7 @@ def run_embed(arguments: Sequence[str]) -> int:
     files, named = split_files(given.words)
     if len(named) != 2:
         raise ConfigError("embed takes two words: embed WEIGHTS data.path=DIR OUT.")
-    config = load_eval_config(files, [*overrides, f"weights={named[0]}"])
+    config = load_settings(files, [*overrides, f"weights={named[0]}"])
     console = Console()
     made = embed(
         config,

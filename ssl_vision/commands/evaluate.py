@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_vision.commands.arguments import parse
-from ssl_vision.config import load_eval_config
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.evaluation.report import (
     comparison_html,
@@ -19,6 +18,7 @@ from ssl_vision.evaluation.report import (
 from ssl_vision.evaluation.results import Evaluation
 from ssl_vision.files import write_atomically
 from ssl_vision.tasks.evaluate import evaluate_as, report_folder, slug
+from ssl_vision.tasks.settings import load_settings
 
 
 def run_evaluate(arguments: Sequence[str]) -> int:
@@ -36,7 +36,7 @@ def run_evaluate(arguments: Sequence[str]) -> int:
     found, folders = [], []
     for each in named:
         own = [] if each is None else [f"weights={each}"]
-        config = load_eval_config(files, [*given.overrides, *own])
+        config = load_settings(files, [*given.overrides, *own])
         if len(named) > 1 and config.out is not None:
             config = replace(config, out=str(Path(config.out) / slug(config.weights)))
         found.append(evaluate_as(config, console))

@@ -48,8 +48,11 @@ class _Class:
     node: ast.ClassDef
 
 
+EVAL_CONFIG = "ssl_vision.config:EvalConfig"
+
+
 def settings_of(place: str, chosen: Mapping[str, str] | None = None) -> list[Setting]:
-    """Settings of a dataclass, and of the dataclasses in it.
+    """Settings of a dataclass, and of the dataclasses in it; an evaluation's with its tasks'.
 
     Args:
         place: `module:Class`.
@@ -59,7 +62,12 @@ def settings_of(place: str, chosen: Mapping[str, str] | None = None) -> list[Set
         KeyError: There is no such class.
     """
     module, _, name = place.partition(":")
-    return list(_settings(_find(module, name), "", chosen or {}))
+    found = list(_settings(_find(module, name), "", chosen or {}))
+    if place == EVAL_CONFIG:
+        for section, kind in sections_of_tasks().items():
+            inner_module, _, inner = kind.partition(":")
+            found += _settings(_find(inner_module, inner), f"{section}.", {})
+    return found
 
 
 def table_of_classes(module: str, table: str, argument: int = 0) -> dict[str, str]:
@@ -82,15 +90,42 @@ def table_of_classes(module: str, table: str, argument: int = 0) -> dict[str, st
     raise KeyError(f"{module}.{table}")
 
 
+def sections_of_tasks() -> dict[str, str]:
+    """Sections that the tasks of an evaluation own: name -> `module:Class`."""
+    found: dict[str, str] = {}
+    for node in _parse("ssl_vision.tasks").body:
+        if isinstance(node, ast.ImportFrom) and node.module == "ssl_vision.tasks":
+            for alias in node.names:
+                found |= dict(_sections(f"ssl_vision.tasks.{alias.name}"))
+    return found
+
+
+def _sections(module: str) -> Iterator[tuple[str, str]]:
+    """Of one task's file: `TASK = Task(..., settings={"knn": KnnConfig})`."""
+    for node in _parse(module).body:
+        if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != "TASK":
+            continue
+        assert isinstance(node.value, ast.Call)
+        for keyword in node.value.keywords:
+            if keyword.arg == "settings" and isinstance(keyword.value, ast.Dict):
+                for key, value in zip(keyword.value.keys, keyword.value.values, strict=True):
+                    assert isinstance(key, ast.Constant)
+                    assert isinstance(value, ast.Name)
+                    yield str(key.value), _place(module, value.id)
+
+
+def _place(module: str, name: str) -> str:
+    found = _find(module, name)
+    return f"{found.module}:{found.node.name}"
+
+
 def _rows(table: ast.Dict, module: str, argument: int) -> Iterator[tuple[str, str]]:
     for key, value in zip(table.keys, table.values, strict=True):
         assert isinstance(key, ast.Constant)
         assert isinstance(value, ast.Call)
         named = value.args[argument]
         assert isinstance(named, ast.Name)
-        found = _resolve(module, named.id)
-        assert found is not None
-        yield str(key.value), f"{found.module}:{found.node.name}"
+        yield str(key.value), _place(module, named.id)
 
 
 def _settings(found: _Class, prefix: str, chosen: Mapping[str, str]) -> Iterator[Setting]:

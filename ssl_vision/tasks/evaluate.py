@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ssl_vision.config import EvalConfig, make_eval_config, to_yaml
+from ssl_vision.config import EvalConfig, to_yaml
 from ssl_vision.distributed import rank
 from ssl_vision.engine.run_dir import describe_environment
 from ssl_vision.errors import CheckpointError, ConfigError, DataError, did_you_mean
@@ -31,8 +31,9 @@ from ssl_vision.evaluation.report import (
 )
 from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
 from ssl_vision.files import write_atomically
+from ssl_vision.tasks import TASKS
 from ssl_vision.tasks.run import EvalRun
-from ssl_vision.tasks.table import TASKS
+from ssl_vision.tasks.settings import make_settings
 from ssl_vision.zoo.safe_load import sha256_of_tensors
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
@@ -71,7 +72,7 @@ def evaluate(
         given["tasks"] = list(tasks)
     if out is not None:
         given["out"] = str(out)
-    return evaluate_as(make_eval_config(given), Console(quiet=is_quiet, stderr=True))
+    return evaluate_as(make_settings(given), Console(quiet=is_quiet, stderr=True))
 
 
 def evaluate_as(config: EvalConfig, console: Console) -> Evaluation:

@@ -15,18 +15,20 @@ from ssl_vision.distributed import world_size
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Interval
 from ssl_vision.evaluation.classification import ClassificationReport
-from ssl_vision.evaluation.finetune import FinetuneConfig, finetune
+from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig, finetune
 from ssl_vision.evaluation.plots import Axis, line_chart
+from ssl_vision.evaluation.points_classification import POINT_FINETUNE_PRESETS, PointFinetuneConfig
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.tasks.points import run_point_finetune
 from ssl_vision.tasks.run import AUTOCAST, EvalRun
+from ssl_vision.tasks.task import Task, no_features
 
 
 def run_finetune(run: EvalRun) -> TaskResult:
     """Train, and report the last epoch; nothing is chosen on the test images."""
     if run.point_view is not None:
         return run_point_finetune(run)
-    config = run.config.finetune
+    config = run.config.settings(FinetuneConfig)
     if world_size() > 1:
         raise ConfigError(
             "tasks=finetune trains on one process; use tools/train.py with a recipe of "
@@ -101,3 +103,11 @@ def _measurements(report: ClassificationReport) -> tuple[Measurement, ...]:
         Measurement(name="calibration error", value=report.calibration.ece),
         Measurement(name="cross-entropy", value=report.cross_entropy, is_share=False),
     )
+
+
+TASK = Task(
+    run=run_finetune,
+    settings={"finetune": FinetuneConfig, "point_finetune": PointFinetuneConfig},
+    presets={"finetune": FINETUNE_PRESETS, "point_finetune": POINT_FINETUNE_PRESETS},
+    feature_sets=no_features,
+)

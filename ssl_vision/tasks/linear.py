@@ -1,4 +1,4 @@
-"""Tasks that train a linear classifier: the stacked probe and logistic regression."""
+"""The task `linear`: heads trained together on frozen features, or online with the backbone."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,18 +7,18 @@ from torch import Tensor
 
 from ssl_vision.errors import DataError
 from ssl_vision.evaluation.features import extract_views, spec_of
-from ssl_vision.evaluation.linear_config import LinearConfig
+from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
 from ssl_vision.evaluation.linear_probe import LinearResult, linear_probe, linear_probe_online
-from ssl_vision.evaluation.logreg import logistic_probe
-from ssl_vision.evaluation.plots import Axis, heat_map, line_chart
+from ssl_vision.evaluation.plots import heat_map
 from ssl_vision.evaluation.results import Measurement, TaskResult, accuracy_measurements
-from ssl_vision.tasks.run import ACCURACY, EvalRun
+from ssl_vision.tasks.run import EvalRun
+from ssl_vision.tasks.task import Task
 from ssl_vision.views import ViewConfig
 
 
 def run_linear(run: EvalRun) -> TaskResult:
     """Stacked linear heads by the chosen protocol."""
-    config = run.config.linear
+    config = run.config.settings(LinearConfig)
     sets = _distinct_sets(run, config.feature_sets)
     if config.augment == "online":
         found = _linear_online(run, config, sets)
@@ -161,30 +161,9 @@ def _short_number(value: float) -> str:
     return text.replace("e-0", "e-")
 
 
-def run_logreg(run: EvalRun) -> TaskResult:
-    """Logistic regression at its optimum, C chosen on held-out training images."""
-    config = run.config.logreg
-    found = logistic_probe(
-        run.features("train", config.features),
-        run.labels("train"),
-        run.features("val", config.features),
-        run.labels("val"),
-        config=config,
-        num_classes=run.num_classes,
-        seed=run.config.seed,
-        device=run.device,
-    )
-    plots: tuple[str, ...] = ()
-    if found.selection:
-        series = {"held-out training images": sorted(found.selection.items())}
-        plots = (
-            line_chart("Logistic regression by C", series, x=Axis("C", is_log=True), y=ACCURACY),
-        )
-    return TaskResult(
-        task="logreg",
-        protocol=f"logreg-{config.features}-{len(config.cs)}c{run.shown}/2",
-        headline="top1",
-        measurements=accuracy_measurements(found.accuracy),
-        details={"c": found.c, "selection": found.selection},
-        plots=plots,
-    )
+TASK = Task(
+    run=run_linear,
+    settings={"linear": LinearConfig},
+    presets={"linear": PRESETS},
+    feature_sets=lambda run: run.config.settings(LinearConfig).feature_sets,
+)

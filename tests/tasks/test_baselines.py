@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssl_vision.config import load_train_config, make_eval_config, to_yaml
+from ssl_vision.config import load_train_config, to_yaml
 from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.engine.train import build_method, train
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.tasks.baselines import FITTED, UNTRAINED, baselines
 from ssl_vision.tasks.evaluate import evaluate
 from ssl_vision.tasks.run import EvalRun
+from ssl_vision.tasks.settings import make_settings
 from ssl_vision.zoo.weights import resolve_weights
 
 VOTE = {"k": [20], "temperature": 0.07, "features": "pooled"}
@@ -73,7 +74,7 @@ def test_other_weights_are_compared_to_timms_own_draw(tmp_path):
 
 
 def eval_run(weights: str, **data: int) -> EvalRun:
-    config = make_eval_config(
+    config = make_settings(
         {
             "weights": weights,
             "data": {"path": "digits", "size_px": 32, "batch_size": 16, **data},

@@ -13,16 +13,18 @@ from PIL import Image
 import ssl_vision
 from ssl_vision.commands.embed import embed
 from ssl_vision.commands.main import main
-from ssl_vision.config import load_eval_config
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.knn import knn_accuracy
 from ssl_vision.evaluation.report import load_evaluation
 from ssl_vision.evaluation.results import Evaluation
+from ssl_vision.tasks import TASKS
 from ssl_vision.tasks.evaluate import evaluate, method_of, report_folder
+from ssl_vision.tasks.few_shot import draw_shots
 from ssl_vision.tasks.linear import run_linear
+from ssl_vision.tasks.metrics import run_metrics
 from ssl_vision.tasks.run import spread
-from ssl_vision.tasks.table import TASKS, Task, draw_shots
-from ssl_vision.tasks.unlabelled import run_metrics
+from ssl_vision.tasks.settings import load_settings
+from ssl_vision.tasks.task import Task
 
 TINY = "timm:vit_tiny_patch16_224?pretrained=false&img_size=16&patch_size=8&depth=2&embed_dim=24"
 CONV = "timm:resnet10t?pretrained=false"
@@ -160,7 +162,7 @@ def test_classes_are_matched_by_name_not_by_number(tmp_path: Path) -> None:
 
 def test_the_value_is_that_of_the_pure_function(tmp_path: Path) -> None:
     found = evaluate(TINY, tasks=["knn"], data=SMALL, out=tmp_path, **QUICK)
-    config = load_eval_config(
+    config = load_settings(
         (),
         [
             f"weights={TINY}",
@@ -273,7 +275,7 @@ def test_a_network_that_changes_under_evaluation_is_noticed(
         next(run.loaded.backbone.parameters()).data.add_(1)
         return kept(run)
 
-    spoiling = Task(spoil, False, lambda run: ("pooled",), needs_val=False)
+    spoiling = Task(run=spoil, needs_labels=False, needs_val=False)
     monkeypatch.setitem(TASKS, "metrics", spoiling)
     with pytest.raises(CheckpointError, match="changed while it was evaluated"):
         evaluate(TINY, tasks=["metrics"], data=SMALL, out=tmp_path)
@@ -288,7 +290,7 @@ def test_where_reports_go_and_what_method_weights_have(tmp_path: Path) -> None:
         (str(run / "export"), run / "evaluation"),
         ("timm:resnet50?pretrained=false", Path("evaluation/timm_resnet50_pretrained_false")),
     ):
-        config = load_eval_config((), [f"weights={weights}", "data.path=digits"])
+        config = load_settings((), [f"weights={weights}", "data.path=digits"])
         assert report_folder(config) == folder
     assert method_of(str(run)) == method_of(str(run / "export")) == "dino"
     assert method_of("timm:resnet50") is None

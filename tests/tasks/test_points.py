@@ -10,11 +10,12 @@ import torch
 import ssl_vision
 from ssl_vision.commands.embed import embed
 from ssl_vision.commands.visualize import visualize
-from ssl_vision.config import load_train_config, make_eval_config
+from ssl_vision.config import load_train_config
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.tasks.baselines import FITTED, UNTRAINED
 from ssl_vision.tasks.evaluate import evaluate
+from ssl_vision.tasks.settings import make_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -148,9 +149,7 @@ def test_tasks_of_images_and_of_parts_are_refused_with_the_way_out(run: Path) ->
 
 
 def test_features_and_pictures_are_written(run: Path, tmp_path: Path) -> None:
-    config = make_eval_config(
-        {"weights": str(run), "data": {"path": "shape_parts", "max_train": 12}}
-    )
+    config = make_settings({"weights": str(run), "data": {"path": "shape_parts", "max_train": 12}})
     made = embed(config, tmp_path / "features", has_patches=True)
     assert made.files == {"pooled.npy": (12, 48), "patches.npy": (12, 8, 24)}
     np.savetxt(tmp_path / "cloud.txt", np.random.rand(100, 3))

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from ssl_vision.commands.embed import embed
-from ssl_vision.config import make_eval_config
 from ssl_vision.errors import DataError
 from ssl_vision.tasks.evaluate import evaluate
+from ssl_vision.tasks.settings import make_settings
 
 WEIGHTS = "timm:resnet18?pretrained=false&seed=1"
 
@@ -79,7 +79,7 @@ def test_when_nothing_can_be_read_it_is_said(tmp_path, monkeypatch) -> None:
 def test_embed_leaves_them_out_of_arrays_and_index(tmp_path) -> None:
     path = coloured(tmp_path / "set")
     settings = {"path": str(path), "size_px": 32, "on_error": "substitute"}
-    config = make_eval_config({"weights": WEIGHTS, "data": settings})
+    config = make_settings({"weights": WEIGHTS, "data": settings})
     whole = embed(config, tmp_path / "whole").folder
     (path / "train/c1/0.png").write_bytes(b"")
     made = embed(config, tmp_path / "part")
@@ -96,7 +96,7 @@ def test_embed_leaves_them_out_of_arrays_and_index(tmp_path) -> None:
 
 def test_embed_embeds_all_of_a_folder_that_is_not_split(tmp_path) -> None:
     path = coloured(tmp_path / "set", train=5) / "train"
-    config = make_eval_config({"weights": WEIGHTS, "data": {"path": str(path), "size_px": 32}})
+    config = make_settings({"weights": WEIGHTS, "data": {"path": str(path), "size_px": 32}})
     made = embed(config, tmp_path / "out")
     assert made.files["pooled.npy"] == (40, 512)
     assert made.notes == ()

@@ -1,0 +1,69 @@
+"""The task `map`: the features in the plane, with thumbnails."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ssl_vision.evaluation.plots import picture_map
+from ssl_vision.evaluation.projection import project
+from ssl_vision.evaluation.results import Measurement, TaskResult
+from ssl_vision.evaluation.settings import MapConfig
+from ssl_vision.points.pictures import draw_cloud
+from ssl_vision.tasks.run import EvalRun, Split, spread
+from ssl_vision.tasks.task import Task
+
+
+def run_map(run: EvalRun) -> TaskResult:
+    """The features in the plane, with thumbnails."""
+    config = run.config.settings(MapConfig)
+    split: Split = "val" if run.val_source is not None else "train"
+    run.prepare(split, ["pooled"])
+    source = run.source(split)
+    rows = spread(len(source), config.num_points, seed=run.config.seed, name="map")
+    places, kind = project(
+        run.features(split, "pooled")[rows], kind=config.projection, seed=run.config.seed
+    )
+    stride = max(1, len(rows) // max(1, config.num_pictures))
+    shown = list(range(0, len(rows), stride))[: config.num_pictures]
+    pictures = {}
+    view = run.view
+    if run.point_view is None:
+        view = replace(run.view, size_px=min(48, run.view.size_px))
+    for batch in run.loader(run.subset(rows[shown], split), view):
+        images = _thumbnails(batch.views["image"])
+        pictures.update(
+            {shown[int(i)]: image for i, image in zip(batch.index, images, strict=True)}
+        )
+    groups = None if source.labels is None else run.labels(split)[rows].tolist()
+    plot = picture_map(
+        f"Features in the plane ({kind})",
+        places,
+        groups=groups,
+        group_names=run.class_names,
+        pictures=pictures,
+    )
+    return TaskResult(
+        task="map",
+        protocol=f"map-{kind.split(',')[0].lower()}-n{len(rows)}/1",
+        headline="points",
+        measurements=(Measurement(name="points", value=len(rows), is_share=False),),
+        plots=(plot,),
+        warnings=("distances in the plane are not distances of features.",),
+    )
+
+
+def _thumbnails(samples: Tensor) -> Any:
+    """Images (B, 3, S, S), or projections of clouds (B, M, 3), as uint8 (B, S, S, 3)."""
+    if samples.ndim == 4:
+        return samples.permute(0, 2, 3, 1).numpy()
+    return np.stack([draw_cloud(c.numpy(), angle=0.6, size_px=48) for c in samples])
+
+
+TASK = Task(
+    run=run_map,
+    settings={"map": MapConfig},
+    needs_labels=False,
+    needs_val=False,
+)

@@ -225,7 +225,7 @@ class _Dumper(yaml.SafeDumper):
     """Quotes every text that a reader of YAML 1.1 or 1.2 would take for something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write what occurs twice twice."""
+        """Never: what occurs twice is written twice, so that each part can be read alone."""
         return True
 
 

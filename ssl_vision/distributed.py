@@ -87,7 +87,7 @@ def any_rank(flag: bool, *, device: torch.device | str = "cpu") -> bool:
 
 
 def any_rank_each(flags: Sequence[bool], *, device: torch.device | str = "cpu") -> list[bool]:
-    """For each flag, whether it is true on any process; one collective for all of them."""
+    """Whether each flag is true on any process; one collective for all flags."""
     if not is_distributed():
         return list(flags)
     values = torch.tensor([int(flag) for flag in flags], device=device)

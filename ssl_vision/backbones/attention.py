@@ -287,7 +287,7 @@ def _merge_windows(scores: Tensor, block: Any, grid: tuple[int, int]) -> Tensor:
 
 
 def _num_prefix(num_keys: int, num_patches: int, module: nn.Module) -> int:
-    """Keys that are not patches; they come first."""
+    """Number of leading keys that are no patches (class, register and distillation tokens)."""
     if num_keys < num_patches:
         raise _no_map(module)
     return num_keys - num_patches

@@ -89,12 +89,12 @@ class Extent:
 
 
 def _ladder(low: int, high: int, step: int) -> list[int]:
-    """Values from low in steps, and high; rising."""
+    """Rising values from `low` in steps of `step`; `high` is always the last."""
     return [*range(low, high, step), high]
 
 
 def _text(size: Sequence[int]) -> str:
-    """As the command line writes it: 384,12."""
+    """A size as the command line writes it, such as 384,12."""
     return ",".join(str(number) for number in size)
 
 

@@ -202,7 +202,7 @@ class PointViT(Backbone):
 
     @property
     def num_layers(self) -> int:
-        """Blocks + 1."""
+        """Number of blocks, and one for the patch embedding."""
         return len(self.model.blocks) + 1
 
     def layer_id(self, name: str) -> int:

@@ -25,13 +25,13 @@ class TimmViT(Backbone):
         self.position_rule: Literal["timm", "dino"] = "timm"
 
     def num_patches(self, size_px: int) -> int:
-        """(size / patch)^2."""
+        """Patches of a square image: (size / patch)^2."""
         assert self.patch_px is not None
         return (size_px // self.patch_px) ** 2
 
     @property
     def num_layers(self) -> int:
-        """Blocks + 1 (MAE's and DINOv2's counting)."""
+        """Number of blocks, and one for the patch embedding (MAE's and DINOv2's counting)."""
         return len(self.model.blocks) + 1
 
     def layer_id(self, name: str) -> int:

@@ -58,7 +58,7 @@ class SubNetworkCard:
 
     @property
     def label(self) -> str:
-        """E.g. 384x12; the name of its export folder."""
+        """Name of the size's export folder, such as 384x12."""
         return "x".join(str(number) for number in self.size)
 
 

@@ -81,7 +81,7 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the table: as people need them."""
+        """Commands in the order of the table, which is that in which people need them."""
         return list(COMMANDS)
 
 

@@ -259,16 +259,13 @@ class _Chosen(Source):
         return len(self.parts)
 
     def name(self, index: int) -> str:
-        """Name in its own source."""
         source, row = self.parts[index]
         return source.name(row)
 
     def fingerprint(self) -> str:
-        """Of the names."""
         return digest(*(self.name(i) for i in range(len(self))))
 
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
-        """From its own source."""
         source, row = self.parts[index]
         return source.pixels(row, decoder)
 
@@ -283,15 +280,12 @@ class _File(Source):
         return 1
 
     def name(self, index: int) -> str:
-        """Its path."""
         return str(self.path)
 
     def fingerprint(self) -> str:
-        """Of its path."""
         return digest(str(self.path))
 
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
-        """The decoded file."""
         try:
             return decoder.decode(self.path.read_bytes())
         except (DataError, OSError) as error:

@@ -65,7 +65,7 @@ class ConvertSettings(ConvertOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class NoSettings:
-    """Of `zoo show`, `pin` and `table`."""
+    """`zoo show`, `pin` and `table` have no settings of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ class Anchor:
 
 @cache
 def published() -> tuple[Anchor, ...]:
-    """All of them, in the order of the file."""
+    """All published numbers, in the order of the file."""
     text = (shipped_folder("model_zoo") / "published.yaml").read_text()
     return tuple(
         anchor
@@ -67,7 +67,7 @@ def _anchors(
     knn_note: str = "",
     **percents: float,
 ) -> Iterator[Anchor]:
-    """A row of the file, task by task."""
+    """The numbers of one row of the file, task by task."""
     for task in _TASKS:
         if task in percents:
             said = knn_note or note if task == "knn" else note

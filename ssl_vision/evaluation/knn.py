@@ -25,7 +25,7 @@ _LEAST_VOTE = 1e-300  # above 0 in float64
 
 @dataclass(frozen=True, kw_only=True)
 class KnnConfig:
-    """Defaults are DINO's `eval_knn.py`."""
+    """Settings of the kNN vote; the defaults are those of DINO's `eval_knn.py`."""
 
     preset: str = "dino"  # where the other values come from; see KNN_PRESETS
     features: str = "pooled"  # see parse_feature_set

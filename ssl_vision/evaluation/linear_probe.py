@@ -237,7 +237,7 @@ class ProbeData:
 
     @property
     def shapes(self) -> dict[str, Any]:
-        """What heads must know of the data."""
+        """Sizes of the data that the heads are built for."""
         widths = {name: rows.width for name, rows in self.train.items()}
         return {"widths": widths, "num_classes": self.num_classes, "device": self.device}
 
@@ -251,7 +251,7 @@ class ProbeData:
         num_classes: int | None,
         device: torch.device | str,
     ) -> "ProbeData":
-        """From what `linear_probe` takes."""
+        """The rows and labels that `linear_probe` was given, checked and on the device."""
         train_sets, test_sets = _as_sets(train, device), _as_sets(test, device)
         labels = as_tensor(train_labels).long().to(device)
         truth = as_tensor(test_labels).long().to(device)

@@ -22,7 +22,7 @@ from ssl_vision.evaluation.linear_probe import split_holdout
 
 @dataclass(frozen=True, kw_only=True)
 class LogregConfig:
-    """Defaults are DINOv2's `log_regression.py`."""
+    """Settings of logistic regression; the defaults are those of DINOv2's `log_regression.py`."""
 
     features: str = "pooled"  # see parse_feature_set
     cs: tuple[float, ...] = tuple(10 ** (-6 + 11 * i / 44) for i in range(45))  # 1e-6 to 1e5
@@ -50,7 +50,7 @@ class LinearClassifier(NamedTuple):
     bias: Tensor
 
     def logits(self, features: Array) -> Tensor:
-        """float64, (N, K)."""
+        """Class scores of features (N, D) in float64, (N, K)."""
         rows = as_tensor(features).to(self.weight)
         return torch.addmm(self.bias, rows, self.weight.T)
 

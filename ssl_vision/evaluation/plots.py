@@ -38,7 +38,7 @@ class Axis(NamedTuple):
         return math.log10(value) if self.is_log else value
 
     def text(self, value: float) -> str:
-        """Tick label."""
+        """Label of a tick at a value."""
         return f"{100 * value:.4g}" if self.is_share else f"{value:.4g}"
 
 
@@ -287,7 +287,7 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
 
 
 def _mix_color(share: float) -> str:
-    """From pale to dark blue."""
+    """Colour of a share in [0, 1], from pale to dark blue."""
     ends = ((232, 240, 247), (8, 72, 118))
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(*ends, strict=True))
     return f"#{red:02x}{green:02x}{blue:02x}"

@@ -99,7 +99,7 @@ class FeatureStore:
         os.replace(temporary, path)
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Those of the columns that are not complete."""
+        """Names of the columns that are not complete."""
         return [name for name in names if not self._path(name).exists()]
 
     def rows(self, names: Sequence[str]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ class SmmixTerms(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """Their sum."""
+        """Sum of the three terms."""
         return self.classification + self.fine_grained + self.consistency
 
 

@@ -204,7 +204,7 @@ class Dino(SelfDistillation):
     # Around an update --------------------------------------------------------------------
 
     def teacher_temperature(self, step: int) -> float:
-        """tau_t of an update; constant within an epoch."""
+        """Temperature tau_t of the teacher's outputs, constant within an epoch."""
         return schedules.ramp(
             step // self.plan.steps_per_epoch,
             start=self.config.teacher_temperature_start,

@@ -89,7 +89,7 @@ class MaskedPoints(Method):
         return self.backbone
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """As everywhere, but class and mask tokens are exempt (positions of tokens are not)."""
+        """Decay as everywhere, but class and mask tokens are exempt (their positions are not)."""
         return super().decays(name, parameter) and "token" not in name
 
     def draw_mask(self, centers: Tensor, index: Tensor, *, purpose: str) -> Tensor:

@@ -296,7 +296,7 @@ class Poa(SelfDistillation):
         return draw(self.drawn_sizes, step=self.step, key=(self.plan.seed, "size", process))
 
     def mask_grid(self, size_px: int) -> int:
-        """Of a pyramid, the grid its last map is enlarged to."""
+        """Grid of the masks; that of a pyramid is what its last map is enlarged to."""
         side = super().mask_grid(size_px)
         return side if self.backbone.has_tokens else side * self.config.pyramid_scale
 

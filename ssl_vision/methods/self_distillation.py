@@ -110,7 +110,7 @@ class SelfDistillation(Method):
     # What a method defines ---------------------------------------------------------------
 
     def _teachers(self) -> Iterable[tuple[EmaTeacher, nn.Module]]:
-        """Each copy with the network it follows."""
+        """Each teacher network with the student it follows."""
         raise NotImplementedError
 
     def _heads(self) -> Iterable[PrototypeHead]:
@@ -155,7 +155,7 @@ class SelfDistillation(Method):
     # Around an update --------------------------------------------------------------------
 
     def teacher_temperature(self, step: int) -> float:
-        """tau_t of an update."""
+        """Temperature tau_t of the teacher's outputs at an update."""
         return schedules.ramp(
             step,
             start=self.config.teacher_temperature_start,
@@ -164,7 +164,7 @@ class SelfDistillation(Method):
         )
 
     def teacher_momentum(self, step: int) -> float:
-        """Momentum m of an update."""
+        """Momentum m of the teacher at an update."""
         return schedules.cosine(
             step,
             start=self.config.teacher_momentum,
@@ -199,7 +199,7 @@ class SelfDistillation(Method):
             teacher.restart(student)
 
     def export_backbone(self) -> Backbone:
-        """The teacher's."""
+        """The teacher's backbone, which is what the authors evaluate."""
         network = self.teacher.network
         assert isinstance(network, Backbone)
         return network

@@ -199,7 +199,7 @@ class Supervised(Method):
         return LossOutput(loss, metrics)
 
     def _mixup_key(self) -> int:
-        """Of a batch's own draws, as DeiT and MAE make them; SMMix's are one for all processes."""
+        """Key of a batch's draws: per process, as in DeiT and MAE; SMMix draws once for all."""
         key = self.key("mixup")
         if self.config.mixing.name == "smmix":
             return key

@@ -84,11 +84,11 @@ class WeightNormLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Rows as they act, (K, D)."""
+        """Prototypes as they act, with their norms applied, (K, D)."""
         return torch._weight_norm(self.weight_v, self.weight_g, 0)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., D) -> (..., K)."""
+        """Features (..., D) to logits (..., K)."""
         return F.linear(features, self.weight)
 
 

@@ -71,7 +71,7 @@ class LARS(Optimizer):
         return loss
 
     def _move(self, params: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
-        """Momentum, then the step."""
+        """Add the updates to the momenta, then move the parameters along them."""
         for param in params:
             if "momentum_buffer" not in self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)

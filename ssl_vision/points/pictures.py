@@ -101,7 +101,7 @@ def raw_statistics(points: NDArray[np.float32]) -> NDArray[np.float32]:
 def _camera(
     points: NDArray[np.float64], angle: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Right, up and towards the viewer."""
+    """Axes of a camera: to the right, up, and towards the viewer."""
     cos, sin = math.cos(angle), math.sin(angle)
     right = cos * points[:, 0] - sin * points[:, 2]
     back = sin * points[:, 0] + cos * points[:, 2]

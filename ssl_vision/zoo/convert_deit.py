@@ -13,7 +13,7 @@ from ssl_vision.zoo.geometry import fit_positions, vit_architecture
 
 
 def matches_deit(content: Mapping[str, Any]) -> bool:
-    """{"model": ViT with a classifier}."""
+    """Whether a file holds {"model": weights of a ViT with a classifier}."""
     model = content.get("model")
     return isinstance(model, Mapping) and "cls_token" in model and "head.weight" in model
 

@@ -175,7 +175,7 @@ def _swin(weights: Weights, *, num_heads: int | None) -> Backbone:
 
 
 def _swin_name(name: str) -> str:
-    """Official name -> timm's; timm's merging belongs to the stage after it."""
+    """Timm's name of an official one; timm counts a merging to the stage after it."""
     name = name.replace(".linear.", ".").replace(".norm.", ".").replace(".w_msa.", ".")
     name = re.sub(r"^norm3\.", "norm.", name).replace("ffn.", "mlp.")
     merging = re.match(r"stages\.(\d)\.downsample\.(norm|reduction)\.?(.*)", name)

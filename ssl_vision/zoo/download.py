@@ -204,7 +204,7 @@ class _WrongBytes(Exception):
 def _fetch_and_check(
     source: Source, url: str, part: Path, policy: RetryPolicy, progress: Progress | None
 ) -> str:
-    """Whole content in `part`; its SHA-256."""
+    """Fetch the whole content into `part` and return its SHA-256."""
     _fetch(url, part, policy, progress, source)
     digest, size = sha256_of(part), part.stat().st_size
     problem = None

@@ -175,7 +175,7 @@ def describe_backbone(
 
 
 def _input_size(backbone: Backbone, size_px: int) -> list[int]:
-    """Of one sample: (C, S, S), or (M, 3) for clouds."""
+    """Size of one sample: (C, S, S), or (M, 3) for clouds."""
     if backbone.modality == "points":
         return [int(backbone.model.num_points), 3]
     return [int(backbone.model_args.get("in_chans", 3)), size_px, size_px]

@@ -183,7 +183,7 @@ def _names_in_pickle(file: Any) -> set[str]:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """A header length, then JSON."""
+    """Whether a file begins as safetensors do: a header length, then JSON."""
     return len(head) > 9 and head[8:9] == b"{" and not head.startswith(b"PK")
 
 

@@ -21,7 +21,9 @@ def run_prepare(arguments: Sequence[str]) -> int:
     """`prepare SOURCE OUT.beton [key=value ...]`."""
     given = parse("prepare", arguments, num_words=(2, 2))
     places, config = given.words, given.settings(PrepareConfig)
-    source = build_source(places[0], split=config.split, download=config.download)
+    source = build_source(
+        places[0], split=config.split, download=config.download, decode=config.decode
+    )
     console = Console(stderr=True)
     columns = [TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn()]
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
@@ -39,9 +41,10 @@ def run_prepare(arguments: Sequence[str]) -> int:
 
 def _summary(report: PackReport) -> str:
     bad = f"; {len(report.bad)} bad ones are listed in {report.path}.bad" if report.bad else ""
+    notes = f"{report.notes}\n" if report.notes else ""
     return (
         f"{report.path}: {report.num_samples} images, {report.num_bytes / 2**20:.1f} MiB "
         f"({report.num_kept} JPEG files kept, {report.num_encoded} encoded, "
-        f"{report.num_raw} raw){bad}.\n"
+        f"{report.num_raw} raw){bad}.\n{notes}"
         f"Train on it with data.path={report.path}"
     )

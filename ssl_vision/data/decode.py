@@ -240,8 +240,7 @@ class Decoder:
         """
         if self._library is None or not is_jpeg(data):
             return decode_with_pillow(data, config, self.notes)
-        with _handle(self._library) as handle:
-            pixels = self._decode_jpeg(handle, data)
+        pixels = self._decode_jpeg(data)
         return decode_with_pillow(data, config, self.notes) if pixels is None else pixels
 
     def size(self, data: bytes) -> tuple[int, int]:
@@ -252,24 +251,24 @@ class Decoder:
         """
         if self._library is None:
             return _size_by_pillow(data)
-        with _handle(self._library) as handle:
-            header = self._read_header(handle, data)
+        header = self._read_header(data)
         if header is None:
             raise DataError("the JPEG header is damaged")
         _check_size(*header[:2])
         return header[1], header[0]
 
-    def _read_header(self, handle: int, data: bytes) -> tuple[int, int, int] | None:
+    def _read_header(self, data: bytes) -> tuple[int, int, int] | None:
         """Width, height and colour space; None if the header cannot be read."""
         values = [ctypes.c_int() for _ in range(4)]
         pointers = [ctypes.byref(value) for value in values]
-        if self._library.tjDecompressHeader3(handle, data, len(data), *pointers) != 0:
-            return None
+        with _handle(self._library) as handle:
+            if self._library.tjDecompressHeader3(handle, data, len(data), *pointers) != 0:
+                return None
         return values[0].value, values[1].value, values[3].value
 
-    def _decode_jpeg(self, handle: int, data: bytes) -> np.ndarray | None:
+    def _decode_jpeg(self, data: bytes) -> np.ndarray | None:
         """Pixels, or None where Pillow has to do it (CMYK, or not understood here)."""
-        header = self._read_header(handle, data)
+        header = self._read_header(data)
         if header is None or header[2] in _CMYK_SPACES:
             return None
         w, h = header[:2]
@@ -278,26 +277,24 @@ class Decoder:
         pixels = self._reserve(w * h * 3)
         # The first warning decides, later ones hide it; so decoding stops there, and is done
         # again to the end if it was a harmless one.
-        problem = self._decompress(handle, data, pixels, w, h, _FLAGS | _STOP_ON_WARNING)
+        problem = self._decompress(data, pixels, w, h, _FLAGS | _STOP_ON_WARNING)
         if problem is not None and problem.endswith(_HARMLESS):
-            with _handle(self._library) as fresh:
-                problem = self._decompress(fresh, data, pixels, w, h, _FLAGS)
+            problem = self._decompress(data, pixels, w, h, _FLAGS)
         if problem is not None and not problem.endswith(_HARMLESS):
             raise DataError(problem)
         return upright(pixels.reshape(h, w, 3), exif_orientation(data))
 
-    def _decompress(
-        self, handle: int, data: bytes, out: np.ndarray, w: int, h: int, flags: int
-    ) -> str | None:
+    def _decompress(self, data: bytes, out: np.ndarray, w: int, h: int, flags: int) -> str | None:
         """Decode into `out`; what libjpeg complains about."""
         library = self._library
-        status = library.tjDecompress2(
-            handle, data, len(data), out.ctypes.data, w, w * 3, h, RGB, flags
-        )
-        if status == 0:
-            return None
-        message: str = library.tjGetErrorStr2(handle).decode(errors="replace")
-        return message
+        with _handle(library) as handle:
+            status = library.tjDecompress2(
+                handle, data, len(data), out.ctypes.data, w, w * 3, h, RGB, flags
+            )
+            if status == 0:
+                return None
+            message: str = library.tjGetErrorStr2(handle).decode(errors="replace")
+            return message
 
     def _reserve(self, size: int) -> np.ndarray:
         if size > _KEEP_BYTES:
@@ -309,10 +306,10 @@ class Decoder:
 
 @contextmanager
 def _handle(library: Any) -> Iterator[int]:
-    """A libjpeg decompressor for one picture (4 microseconds).
+    """A libjpeg decompressor for one call (4 microseconds).
 
-    Never for two: one that failed half-way goes on with the sizes of the damaged picture, and
-    even after success it lends its tables to a picture that lacks its own.
+    Never for two pictures: one that failed half-way goes on with the sizes of the damaged picture,
+    and even after success it lends its tables to a picture that lacks its own.
     """
     handle = library.tjInitDecompress()
     if not handle:

@@ -12,6 +12,7 @@ end with it, also when the loop over it is left early.
 import os
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from ssl_vision.data.kernels.color import color_table, has_color, recolor_rows, 
 from ssl_vision.data.kernels.crop import crop_kernel, crop_table
 from ssl_vision.data.kernels.draws import view_stream
 from ssl_vision.data.kernels.policy import policy_rows, policy_table
+from ssl_vision.data.levels import Notes
 from ssl_vision.data.source import RawBlock, Source
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.randomness import derive_key
@@ -84,8 +86,8 @@ class _View(NamedTuple):
 class _Tools:
     """What a thread needs for itself."""
 
-    def __init__(self, size_px: int) -> None:
-        self.decoder = Decoder()
+    def __init__(self, size_px: int, notes: Notes) -> None:
+        self.decoder = Decoder(notes)
         self.scratch = np.empty(scratch_size(size_px), np.float32)
 
 
@@ -159,6 +161,7 @@ class EpochLoader(Generic[_ViewKind]):
     Attributes:
         epoch: Epoch of the last batch handed out, or of the next if that one ended its epoch.
         bad_samples: Reason per unreadable sample met so far by this process.
+        notes: Counts of images with transparency and the like, of this process.
         num_substituted: Rows that were given to another sample so far by this process.
     """
 
@@ -189,6 +192,8 @@ class EpochLoader(Generic[_ViewKind]):
         self.epoch = 0
         self.bad_samples: dict[int, str] = {}
         self.num_substituted = 0
+        self.notes = Notes()
+        self._has_said_notes = False
         self._consumed = 0  # samples of this epoch handed out, over all processes
         self._is_restored = False
         self._buffers = _Buffers()
@@ -285,8 +290,16 @@ class EpochLoader(Generic[_ViewKind]):
                     # Rolled over before the last batch leaves: a checkpoint taken after it
                     # continues with the next epoch.
                     self.epoch, self._consumed = epoch + 1, 0
+                    self._say_notes(size)
                 if len(job.left_out) < len(job.indices):
                     yield self._to_batch(job)
+
+    def _say_notes(self, size: int) -> None:
+        """Warn once, after the first pass, of images whose look a setting decides."""
+        text = self.notes.text()
+        if text and not self._has_said_notes:
+            warnings.warn(f"of {size:,} images: {text}", stacklevel=2)
+        self._has_said_notes = True
 
     def _to_batch(self, job: Job) -> Batch:
         labels, tensors, indices = self.source.labels, job.tensors, job.indices
@@ -415,7 +428,7 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
 
     def _make_tools(self, views: dict[str, _View]) -> _Tools:
         """What one thread needs for itself."""
-        return _Tools(max(view.size_px for view in views.values()))
+        return _Tools(max(view.size_px for view in views.values()), self.notes)
 
     def _pixels(self, job: Job, row: int, decoder: Decoder) -> np.ndarray | None:
         """Pixels of a row's sample, or of its substitute."""

@@ -15,6 +15,7 @@ from ssl_vision.data.clouds.find import build_point_source
 from ssl_vision.data.clouds.loader import PointLoader
 from ssl_vision.data.images.recolor import crops_only, recolor, view_keys
 from ssl_vision.data.kernels.draws import view_stream
+from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader, OnError
 from ssl_vision.data.source import Source, Split, SubsetSource, build_source
 from ssl_vision.data.splits import NotSplitError, NoValSplitError
@@ -48,6 +49,7 @@ class DataConfig:
     point_views: dict[str, PointViewConfig] = field(default_factory=dict)  # of point clouds
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, values 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
     augment_on: Literal["cpu", "device"] = "cpu"  # device: crops on CPU, colour on the device
     on_error: Literal["raise", "substitute"] = (
         "raise"  # unreadable samples; scores leave out, not substitute
@@ -238,7 +240,8 @@ class DataModule:
     def _build(self, path: str, split: Split) -> Source:
         if self.config.is_points:
             return build_point_source(path, split=split)
-        return build_source(path, split=split, download=self.config.download)
+        config = self.config
+        return build_source(path, split=split, download=config.download, decode=config.decode)
 
     def _build_val(self) -> Source | None:
         """The test samples; None where the training samples have none beside them.

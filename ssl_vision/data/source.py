@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.data.splits import VAL_NAMES, NotSplitError, NoValSplitError, find_splits
 from ssl_vision.errors import DataError
 from ssl_vision.files import open_regular
@@ -191,12 +192,16 @@ def digest(*parts: str | np.ndarray) -> str:
     """Short hex digest of strings and arrays."""
     state = hashlib.sha256()
     for part in parts:
-        state.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data)
+        # Names of files may hold bytes that are no UTF-8; they stand in strings as surrogates.
+        text = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else None
+        state.update(np.ascontiguousarray(part).data if text is None else text)
         state.update(b"\x00")
     return state.hexdigest()[:16]
 
 
-def build_source(path: str, *, split: Split = "train", download: bool = False) -> Source:
+def build_source(
+    path: str, *, split: Split = "train", download: bool = False, decode: DecodeConfig = DEFAULT
+) -> Source:
     """The data set at a path, or of a name.
 
     Args:
@@ -205,6 +210,8 @@ def build_source(path: str, *, split: Split = "train", download: bool = False) -
             `val` folders (or train.beton and val.beton) is entered by `split`; see `find_splits`.
         split: Which part.
         download: Whether a named data set may be fetched.
+        decode: What image files mean where their format leaves it open; a .beton file holds what
+            was decided when it was packed.
 
     Raises:
         DataError: If there is nothing of that name, or no such split; NoValSplitError if there is
@@ -216,11 +223,11 @@ def build_source(path: str, *, split: Split = "train", download: bool = False) -
     if path in BUILTIN:
         return BUILTIN[path](split)
     if path in NAMES:
-        return load_torchvision(path, split=split, download=download)
-    return _from_disk(Path(path).expanduser(), split)
+        return load_torchvision(path, split=split, download=download, decode=decode)
+    return _from_disk(Path(path).expanduser(), split, decode)
 
 
-def _from_disk(path: Path, split: Split) -> Source:
+def _from_disk(path: Path, split: Split, decode: DecodeConfig) -> Source:
     from ssl_vision.data.images.arrays import BUILTIN
     from ssl_vision.data.images.folder import FolderSource, holds_images
     from ssl_vision.data.images.torchvision_sets import NAMES
@@ -239,7 +246,7 @@ def _from_disk(path: Path, split: Split) -> Source:
         kind = NotSplitError if splits.train == path else NoValSplitError
         others = "', '".join(VAL_NAMES[1:])
         raise kind(f"{path} has no folder '{VAL_NAMES[0]}' (or '{others}') or val{_PACKED}.")
-    source = _from_file(part, "train") if part.is_file() else FolderSource(part)
+    source = _from_file(part, "train") if part.is_file() else FolderSource(part, decode=decode)
     if split == "train":
         source.notes = (*splits.notes, *source.notes)
     return source

@@ -1,8 +1,9 @@
 """Settings of an evaluation that belong to no single task."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.errors import ConfigError
 
 
@@ -25,6 +26,7 @@ class EvalDataConfig:
     interpolation: Literal["bicubic", "bilinear"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
     max_train: int | None = None  # a fixed draw of the training images, for first looks
     max_val: int | None = None
 

@@ -120,6 +120,7 @@ class EvalRun:
                 path=data.path,
                 val_path=data.val_path,
                 download=data.download,
+                decode=data.decode,
                 views={"image": self.view} if self.point_view is None else {},
                 point_views={} if self.point_view is None else {"image": self.point_view},
             ),

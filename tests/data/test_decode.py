@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from ssl_vision.data import decode
 from ssl_vision.data.decode import Decoder, exif_orientation, jpeg_components, upright
+from ssl_vision.data.images.folder import EXTENSIONS
 from ssl_vision.errors import DataError
 
 
@@ -192,3 +193,98 @@ def test_nothing_is_written_outside_a_pictures_memory(name) -> None:
         decoder.decode(HALF[name])
     decoder.decode(encode(picture(8, 9)))
     assert decoder.is_intact
+
+
+def odd_exif() -> dict[str, bytes]:
+    """JPEGs whose orientation stands where, or as, few expect it."""
+    plain = encode(picture())
+
+    def with_segment(content: bytes) -> bytes:
+        return plain[:2] + b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content + plain[2:]
+
+    def tiff(kind: int, value: bytes, *, order: bytes = b"MM") -> bytes:
+        way = "big" if order == b"MM" else "little"
+        head = order + (42).to_bytes(2, way) + (8).to_bytes(4, way) + (1).to_bytes(2, way)
+        entry = (0x0112).to_bytes(2, way) + kind.to_bytes(2, way) + (1).to_bytes(4, way)
+        return b"Exif\0\0" + head + entry + value + bytes(4)
+
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="%d"/>'
+    return {
+        "short": with_segment(tiff(3, b"\0\x06\0\0")),
+        "long": with_segment(tiff(4, b"\0\0\0\x06")),
+        "byte": with_segment(tiff(1, b"\x08\0\0\0")),
+        "little-endian": with_segment(tiff(3, b"\x03\0\0\0", order=b"II")),
+        "out of range": with_segment(tiff(3, b"\0\x09\0\0")),
+        "text": with_segment(tiff(2, b"6\0\0\0")),
+        "cut off": with_segment(tiff(3, b"\0\x06\0\0")[:20]),
+        "no TIFF": with_segment(b"Exif\0\0" + bytes(30)),
+        "Exif twice": with_segment(b"Exif\0\0" + tiff(3, b"\0\x06\0\0")),
+        "XMP": with_segment(xmp % 6),
+        "second segment": with_segment(xmp % 5)[:2] + with_segment(tiff(3, b"\0\x07\0\0"))[2:],
+        "fill bytes": plain[:2] + b"\xff\xff\xff" + with_segment(tiff(3, b"\0\x06\0\0"))[2:],
+    }
+
+
+@pytest.mark.parametrize("name", odd_exif())
+def test_odd_orientations_are_as_pillow_reads_them_with_and_without_libjpeg_turbo(
+    name, monkeypatch
+) -> None:
+    data = odd_exif()[name]
+    with Image.open(io.BytesIO(data)) as image:
+        try:
+            expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except Exception:  # Pillow gives up; the picture is there all the same
+            expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(Decoder().decode(data), expected)
+    monkeypatch.setattr(decode, "turbojpeg", lambda: None)
+    assert np.array_equal(Decoder().decode(data), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_other_formats_come_out_upright_too(kind, orientation) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(picture(), kind, exif=exif, **options)
+    expected = upright(np.asarray(picture()), orientation)
+    assert np.array_equal(Decoder().decode(data), expected)
+
+
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    data = encode(picture(), progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+@pytest.mark.parametrize("has_turbojpeg", [True, False])
+def test_scans_are_limited_and_ordinary_progressive_files_are_read(has_turbojpeg, monkeypatch):
+    if not has_turbojpeg:
+        monkeypatch.setattr(decode, "turbojpeg", lambda: None)
+    with pytest.raises(DataError, match="scans of 53x37 pixels are more than the 100"):
+        Decoder().decode(many_scans(200))
+    assert Decoder().decode(encode(picture(), progressive=True)).shape == (37, 53, 3)
+    monkeypatch.setattr(decode, "_MAX_SCANNED_PIXELS", 53 * 37 * 5)
+    with pytest.raises(DataError, match="more than the 5"):
+        Decoder().decode(encode(picture(), progressive=True))
+    assert Decoder().decode(GOOD).shape == (37, 53, 3)
+
+
+def test_only_listed_formats_are_opened() -> None:
+    for kind in ("PDF", "EPS", "TGA", "ICO", "SGI", "PCX"):
+        with pytest.raises(DataError, match=r"no image format starts with|web page|damaged"):
+            Decoder().decode(encode(picture(), kind))
+    extensions = Image.registered_extensions()
+    assert {extensions[suffix] for suffix in EXTENSIONS} == set(decode.FORMATS)
+
+
+def test_a_bomb_is_refused_by_its_header_in_every_format() -> None:
+    from tests.fuzz import png_chunks, png_of
+
+    chunks = png_chunks(encode(picture(), "PNG"))
+    sides = (60000).to_bytes(4, "big") * 2
+    chunks[0] = b"IHDR", sides + chunks[0][1][8:]
+    for data in (png_of(chunks), b"P6 60000 60000 255\n" + bytes(9)):
+        with pytest.raises(DataError, match=r"(?i)60000x60000|exceeds limit"):
+            Decoder().decode(data)

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.levels import DEFAULT, DecodeConfig, compose
 from ssl_vision.data.source import RawBlock, Source, Split, digest
 from ssl_vision.errors import DataError
 from ssl_vision.randomness import derive_key
@@ -15,10 +16,12 @@ class ArraySource(Source):
     """Images of one size in memory.
 
     Args:
-        images: uint8, (n, H, W, 3), or gray, (n, H, W).
+        images: uint8, (n, H, W, 3); gray, (n, H, W) or (n, H, W, 1); with transparency last,
+            (n, H, W, 4) or (n, H, W, 2).
         labels: Classes, (n,).
         class_names: Name of each class.
         name: What to call the data set in messages.
+        decode: The background of transparent pixels.
     """
 
     def __init__(
@@ -28,15 +31,16 @@ class ArraySource(Source):
         *,
         class_names: list[str] | None = None,
         name: str = "array",
+        decode: DecodeConfig = DEFAULT,
     ) -> None:
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+        bands = images.shape[3] if images.ndim == 4 else 1
+        is_known = images.ndim in (3, 4) and 1 <= bands <= 4
+        if images.dtype != np.uint8 or not is_known or 0 in images.shape:
             raise DataError(
-                f"{name}: images must be uint8 of shape (n, H, W) or (n, H, W, 3), "
+                f"{name}: images must be uint8 of shape (n, H, W) or (n, H, W, 1 to 4), "
                 f"got {images.dtype} {images.shape}."
             )
-        if images.ndim == 3:
-            images = np.repeat(images[..., None], 3, axis=3)
-        self.images = np.ascontiguousarray(images)
+        self.images = _rgb(images if images.ndim == 4 else images[..., None], decode)
         self.labels = None if labels is None else np.asarray(labels, np.int64)
         num_classes = 0 if self.labels is None else int(self.labels.max()) + 1
         self.class_names = class_names or [str(label) for label in range(num_classes)]
@@ -73,6 +77,18 @@ class ArraySource(Source):
         return RawBlock(
             addresses, np.full(len(indices), height, np.int64), np.full(len(indices), width)
         )
+
+
+def _rgb(images: np.ndarray, decode: DecodeConfig) -> np.ndarray:
+    """Images of 1 to 4 bands, (n, H, W, bands), as RGB, (n, H, W, 3), contiguous."""
+    bands = images.shape[3]
+    if bands == 3:
+        return np.ascontiguousarray(images)
+    colors = images[..., :3] if bands == 4 else np.repeat(images[..., :1], 3, axis=3)
+    if bands == 1:
+        return colors
+    pairs = zip(colors, images[..., -1], strict=True)
+    return np.stack([compose(image, alpha, decode.background) for image, alpha in pairs])
 
 
 def stratified_split(

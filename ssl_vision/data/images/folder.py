@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.data.source import Source, digest
 from ssl_vision.errors import DataError
 from ssl_vision.files import MAX_IMAGE_BYTES, read_regular
@@ -26,10 +27,14 @@ class FolderSource(Source):
     name, names in Unicode's composed form (NFC): file systems write accents in two ways. Names that
     start with a dot are skipped. Links are followed, each real folder is read once: under its own
     name, or under that of the first link where it lies elsewhere.
+
+    Args:
+        root: The folder.
+        decode: What files mean where their format leaves it open; part of the fingerprint.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, *, decode: DecodeConfig = DEFAULT) -> None:
+        self.root, self.decode = Path(root), decode
         self.paths, skipped = _walk(self.root)
         if not self.paths:
             raise DataError(
@@ -58,7 +63,7 @@ class FolderSource(Source):
         """Digest of names, and of file sizes (of evenly spaced files where there are many)."""
         step = -(-len(self.paths) // _MAX_STATS)
         sizes = [_size(os.path.join(self.root, path)) for path in self.paths[::step]]
-        return digest("\n".join(self.paths), np.array(sizes, np.int64))
+        return digest(self.decode.key(), "\n".join(self.paths), np.array(sizes, np.int64))
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes.
@@ -74,7 +79,7 @@ class FolderSource(Source):
 
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
         """One decoded image."""
-        return decoder.decode(self.encoded(index))
+        return decoder.decode(self.encoded(index), self.decode)
 
 
 def _size(path: str) -> int:

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -39,6 +39,7 @@ from ssl_vision.data.images.beton_format import (
     data_start,
     record_type,
 )
+from ssl_vision.data.levels import DecodeConfig, Notes
 from ssl_vision.data.loader import auto_threads
 from ssl_vision.data.source import Source
 from ssl_vision.errors import ConfigError, DataError
@@ -87,6 +88,7 @@ class PrepareConfig(PackConfig):
     """Settings of the command: which part of a data set, and how to pack it."""
 
     split: Literal["train", "val"] = "train"
+    decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
     download: bool = False  # whether a named data set may be fetched
 
 
@@ -108,6 +110,7 @@ class PackReport(NamedTuple):
         num_encoded: Images encoded anew as JPEG.
         num_raw: Images stored as pixels.
         bad: Samples left out.
+        notes: Counts of images with transparency and the like, as a sentence.
     """
 
     path: Path
@@ -117,6 +120,7 @@ class PackReport(NamedTuple):
     num_encoded: int
     num_raw: int
     bad: list[BadSample]
+    notes: str = ""
 
 
 class _Packed(NamedTuple):
@@ -150,11 +154,12 @@ def pack(
         raise ConfigError(f"{target}: the name of a packed data set must end with .beton.")
     if target.exists() and not config.overwrite:
         raise DataError(f"{target} exists; use overwrite=true to replace it.")
+    notes = Notes()
     report = progress or (lambda stage, done, total: None)
     try:
         with _partial_file(target) as (partial, file):
             writer = _PageWriter(file, num_reserved=len(source), page_size=config.page_size)
-            samples, bad = _write_samples(source, writer, config, report)
+            samples, bad = _write_samples(source, writer, config, report, notes)
             _check_bad(target, bad, len(source), config)
             labels = _labels_of(source, [sample.row for sample in samples])
             writer.finish(samples, labels)
@@ -171,7 +176,7 @@ def pack(
     kinds = Counter(sample.kind for sample in samples)
     return PackReport(
         target, len(samples), target.stat().st_size,
-        kinds["kept"], kinds["encoded"], kinds["raw"], bad,
+        kinds["kept"], kinds["encoded"], kinds["raw"], bad, notes.text(),
     )  # fmt: skip
 
 
@@ -194,15 +199,17 @@ def _can_keep(data: bytes | None, config: PackConfig) -> bool:
     return jpeg_components(data) in (1, 3) and exif_orientation(data) == 1
 
 
-def _take(source: Source, index: int, config: PackConfig) -> _Packed:
+def _take(source: Source, index: int, config: PackConfig, notes: Notes) -> _Packed:
     """Read, check and encode one sample."""
+    decoder = _decoder()
+    decoder.notes = notes
     data = source.encoded(index)
     keep = _can_keep(data, config)
     if keep and not config.verify and config.max_side_px is None:
-        height, width = _decoder().size(data or b"")
+        height, width = decoder.size(data or b"")
         _check_sides(height, width)
         return _Packed(index, "kept", height, width, data)
-    pixels = source.pixels(index, _decoder())
+    pixels = source.pixels(index, decoder)
     pixels, was_scaled = _scale_down(pixels, config.max_side_px)
     height, width = pixels.shape[:2]
     _check_sides(height, width)
@@ -234,7 +241,7 @@ def _check_sides(height: int, width: int) -> None:
 
 
 def _write_samples(
-    source: Source, writer: "_PageWriter", config: PackConfig, report: Progress
+    source: Source, writer: "_PageWriter", config: PackConfig, report: Progress, notes: Notes
 ) -> tuple[list[_Packed], list[BadSample]]:
     """Feed samples to the writer in order; returns them without their data, and the bad ones."""
     samples: list[_Packed] = []
@@ -249,7 +256,7 @@ def _write_samples(
                 upcoming = next(following, None)
                 if upcoming is None:
                     break
-                pending.append(pool.submit(_take, source, upcoming, config))
+                pending.append(pool.submit(_take, source, upcoming, config, notes))
             try:
                 sample = pending.popleft().result()
                 writer.add(sample)
@@ -340,11 +347,11 @@ class _PageWriter:
         images["data_ptr"] = self._pointers
         records["f1"] = labels
         fields = np.zeros(2, FIELD)
-        for field, type_id, name in zip(
+        for entry, type_id, name in zip(
             fields, (TYPE_IMAGE, TYPE_INT), (b"image", b"label"), strict=True
         ):
-            field["type_id"] = type_id
-            field["name"][: len(name)] = np.frombuffer(name, np.uint8)
+            entry["type_id"] = type_id
+            entry["name"][: len(name)] = np.frombuffer(name, np.uint8)
         self._file.seek(HEADER.itemsize)
         self._file.write(fields.tobytes() + records.tobytes())
         self._flush()

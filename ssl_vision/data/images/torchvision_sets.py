@@ -9,8 +9,11 @@ import numpy as np
 
 from ssl_vision.data.images.arrays import ArraySource
 from ssl_vision.data.images.folder import FolderSource
+from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.data.source import Source, Split
 from ssl_vision.errors import DataError
+
+_Load = Callable[[Path, Split, bool, DecodeConfig], Source]
 
 
 def data_root() -> Path:
@@ -19,8 +22,8 @@ def data_root() -> Path:
     return Path(root) if root else Path.home() / ".cache" / "ssl_vision" / "data"
 
 
-def _cifar(name: str) -> Callable[[Path, Split, bool], Source]:
-    def load(root: Path, split: Split, download: bool) -> Source:
+def _cifar(name: str) -> _Load:
+    def load(root: Path, split: Split, download: bool, decode: DecodeConfig) -> Source:
         from torchvision import datasets
 
         kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
@@ -31,7 +34,7 @@ def _cifar(name: str) -> Callable[[Path, Split, bool], Source]:
     return load
 
 
-def _stl10(root: Path, split: Split, download: bool) -> Source:
+def _stl10(root: Path, split: Split, download: bool, decode: DecodeConfig) -> Source:
     from torchvision import datasets
 
     # Pretraining uses labelled and unlabelled training images: 105,000; the latter have label -1.
@@ -41,21 +44,21 @@ def _stl10(root: Path, split: Split, download: bool) -> Source:
     return ArraySource(images, data.labels, class_names=data.classes, name=f"stl10/{split}")
 
 
-def _imagenette(root: Path, split: Split, download: bool) -> Source:
+def _imagenette(root: Path, split: Split, download: bool, decode: DecodeConfig) -> Source:
     from torchvision import datasets
 
     folder = root / "imagenette2"
     data = datasets.Imagenette(root, split=split, download=download and not folder.exists())
-    source = FolderSource(folder / split)
+    source = FolderSource(folder / split, decode=decode)
     source.class_names = [names[0] for names in data.classes]
     return source
 
 
-def _flowers(root: Path, split: Split, download: bool) -> Source:
+def _flowers(root: Path, split: Split, download: bool, decode: DecodeConfig) -> Source:
     from torchvision import datasets
 
     data: Any = datasets.Flowers102(root, split=split, download=download)
-    source = FolderSource(root / "flowers-102" / "jpg")
+    source = FolderSource(root / "flowers-102" / "jpg", decode=decode)
     number = {path: row for row, path in enumerate(source.paths)}
     source.paths = [Path(path).name for path in data._image_files]
     if not all(path in number for path in source.paths):
@@ -65,7 +68,7 @@ def _flowers(root: Path, split: Split, download: bool) -> Source:
     return source
 
 
-_LOADERS: dict[str, Callable[[Path, Split, bool], Source]] = {
+_LOADERS: dict[str, _Load] = {
     "cifar10": _cifar("cifar10"),
     "cifar100": _cifar("cifar100"),
     "stl10": _stl10,
@@ -75,7 +78,9 @@ _LOADERS: dict[str, Callable[[Path, Split, bool], Source]] = {
 NAMES = tuple(_LOADERS)
 
 
-def load_torchvision(name: str, *, split: Split, download: bool) -> Source:
+def load_torchvision(
+    name: str, *, split: Split, download: bool, decode: DecodeConfig = DEFAULT
+) -> Source:
     """A named data set.
 
     Raises:
@@ -83,7 +88,7 @@ def load_torchvision(name: str, *, split: Split, download: bool) -> Source:
     """
     root = data_root()
     try:
-        return _LOADERS[name](root, split, download)
+        return _LOADERS[name](root, split, download, decode)
     except (RuntimeError, OSError) as error:
         advice = "the download failed" if download else "use data.download=true to fetch it"
         raise DataError(f"data set {name} was not found in {root}: {advice} ({error}).") from error

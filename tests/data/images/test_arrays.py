@@ -9,6 +9,7 @@ import pytest
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.images.arrays import ArraySource, mnist5k, stratified_split
 from ssl_vision.data.images.torchvision_sets import data_root
+from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.data.source import SubsetSource, build_source
 from ssl_vision.errors import DataError
 
@@ -90,3 +91,20 @@ def test_mnist5k_without_its_package_says_what_to_install(monkeypatch) -> None:
     with pytest.raises(DataError, match=r"ssl-vision\[demo\]"):
         build_source("mnist5k")
     arrays._mnist.cache_clear()
+
+
+@pytest.mark.parametrize("bands", [2, 4])
+def test_transparency_is_the_last_band_and_shows_the_background(bands) -> None:
+    images = np.full((2, 3, 5, bands), 100, np.uint8)
+    images[0, ..., -1], images[1, ..., -1] = 0, 51  # a fifth
+    source = ArraySource(images, decode=DecodeConfig(background=(0, 50, 250)))
+    assert source.pixels(0, Decoder()).tolist() == [[[0, 50, 250]] * 5] * 3
+    assert source.pixels(1, Decoder()).tolist() == [[[20, 60, 220]] * 5] * 3
+
+
+def test_arrays_of_other_bands_or_depths_are_refused() -> None:
+    for wrong in (np.zeros((2, 3, 5, 5), np.uint8), np.zeros((2, 3, 5), np.uint16)):
+        with pytest.raises(DataError, match="must be uint8"):
+            ArraySource(wrong)
+    gray = np.arange(30, dtype=np.uint8).reshape(2, 3, 5, 1)
+    assert np.array_equal(ArraySource(gray).images, np.repeat(gray, 3, axis=3))

@@ -1,8 +1,11 @@
 """Folders: what counts as an image, what as a class, and what the fingerprint sees."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.images.folder import FolderSource, list_images
@@ -91,3 +94,32 @@ def test_links_give_one_data_set_however_it_is_named(tmp_path, monkeypatch) -> N
             (True, False),
             (False, True),
         ]
+
+
+def test_names_that_are_no_utf8_or_hold_line_ends_are_read_and_fingerprinted(tmp_path):
+    image = Image.new("RGB", (4, 4), (1, 2, 3))
+    image.save(tmp_path / "a.png")
+    for name in (b"caf\xe9.png", b"two\nlines.png", "漢.png".encode()):
+        shutil.copy(tmp_path / "a.png", os.fsencode(tmp_path) + b"/" + name)
+    source = FolderSource(tmp_path)
+    assert len(source) == 4
+    assert all(source.pixels(i, Decoder())[0, 0].tolist() == [1, 2, 3] for i in range(4))
+    before = source.fingerprint()
+    os.rename(os.fsencode(tmp_path) + b"/caf\xe9.png", os.fsencode(tmp_path) + b"/caf\xe8.png")
+    assert FolderSource(tmp_path).fingerprint() != before
+
+
+def test_what_is_no_plain_file_is_a_line_each_and_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(50 << 30)
+    source = FolderSource(tmp_path)
+    words = {"pipe": "named pipe", "zero": "device", "loop": "symbolic", "sparse": "53,687,091,200"}
+    assert len(source) == len(words)
+    for index in range(len(source)):
+        stem = Path(source.name(index)).stem
+        with pytest.raises(DataError, match=words[stem]) as caught:
+            source.pixels(index, Decoder())
+        assert "\n" not in str(caught.value)

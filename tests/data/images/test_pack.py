@@ -215,3 +215,30 @@ def test_a_writer_that_meets_a_bug_ends(image_folder, monkeypatch) -> None:
 def test_settings_are_checked(bad) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         PackConfig(**bad)
+
+
+def test_transparency_is_the_same_packed_and_in_the_folder_and_counted(tmp_path) -> None:
+    from ssl_vision.data.images.folder import FolderSource
+    from ssl_vision.data.levels import DecodeConfig
+    from ssl_vision.data.loader import MultiViewLoader
+    from ssl_vision.views import evaluation_view
+
+    rgba = np.random.default_rng(0).integers(0, 256, (12, 12, 4), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(rgba).save(tmp_path / "images" / "a.png")
+    Image.fromarray(rgba[..., :3].copy()).save(tmp_path / "images" / "b.png")
+    seen = []
+    for background in ((255, 255, 255), (0, 0, 0)):
+        decode = DecodeConfig(background=background)
+        folder = FolderSource(tmp_path / "images", decode=decode)
+        report = pack(folder, tmp_path / "a.beton", PackConfig(mode="raw", overwrite=True))
+        assert report.notes.startswith("1 images have transparent pixels")
+        packed = BetonSource(tmp_path / "a.beton")
+        assert np.array_equal(packed.pixels(0, Decoder()), folder.pixels(0, Decoder()))
+        view = {"image": evaluation_view(size_px=8, interpolation="bicubic", center_fraction=1.0)}
+        loader = MultiViewLoader(folder, view, batch_size=2, seed=0, num_threads=2)
+        with pytest.warns(UserWarning, match="of 2 images: 1 images have transparent"):
+            list(loader)
+        seen.append((folder.fingerprint(), packed.fingerprint(), packed.pixels(0, Decoder()).sum()))
+    assert seen[0][0] != seen[1][0]
+    assert seen[0][2] > seen[1][2]

@@ -8,9 +8,11 @@ torchvision's ImageFolder, and with it most authors' code, does not) as 8-bit RG
 
 import ctypes
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +45,8 @@ _HARMLESS = (
     "Unknown Adobe color transform code",
 )
 _ORIENTATION_TAG = 0x0112
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_SCAN = re.compile(b"\xff\xda")
 _APP1, _START_OF_SCAN = 0xE1, 0xDA  # markers
 
 
@@ -80,17 +84,18 @@ class JpegHeader(NamedTuple):
     Attributes:
         components: Colour components of the frame: 1 gray, 3 colour, 4 CMYK; 0 if none was found.
         is_multi_scan: Whether more scans than one may follow.
-        has_application_data: Whether EXIF or XMP may state an orientation.
+        application: Contents of its APP1 segments (EXIF, XMP); None if the markers led astray.
     """
 
     components: int
     is_multi_scan: bool
-    has_application_data: bool
+    application: tuple[bytes, ...] | None
 
 
 def jpeg_header(data: bytes) -> JpegHeader:
     """Walk the markers of JPEG bytes, which is faster than searching."""
-    position, components, is_progressive, has_application_data = 2, 0, False, False
+    position, components, is_progressive = 2, 0, False
+    application: tuple[bytes, ...] = ()
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
@@ -98,24 +103,47 @@ def jpeg_header(data: bytes) -> JpegHeader:
             continue
         if marker == _START_OF_SCAN:
             is_multi = is_progressive or data[position + 4 : position + 5] != bytes([components])
-            return JpegHeader(components, is_multi, has_application_data)
+            return JpegHeader(components, is_multi, application)
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             components = data[position + 9] if position + 9 < len(data) else 0
             is_progressive = marker & 3 == 2
-        has_application_data |= marker == _APP1
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return JpegHeader(components, True, True)  # off the path: others have to look closer
+        elif marker == _APP1:
+            application += (data[position + 4 : end],)
+        position = end
+    return JpegHeader(components, True, None)
 
 
-def exif_orientation(data: bytes) -> int:
-    """EXIF orientation of JPEG bytes as Pillow reads it, 1 (upright) to 8; 1 if none is stated."""
-    if not jpeg_header(data).has_application_data:
-        return 1
+def exif_orientation(data: bytes, header: JpegHeader | None = None) -> int:
+    """EXIF orientation of JPEG bytes as Pillow reads it, 1 (upright) to 8; 1 if none is stated.
+
+    Args:
+        data: The file.
+        header: `jpeg_header` of it, where that is known already.
+    """
+    application = (header or jpeg_header(data)).application
+    if application is not None:
+        return _stated_orientation(application) if application else 1
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return _orientation(image)
     except Exception:  # what Pillow cannot open states nothing
         return 1
+
+
+def _stated_orientation(application: tuple[bytes, ...]) -> int:
+    """Orientation in APP1 segments: put where Pillow puts them, then read by it.
+
+    A tenth of the time of opening the file with Pillow.
+    """
+    image = Image.new("1", (1, 1))
+    for content in application:
+        if content.startswith(_EXIF):
+            before = image.info.get("exif")
+            image.info["exif"] = content if before is None else before + content[len(_EXIF) :]
+        elif content.startswith(_XMP):
+            image.info["xmp"] = content.split(b"\0", 1)[1]
+    return _orientation(image) if image.info else 1
 
 
 def _orientation(image: Image.Image) -> int:
@@ -136,12 +164,13 @@ def _check_scans(data: bytes, header: JpegHeader, width: int, height: int) -> No
     """Refuse a JPEG of so many scans that its few bytes keep a thread busy for minutes."""
     if not header.is_multi_scan:
         return
-    scans = data.count(b"\xff\xda")
     limit = min(_MAX_SCANS, max(1, _MAX_SCANNED_PIXELS // (width * height)))
+    # A regular expression finds them six times as fast as `bytes.count`.
+    scans = sum(1 for _ in islice(_SCAN.finditer(data), limit + 1))
     if scans > limit:
         raise DataError(
-            f"{scans} scans of {width}x{height} pixels are more than the {limit} that are "
-            "decoded; encode the image anew"
+            f"the scans of {width}x{height} pixels are more than the {limit} that are decoded; "
+            "encode the image anew"
         )
 
 
@@ -268,12 +297,13 @@ class Decoder:
 
     def _decode_jpeg(self, data: bytes) -> np.ndarray | None:
         """Pixels, or None where Pillow has to do it (CMYK, or not understood here)."""
-        header = self._read_header(data)
-        if header is None or header[2] in _CMYK_SPACES:
+        found = self._read_header(data)
+        if found is None or found[2] in _CMYK_SPACES:
             return None
-        w, h = header[:2]
+        w, h = found[:2]
         _check_size(w, h)
-        _check_scans(data, jpeg_header(data), w, h)
+        header = jpeg_header(data)
+        _check_scans(data, header, w, h)
         pixels = self._reserve(w * h * 3)
         # The first warning decides, later ones hide it; so decoding stops there, and is done
         # again to the end if it was a harmless one.
@@ -282,7 +312,7 @@ class Decoder:
             problem = self._decompress(data, pixels, w, h, _FLAGS)
         if problem is not None and not problem.endswith(_HARMLESS):
             raise DataError(problem)
-        return upright(pixels.reshape(h, w, 3), exif_orientation(data))
+        return upright(pixels.reshape(h, w, 3), exif_orientation(data, header))
 
     def _decompress(self, data: bytes, out: np.ndarray, w: int, h: int, flags: int) -> str | None:
         """Decode into `out`; what libjpeg complains about."""

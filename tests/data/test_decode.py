@@ -262,7 +262,7 @@ def many_scans(count: int) -> bytes:
 def test_scans_are_limited_and_ordinary_progressive_files_are_read(has_turbojpeg, monkeypatch):
     if not has_turbojpeg:
         monkeypatch.setattr(decode, "turbojpeg", lambda: None)
-    with pytest.raises(DataError, match="scans of 53x37 pixels are more than the 100"):
+    with pytest.raises(DataError, match="the scans of 53x37 pixels are more than the 100"):
         Decoder().decode(many_scans(200))
     assert Decoder().decode(encode(picture(), progressive=True)).shape == (37, 53, 3)
     monkeypatch.setattr(decode, "_MAX_SCANNED_PIXELS", 53 * 37 * 5)

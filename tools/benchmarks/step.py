@@ -23,6 +23,7 @@ from collections.abc import Callable, Generator
 from io import StringIO
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -79,6 +80,10 @@ class NoData:
     def prepare(self, batch: Batch) -> Batch:
         """The batch."""
         return batch
+
+    def train_loader(self) -> SimpleNamespace:
+        """A loader that has nothing to report of unreadable samples."""
+        return SimpleNamespace(on_error="raise")
 
 
 def configure(settings: dict[str, Any], method: str) -> TrainConfig:

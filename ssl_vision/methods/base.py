@@ -259,11 +259,13 @@ class Method(L.LightningModule):
     def _is_update_finite(self, optimizer: Optimizer) -> bool:
         """Whether this process's losses and gradients are finite; waits for the device, once."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [_local(p.grad) for p in parameters if p.grad is not None]
+        gradients = [_local(grad) for p in parameters if (grad := p.grad) is not None]
         # A norm is finite exactly if every value is (overflow of the sum of squares aside, which
         # deserves the same treatment); far fewer kernels than isfinite per tensor.
         norms = torch._foreach_norm(gradients) if gradients else ()
-        values = torch.stack([v.float() for v in (*self._losses, *norms)])
+        values = torch.stack(
+            [v if v.dtype == torch.float32 else v.float() for v in (*self._losses, *norms)]
+        )
         return bool(values.isfinite().all())
 
     def _bad_gradients(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.module import DataModule
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.evaluation.features import extract_features
-from ssl_vision.evaluation.knn import knn_accuracy
+from ssl_vision.evaluation.knn import score_knn
 from ssl_vision.files import write_atomically
 from ssl_vision.methods.poa import PoaConfig
 from ssl_vision.zoo.card import ModelCard
@@ -283,26 +283,15 @@ def _wait(device: torch.device) -> None:
 
 def knn_top1(network: Backbone, data: DataModule, config: TrainConfig) -> float | None:
     """Accuracy by the run's own protocol (`online_eval`); None without labels."""
-    val = data.val_loader()
+    val, settings = data.val_loader(), config.online_eval
     if val is None:
         return None
-    settings = config.online_eval
     bank, queries = (
         extract_features(network, (data.normalize(batch) for batch in loader), normalize=None)
-        for loader in (data.train_bank_loader(), val)
+        for loader in (data.train_bank_loader(max_samples=settings.max_bank), val)
     )
-    if bank.labels is None or queries.labels is None:
-        return None
-    limit = settings.max_bank
-    accuracy = knn_accuracy(
-        bank.features["pooled"][:limit],
-        bank.labels[:limit],
-        queries.features["pooled"],
-        queries.labels,
-        k=[settings.k],
-        temperature=settings.temperature,
-    )
-    return accuracy[settings.k].top1
+    found = score_knn(bank, queries, k=[settings.k], temperature=settings.temperature)
+    return found[settings.k].top1 if found else None
 
 
 def best_within(

@@ -14,13 +14,15 @@ from torch import Tensor
 from ssl_vision.backbones.classifier import classify
 from ssl_vision.data.module import DataModule
 from ssl_vision.distributed import is_distributed, rank, world_size
-from ssl_vision.engine.collapse import Verdict, diagnose
+from ssl_vision.engine.collapse import Reference, Verdict, diagnose
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.run import Run
 from ssl_vision.engine.watchers import Update
+from ssl_vision.evaluation.accuracy import majority_class
 from ssl_vision.evaluation.classification import classification_report, write_report
 from ssl_vision.evaluation.features import FeatureSet, extract_features, joined
-from ssl_vision.evaluation.knn import knn_accuracy
+from ssl_vision.evaluation.knn import score_knn
+from ssl_vision.evaluation.raw_inputs import KeptInputs, raw_inputs
 from ssl_vision.evaluation.representation import centred_rank, collapse_stats, rankme
 from ssl_vision.methods.base import Method
 from ssl_vision.nn.batch_norm import ENOUGH_TO_FIT, with_fitted_batch_norms
@@ -31,13 +33,17 @@ _MAX_RANK_ROWS = 4096  # images of the label-free metrics; RankMe compares only 
 
 
 class _Look(NamedTuple):
-    """A network and what was seen of it; `scores` on rank 0 only."""
+    """A network and what was seen of it; `scores` and `floors` on rank 0 only.
+
+    Floors are accuracies that cost nothing, by name.
+    """
 
     backbone: Any
     bank: FeatureSet
     queries: FeatureSet | None
     scores: dict[str, float]
-    num_unreadable: int = 0
+    floors: dict[str, float]
+    num_unreadable: int
 
     @property
     def has_labels(self) -> bool:
@@ -56,10 +62,10 @@ class OnlineEval:
         self._every_epochs = run.config.online_eval.every_epochs
 
     def start(self, method: Method) -> None:
-        """Score the untrained network: what the later scores are compared to.
+        """Score the network and its inputs as they are: what the later scores are compared to.
 
-        With its batch norms as drawn or fitted to the data, whichever kNN finds better: either can
-        be far below what the same random weights give otherwise.
+        An untrained network with its batch norms as drawn or fitted to the data, whichever kNN
+        finds better: either can be far below what the same random weights give otherwise.
         """
         if self._every_epochs and method.step == 0:
             self._score(method)
@@ -75,17 +81,18 @@ class OnlineEval:
     def _score(self, method: Method) -> None:
         run = self._run
         with seeded(derive_key(run.config.seed, "online evaluation")):
-            seen = self._look(self._exporter.refresh(method))
+            seen = self._look(self._exporter.refresh(method), is_start=method.step == 0)
             if method.step == 0 and run.config.init_from is None and seen.has_labels:
-                seen = self._better_fitted(seen)
+                seen = self._better_fitted(seen)._replace(floors=seen.floors)
         if not run.is_main:
             return
         scores = seen.scores
         if method.reads_labels and seen.queries is not None and seen.queries.labels is not None:
             scores |= self._classify(seen.backbone, seen.queries)
         signs = _signs(_spread(seen.bank.features["pooled"].float(), _MAX_RANK_ROWS))
-        verdict = self._judge(method, signs | scores)
-        values: dict[str, Any] = {f"eval/{name}": value for name, value in (scores | signs).items()}
+        verdict = self._judge(method, signs | scores, seen)
+        shown = scores | seen.floors | signs
+        values: dict[str, Any] = {f"eval/{name}": value for name, value in shown.items()}
         values["eval/verdict"] = str(verdict)
         if run.config.data.on_error != "raise":
             values["eval/unreadable"] = seen.num_unreadable
@@ -94,18 +101,31 @@ class OnlineEval:
         run.record(
             method.step, {"epoch": round(method.step / method.plan.steps_per_epoch, 6), **values}
         )
-        _announce(run, method.step, scores, verdict)
+        _announce(run, method.step, scores | seen.floors, verdict)
 
-    def _look(self, backbone: Any) -> _Look:
+    def _look(self, backbone: Any, *, is_start: bool = False) -> _Look:
         max_bank = self._run.config.online_eval.max_bank
         loaders = [self._data.train_bank_loader(max_samples=max_bank)]
         loaders += [] if (val := self._data.val_loader()) is None else [val]
-        bank, *others = (self._extract(backbone, loader) for loader in loaders)
+        inputs = (
+            [KeptInputs(backbone.modality, num_samples=len(loader.source)) for loader in loaders]
+            if is_start
+            else []
+        )
+        bank, *others = (
+            self._extract(backbone, loader, *inputs[i : i + 1]) for i, loader in enumerate(loaders)
+        )
         queries = others[0] if others else None
-        scores = self._knn(bank, queries) if self._run.is_main else {}
+        raw = [_gathered(each.features()) for each in inputs]
+        scores, floors = {}, {}
+        if self._run.is_main:
+            scores = self._knn(bank, queries)
+            floors = _majority(bank, queries)
+            if len(raw) == 2:
+                floors |= {f"raw_{name}": v for name, v in self._knn(*raw).items()}
         num_read = sum(len(part.index) for part in (bank, *others))
         num_unreadable = sum(len(loader.source) for loader in loaders) - num_read
-        return _Look(backbone, bank, queries, scores, num_unreadable)
+        return _Look(backbone, bank, queries, scores, floors, num_unreadable)
 
     def _better_fitted(self, drawn: _Look) -> _Look:
         """The network with its batch norms fitted to the data, if kNN finds that better."""
@@ -116,14 +136,12 @@ class OnlineEval:
             return drawn
         return max(drawn, self._look(backbone), key=lambda seen: seen.scores.get("knn_top1", 0.0))
 
-    def _extract(self, backbone: Any, loader: Any) -> FeatureSet:
+    def _extract(self, backbone: Any, loader: Any, inputs: KeptInputs | None = None) -> FeatureSet:
         """Features of a loader's images, of all processes' parts, on rank 0."""
-        own = extract_features(backbone, self._batches(backbone, loader), normalize=None)
-        if not is_distributed():
-            return own
-        parts: list[Any] = [None] * world_size()
-        dist.gather_object(own, parts if rank() == 0 else None)
-        return joined(parts) if rank() == 0 else own
+        batches = self._batches(backbone, loader)
+        if inputs is not None:
+            batches = inputs.watch(batches)
+        return _gathered(extract_features(backbone, batches, normalize=None))
 
     def _batches(self, backbone: Any, loader: Any) -> Iterator[Batch]:
         """A loader's batches as the network takes them."""
@@ -137,20 +155,12 @@ class OnlineEval:
             yield view
 
     def _knn(self, bank: FeatureSet, queries: FeatureSet | None) -> dict[str, float]:
-        if bank.labels is None or queries is None or queries.labels is None:
-            return {}
-        if not all(bool(part.features["pooled"].isfinite().all()) for part in (bank, queries)):
+        parts = [part for part in (bank, queries) if part is not None]
+        if not all(bool(part.features["pooled"].isfinite().all()) for part in parts):
             return {}  # the verdict says so
         settings = self._run.config.online_eval
-        accuracy = knn_accuracy(
-            bank.features["pooled"],
-            bank.labels,
-            queries.features["pooled"],
-            queries.labels,
-            k=[settings.k],
-            temperature=settings.temperature,
-        )
-        return {"knn_top1": accuracy[settings.k].top1}
+        found = score_knn(bank, queries, k=[settings.k], temperature=settings.temperature)
+        return {"knn_top1": found[settings.k].top1} if found else {}
 
     def _classify(self, backbone: Any, queries: FeatureSet) -> dict[str, float]:
         """Score the network's own classifier; write classification/ into the run folder."""
@@ -170,14 +180,37 @@ class OnlineEval:
             "ece": report.calibration.ece,
         }
 
-    def _judge(self, method: Method, signs: dict[str, float]) -> Verdict:
+    def _judge(self, method: Method, signs: dict[str, float], seen: _Look) -> Verdict:
         latest = self._run.metrics
         names = ("loss", "cross_view", "teacher_entropy", "teacher_marginal_entropy", "ln_k")
         of_training = {n: latest[f"train/{n}"] for n in names if f"train/{n}" in latest}
-        untrained = self._run.untrained
+        start = self._run.start
+        reference = Reference(
+            start=start if method.step else None,
+            has_weights=self._run.config.init_from is not None,
+            num_test=len(seen.queries.index) if seen.has_labels and seen.queries else 0,
+            majority=seen.floors.get("majority_class"),
+            raw_name=raw_inputs(seen.backbone.modality).architecture,
+        )
         if method.step == 0:
-            self._run.untrained = dict(signs)
-        return diagnose(signs | (of_training if method.step else {}), untrained=untrained)
+            self._run.start = signs | seen.floors
+        return diagnose(signs | (of_training if method.step else {}), reference=reference)
+
+
+def _gathered(own: FeatureSet) -> FeatureSet:
+    """The parts of all processes, on rank 0; elsewhere the own one."""
+    if not is_distributed():
+        return own
+    parts: list[Any] = [None] * world_size()
+    dist.gather_object(own, parts if rank() == 0 else None)
+    return joined(parts) if rank() == 0 else own
+
+
+def _majority(bank: FeatureSet, queries: FeatureSet | None) -> dict[str, float]:
+    """Accuracy of the largest class for every image."""
+    if bank.labels is None or queries is None or queries.labels is None:
+        return {}
+    return {"majority_class": majority_class(bank.labels, queries.labels).top1}
 
 
 def _spread(rows: Tensor, num: int) -> Tensor:
@@ -200,7 +233,7 @@ def _signs(features: Tensor) -> dict[str, float]:
 
 
 def _announce(run: Run, step: int, scores: dict[str, float], verdict: Verdict) -> None:
-    shown = ("knn_top1", "top1")
+    shown = ("knn_top1", "top1", "majority_class", "raw_knn_top1")
     parts = [f"{n.replace('_', ' ')} {scores[n]:.2%}" for n in shown if n in scores]
     line = f"update {step}: {', '.join([*parts, str(verdict)])}"
     if verdict.is_problem:

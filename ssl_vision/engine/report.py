@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from ssl_vision.engine.collapse import FINE
 from ssl_vision.engine.curves import curve
 from ssl_vision.engine.point_pictures import draw_views
 from ssl_vision.engine.run_dir import read_jsonl
@@ -66,6 +67,15 @@ READING = {
     ),
 }
 
+_FLOORS = {  # of metrics.jsonl: accuracies that cost nothing
+    "eval/majority_class": "majority class",
+    "eval/raw_knn_top1": "kNN of the inputs themselves (pixels, or statistics of clouds)",
+}
+_UNREADABLE = {
+    "train/unreadable": "training samples could not be read; others took their place",
+    "eval/unreadable": "samples could not be read; scores leave them out",
+}
+
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}
 h1{font-size:1.5em} h2{font-size:1.15em;margin-top:2em}
@@ -117,7 +127,7 @@ def render(
     config = yaml.safe_load(config_text)
     method, backbone = config["method"]["name"], config["backbone"]["name"]
     title = f"{method}, {backbone}, {config['data']['path']}"
-    names = sorted({name for record in metrics for name in record} - {"step", "epoch"})
+    names = sorted({name for record in metrics for name in record} - {"step", "epoch", *_FLOORS})
     by_room = {
         room: [name for name in names if name.startswith(f"{room}/")]
         for room in ("eval", "train", "optim")
@@ -125,7 +135,9 @@ def render(
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         _verdict(metrics),
+        *_unreadable(metrics),
         "<h2>Scores during training</h2>",
+        *_floors(metrics),
         _scores(metrics, by_room["eval"]),
         *(_curves(metrics, by_room["eval"])),
         "<h2>Loss</h2>",
@@ -182,9 +194,25 @@ def _verdict(metrics: Sequence[Mapping[str, Any]]) -> str:
     verdicts = [record["eval/verdict"] for record in metrics if "eval/verdict" in record]
     if not verdicts:
         return "<p>No verdict: online_eval.every_epochs is 0.</p>"
-    is_fine = verdicts[-1].startswith(("healthy", "untrained"))
+    is_fine = verdicts[-1].startswith(FINE)
     kind = "verdict" if is_fine else "verdict problem"
     return f'<p class="{kind}">{html.escape(verdicts[-1])}</p>'
+
+
+def _floors(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What costs nothing and has to be beaten, where there are labels."""
+    known = {name: record[name] for record in metrics for name in _FLOORS if name in record}
+    return [f"<p>{_FLOORS[name]}: {100 * value:.2f} %</p>" for name, value in known.items()]
+
+
+def _unreadable(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each use of the data that met samples that cannot be read."""
+    latest = {name: record[name] for record in metrics for name in _UNREADABLE if name in record}
+    return [
+        f'<p class="verdict problem">{latest[name]} {text}.</p>'
+        for name, text in _UNREADABLE.items()
+        if latest.get(name)
+    ]
 
 
 def _scores(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ class Run:
     is_main: bool = True  # the process that writes
     stop_step: int = 0  # updates after which the run ends
     metrics: dict[str, float] = field(default_factory=dict)  # latest value of each
-    untrained: dict[str, float] | None = None  # signs of collapse before the first update
+    start: dict[str, float] = field(default_factory=dict)  # scores and signs before any update
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl and remember the numbers."""
@@ -46,9 +46,10 @@ class Run:
             numbers = {k: math.nan if v is None else v for k, v in line.items()}
             self.metrics |= {k: v for k, v in numbers.items() if isinstance(v, float | int)}
             if line.get("step") == 0:
-                signs = {k: v for k, v in line.items() if k.startswith("eval/")}
-                self.untrained = {
-                    k.removeprefix("eval/"): v for k, v in signs.items() if isinstance(v, float)
+                self.start |= {
+                    name.removeprefix("eval/"): value
+                    for name, value in line.items()
+                    if name.startswith("eval/") and isinstance(value, float | int)
                 }
 
     def say(self, message: str, *, style: str | None = None) -> None:

@@ -56,6 +56,22 @@ def score_ranking(ranked: Tensor, labels: Tensor) -> Accuracy:
     )
 
 
+def majority_class(bank_labels: Tensor, labels: Tensor) -> Accuracy:
+    """Accuracy of one answer for all images: the classes by their number of training images.
+
+    Of classes with equally many, the one with more test images comes first: no constant answer that
+    knows the training images can be better. With balanced classes this is chance.
+
+    Args:
+        bank_labels: Classes of the training images, int64, (N,).
+        labels: True classes of the test images, int64, (Q,).
+    """
+    num = int(max(bank_labels.max(), labels.max())) + 1
+    trained, tested = (part.bincount(minlength=num) for part in (bank_labels, labels))
+    ranked = (trained * (len(labels) + 1) + tested).argsort(descending=True, stable=True)
+    return score_ranking(ranked[:5].expand(len(labels), -1), labels)
+
+
 def wilson_interval(share: float, num: int) -> Interval:
     """95 % interval of a share seen in `num` draws (Wilson 1927); sound near 0 and 1."""
     if num == 0:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
 from ssl_vision.evaluation.arrays import Array
-from ssl_vision.evaluation.features import parse_feature_set
+from ssl_vision.evaluation.features import FeatureSet, parse_feature_set
 from ssl_vision.evaluation.neighbours import Neighbours, find_neighbours
 
 _CHUNK_VALUES = 16 * 2**20  # float64 votes held at once: 128 MiB
@@ -148,6 +148,41 @@ def knn_accuracy(
         neighbours, bank_labels, k=k, temperature=temperature, num_classes=num_classes
     )
     return {each: score_ranking(classes, truth) for each, classes in ranked.items()}
+
+
+def score_knn(
+    bank: FeatureSet,
+    queries: FeatureSet | None,
+    *,
+    k: Sequence[int],
+    temperature: float,
+    feature: str = "pooled",
+    **options: Any,
+) -> dict[int, Accuracy]:
+    """Accuracy of a vote between features with labels for each k; empty where one has no labels.
+
+    Args:
+        bank: Samples that vote.
+        queries: Samples to classify; the bank itself for leave-one-out.
+        k: Numbers of voters.
+        temperature: T of the weights exp(cosine / T).
+        feature: Which of their features.
+        options: Further arguments of `knn_accuracy`.
+    """
+    if bank.labels is None or queries is None or queries.labels is None:
+        return {}
+    ids = bank.index if queries is bank else None
+    return knn_accuracy(
+        bank.features[feature],
+        bank.labels,
+        queries.features[feature],
+        queries.labels,
+        k=k,
+        temperature=temperature,
+        bank_ids=ids,
+        query_ids=ids,
+        **options,
+    )
 
 
 def rank_classes(

@@ -3,22 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
 from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.evaluation.accuracy import Accuracy
+from ssl_vision.evaluation.raw_inputs import raw_inputs
 from ssl_vision.evaluation.results import Measurement
 from ssl_vision.evaluation.svm import SvmResult
 from ssl_vision.nn.batch_norm import ENOUGH_TO_FIT, has_batch_norm, with_fitted_batch_norms
-from ssl_vision.points.pictures import raw_statistics
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.tasks.run import EvalRun, spread
-from ssl_vision.types import Features
 from ssl_vision.zoo.safe_load import sha256_of_tensors
 
 UNTRAINED = "the untrained network"
@@ -71,12 +66,9 @@ def baselines(run: EvalRun) -> dict[str, EvalRun]:
 
 def _raw(run: EvalRun) -> EvalRun:
     """Pixels as features; of clouds, hand-made statistics."""
-    if run.point_view is not None:
-        loaded = replace(
-            run.loaded, backbone=CloudStatistics(), source="raw statistics", sha256="clouds"
-        )
-        return EvalRun(run.config, loaded, say=run.say, like=run)
-    loaded = replace(run.loaded, backbone=Pixels(), source="raw pixels", sha256="pixels")
+    backbone = raw_inputs("image" if run.point_view is None else "points")
+    name = backbone.architecture
+    loaded = replace(run.loaded, backbone=backbone, source=name, sha256=name)
     return EvalRun(run.config, loaded, say=run.say, like=run)
 
 
@@ -118,33 +110,3 @@ def _with_backbone(run: EvalRun, backbone: Backbone, *, source: str) -> EvalRun:
     sha256 = sha256_of_tensors(backbone.model.state_dict())
     loaded = replace(run.loaded, backbone=backbone, source=source, sha256=sha256)
     return EvalRun(run.config, loaded, say=run.say, like=run)
-
-
-class Pixels(Backbone):
-    """Features are the pixels themselves, averaged down to 32 px."""
-
-    def __init__(self) -> None:
-        model: Any = nn.Identity()
-        model.num_features = 3 * 32 * 32
-        super().__init__(model, architecture="pixels", model_args={})
-
-    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
-        """Flattened images, (B, C * 32 * 32) or smaller where the images are."""
-        if images.ndim == 4 and images.shape[-1] > 32:
-            images = nn.functional.adaptive_avg_pool2d(images, 32)
-        return Features(pooled=images.flatten(1))
-
-
-class CloudStatistics(Backbone):
-    """Features are spreads and profiles of a cloud."""
-
-    modality = "points"
-
-    def __init__(self) -> None:
-        model: Any = nn.Identity()
-        model.num_features = 40
-        super().__init__(model, architecture="cloud statistics", model_args={})
-
-    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
-        """Statistics of clouds, (B, 40); see `raw_statistics`."""
-        return Features(pooled=torch.from_numpy(raw_statistics(images.cpu().numpy())))

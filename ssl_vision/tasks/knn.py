@@ -6,11 +6,12 @@ from typing import Any
 import torch
 
 from ssl_vision.evaluation.accuracy import Accuracy
-from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig, knn_accuracy
+from ssl_vision.evaluation.features import FeatureSet
+from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig, score_knn
 from ssl_vision.evaluation.plots import Axis, line_chart
 from ssl_vision.evaluation.results import Measurement, TaskResult, accuracy_measurements
 from ssl_vision.tasks.baselines import compare_with_baselines
-from ssl_vision.tasks.run import ACCURACY, EvalRun
+from ssl_vision.tasks.run import ACCURACY, EvalRun, Split
 from ssl_vision.tasks.task import Task
 
 
@@ -59,25 +60,27 @@ def run_knn(run: EvalRun) -> TaskResult:
 
 def _knn(run: EvalRun, config: KnnConfig) -> dict[int, Accuracy]:
     """Accuracy of each k."""
-    bank = run.features("train", config.features)
-    queries = bank if config.is_leave_one_out else run.features("val", config.features)
-    labels = run.labels("train")
-    ids = torch.arange(len(bank)) if config.is_leave_one_out else None
+    bank = _labelled(run, "train", config.features)
+    queries = bank if config.is_leave_one_out else _labelled(run, "val", config.features)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a k above the bank is a warning of the result
-        return knn_accuracy(
+        return score_knn(
             bank,
-            labels,
             queries,
-            labels if config.is_leave_one_out else run.labels("val"),
             k=config.k,
             temperature=config.temperature,
+            feature=config.features,
             num_classes=run.num_classes,
             search=config.search,
-            bank_ids=ids,
-            query_ids=ids,
             device=run.device,
         )
+
+
+def _labelled(run: EvalRun, split: Split, name: str) -> FeatureSet:
+    features = run.features(split, name)  # first: what cannot be read leaves the labels, too
+    return FeatureSet(
+        features={name: features}, labels=run.labels(split), index=torch.arange(len(features))
+    )
 
 
 TASK = Task(

@@ -1,15 +1,19 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from ssl_vision.config import load_train_config
+from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.module import DataModule
 from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.engine.train import train
 from ssl_vision.evaluation.features import extract_features
 from ssl_vision.evaluation.knn import knn_accuracy
 from ssl_vision.nn.batch_norm import with_fitted_batch_norms
+from ssl_vision.tasks.evaluate import evaluate
 
 RECIPE = Path(__file__).parents[2] / "configs" / "point_mae" / "tiny_cpu.yaml"
 
@@ -46,3 +50,54 @@ def test_training_is_compared_with_the_better_of_two_untrained_networks(tmp_path
     assert scores[1] > scores[0]
     assert first["step"] == 0
     assert first["eval/knn_top1"] == pytest.approx(scores[1])
+
+
+def scored(run: Path) -> list[dict[str, float]]:
+    """Lines of metrics.jsonl with a verdict."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if "eval/verdict" in line]
+
+
+def test_the_inputs_themselves_are_scored_once_as_evaluate_scores_them(
+    recipe: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = recipe("mae", "online_eval.every_epochs=1", "trainer.max_steps=5")
+    run = train(config).run_dir
+    first, last = scored(run)
+    vote = {"k": [config.online_eval.k], "temperature": 0.07, "features": "pooled"}
+    found = evaluate(
+        run, tasks=["knn"], data="digits", out=tmp_path, baselines=True, knn=vote,
+        cache={"mode": "off"},
+    )  # fmt: skip
+    (raw,) = (each.value for each in found["knn"].measurements if "raw pixels" in each.name)
+    assert first["eval/raw_knn_top1"] == pytest.approx(raw)
+    assert "eval/raw_knn_top1" not in last
+    assert f"not better than raw pixels ({100 * raw:.1f} %)" in last["eval/verdict"]
+    # An interrupted run remembers it.
+    again = recipe("mae", "online_eval.every_epochs=1", "trainer.max_steps=10")
+    assert f"({100 * raw:.1f} %)" in scored(train(again).run_dir)[-1]["eval/verdict"]
+
+
+def test_the_majority_class_is_told_in_terminal_and_report(
+    recipe: Callable[..., TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for split, name, num in (
+        *(("train", "a", 30), ("train", "b", 10), ("val", "a", 13), ("val", "b", 7)),
+    ):
+        folder = tmp_path / "set" / split / name
+        folder.mkdir(parents=True)
+        for i in range(num):
+            pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    config = recipe(
+        "mae",
+        f"data.path={tmp_path / 'set'}",
+        *("data.global_batch_size=8", "online_eval.every_epochs=1", "trainer.max_steps=5"),
+    )
+    run = train(config).run_dir
+    assert [line["eval/majority_class"] for line in scored(run)] == [13 / 20] * 2
+    assert capsys.readouterr().out.count("majority class 65.00%") == 2
+    page = (run / "report.html").read_text()
+    assert "majority class: 65.00 %" in page
+    assert "<th>majority" not in page

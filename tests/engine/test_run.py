@@ -45,5 +45,5 @@ def test_an_interrupted_run_is_recalled_up_to_its_step(tmp_path):
     first.record(2, {"train/loss": 9.0})
     run, _ = make_run(tmp_path)
     run.recall(1)
-    assert run.untrained == {"feature_std": 0.5}
+    assert run.start == {"feature_std": 0.5}
     assert run.metrics["train/loss"] != run.metrics["train/loss"]  # null is NaN again

@@ -100,15 +100,34 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     online_eval: OnlineEvalConfig = field(default_factory=OnlineEvalConfig)
     seed: int = 0
-    run_dir: str = "runs/{method}"  # {method} is the method's name
+    run_dir: str = "runs/{method}"  # {method} is the method's name; {{ and }} are braces
     resume: Literal["auto", "must", "never"] = "auto"
     init_from: str | None = None  # weights to start from: run folder, export, zoo:..., timm:...
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # beside metrics.jsonl
 
+    def __post_init__(self) -> None:
+        _filled(self.run_dir, method="")
+
     @property
     def run_path(self) -> Path:
         """Folder of the run."""
-        return Path(self.run_dir.format(method=self.method.name))
+        return Path(_filled(self.run_dir, method=self.method.name))
+
+
+def as_run_dir(path: str | Path) -> str:
+    """The `run_dir` that means a path, braces and all."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _filled(run_dir: str, *, method: str) -> str:
+    def fill(found: re.Match[str]) -> str:
+        if len(found[0]) == 1:
+            raise ConfigError(
+                f"run_dir={run_dir}: {{method}} is its only pattern; braces are {{{{ and }}}}."
+            )
+        return method if found[0] == "{method}" else found[0][0]
+
+    return re.sub(r"\{\{|\}\}|\{method\}|[{}]", fill, run_dir)
 
 
 @dataclass(frozen=True, kw_only=True)

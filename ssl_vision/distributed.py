@@ -6,12 +6,20 @@ averaging, the gradient of the same loss on the joined batch. A plain `dist.all_
 autograd and silently divides that gradient by the number of processes.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+def usable_cores() -> int:
+    """Cores this process may run on; all of the machine where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def is_distributed() -> bool:

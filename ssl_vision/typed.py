@@ -18,8 +18,10 @@ line all that follows the first `=` is the text, quotes and # included.
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -38,6 +40,12 @@ _TAGS = frozenset(
 _LARGEST = 1e300  # of a number: beyond it squares and sums are infinite anyway
 _MAX_DIGITS = 300
 _MAX_NODES = 100_000  # aliases of aliases would grow without end
+
+
+def as_word(path: str | Path) -> str:
+    """A path as a shell's argument that every command takes for a word, not for a setting."""
+    text = str(path)  # what has a `/` before its `=` or `:` is neither key=value nor zoo:NAME
+    return shlex.quote(f"./{text}" if re.match(r"[-~]|[^/]*[=:]", text) else text)
 
 
 class Typed(str):

@@ -191,6 +191,11 @@ def _index(source: Source, rows: Sequence[int]) -> str:
     writer.writerow(["row", "name", "label", "class"])
     for line, row in enumerate(rows):
         label = labels[row]
-        known = ["", ""] if label < 0 else [label, source.class_names[label]]
-        writer.writerow([line, source.name(row), *known])
+        known = ["", ""] if label < 0 else [label, _disarmed(source.class_names[label])]
+        writer.writerow([line, _disarmed(source.name(row)), *known])
     return text.getvalue()
+
+
+def _disarmed(text: str) -> str:
+    """A text that spreadsheets would run as a formula, with an apostrophe before it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -262,7 +262,7 @@ class _Chosen(Source):
         source, row = self.parts[index]
         return source.name(row)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, num_threads: int | None = None) -> str:
         return digest(*(self.name(i) for i in range(len(self))))
 
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
@@ -282,7 +282,7 @@ class _File(Source):
     def name(self, index: int) -> str:
         return str(self.path)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, num_threads: int | None = None) -> str:
         return digest(str(self.path))
 
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from scipy.stats import t as student_t
 
-from ssl_vision.config import TrainConfig, load_train_config, to_yaml
+from ssl_vision.config import TrainConfig, as_run_dir, load_train_config, to_yaml
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.accuracy import Interval
@@ -103,7 +103,9 @@ def reproduce(name: str, run_dir: Path, *, say: Say = lambda text: None) -> Repr
     if not recipe.is_file():
         raise ConfigError(f"{recipe} is not here; reproduce from a checkout of the repository.")
     say(f"training {recipe} with seed={entry.origin['seed']} in {run_dir}")
-    config = load_train_config([recipe], [f"seed={entry.origin['seed']}", f"run_dir={run_dir}"])
+    config = load_train_config(
+        [recipe], [f"seed={entry.origin['seed']}", f"run_dir={as_run_dir(run_dir)}"]
+    )
     export = train(config).export
     found, _ = knn_percent(export, data=data, out=run_dir / "reproduction")
     return Reproduction(

@@ -29,6 +29,7 @@ from ssl_vision.data.kernels.draws import view_stream
 from ssl_vision.data.kernels.policy import policy_rows, policy_table
 from ssl_vision.data.levels import Notes
 from ssl_vision.data.source import RawBlock, Source
+from ssl_vision.distributed import usable_cores
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
@@ -45,7 +46,7 @@ _MAX_SUBSTITUTES = 100  # draws of a replacement before the data set is called u
 def auto_threads() -> int:
     """Cores this process may use, shared among the processes of this machine."""
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, len(os.sched_getaffinity(0)) // local_processes)
+    return max(1, usable_cores() // local_processes)
 
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -231,11 +230,6 @@ class DataModule:
     def warnings(self) -> list[str]:
         """What makes scores doubtful, a line each: classes that do not meet, leaks; reads files."""
         return pair_warnings(self.bank_source, self.val_source)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Digest of the training data."""
-        return self.train_source.fingerprint()
 
     def _build(self, path: str, split: Split) -> Source:
         if self.config.is_points:

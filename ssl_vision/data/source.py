@@ -58,8 +58,16 @@ class Source(ABC):
         """What to call a sample in messages: its path where it has one."""
 
     @abstractmethod
-    def fingerprint(self) -> str:
-        """Digest that changes when the data set does."""
+    def fingerprint(self, *, num_threads: int | None = None) -> str:
+        """Digest that changes when the data set does.
+
+        Args:
+            num_threads: That read files; by default one per core.
+        """
+
+    def former_fingerprint(self) -> str:
+        """Digest by the rule before contents counted; for runs that were saved with it."""
+        return self.fingerprint()
 
     @abstractmethod
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
@@ -147,9 +155,13 @@ class SubsetSource(Source):
         """Name in the whole source."""
         return self.source.name(int(self.indices[index]))
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, num_threads: int | None = None) -> str:
         """Digest of the whole source and of the choice."""
-        return digest(self.source.fingerprint(), self.indices)
+        return digest(self.source.fingerprint(num_threads=num_threads), self.indices)
+
+    def former_fingerprint(self) -> str:
+        """Likewise by the former rule."""
+        return digest(self.source.former_fingerprint(), self.indices)
 
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
         """One image of the whole source."""

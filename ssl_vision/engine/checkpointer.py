@@ -12,7 +12,7 @@ from ssl_vision.engine.run import Run
 from ssl_vision.engine.state import capture, restore
 from ssl_vision.engine.strategy import loss_scaler
 from ssl_vision.engine.watchers import Update
-from ssl_vision.errors import CheckpointError
+from ssl_vision.errors import CheckpointError, SslVisionError
 from ssl_vision.methods.base import Method
 
 
@@ -61,9 +61,11 @@ class Checkpointer:
 
         Raises:
             CheckpointError: This write (with `and_wait`), or the previous one, failed.
+            ConfigError: The data are not those the resumed run began with.
         """
         if self._last_saved != method.step:
             state = self._state(method)
+            self._guarded(lambda: self._mark(state, is_urgent=and_wait))
             self._guarded(lambda: self._submit(state, method))
             self._last_saved, self._is_due = method.step, False
         if and_wait:
@@ -119,8 +121,13 @@ class Checkpointer:
         state["samples_seen"] = method.step * method.plan.global_batch_size
         state["epoch"] = method.step // method.plan.steps_per_epoch
         state["config"] = to_yaml(run.config)
-        state["data_fingerprint"] = run.data_fingerprint
         return state
+
+    def _mark(self, state: dict[str, Any], *, is_urgent: bool) -> None:
+        """Say on what data the state was trained; refuses others than the run's."""
+        guard = self._run.guard
+        state["data_fingerprint"] = "" if guard is None else guard.fingerprint(is_urgent=is_urgent)
+        self._run.say_notes()
 
     def _submit(self, state: dict[str, Any], method: Method) -> None:
         described = self._describe(method)
@@ -130,11 +137,11 @@ class Checkpointer:
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Do something on the main process; fail on all processes if it fails there."""
-        error: CheckpointError | None = None
+        error: SslVisionError | None = None
         if self._run.is_main:
             try:
                 action()
-            except CheckpointError as caught:
+            except SslVisionError as caught:
                 error = caught
         if any_rank(error is not None, device=self._run.fabric.device):
             raise error or CheckpointError("rank 0 could not write a checkpoint; see its message.")

@@ -10,6 +10,7 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.engine.run import Run
 from ssl_vision.engine.state import whole
 from ssl_vision.methods.base import Method
+from ssl_vision.typed import as_word
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import describe_backbone, export_backbone
 
@@ -52,15 +53,16 @@ class Exporter:
 
     def snippet(self) -> str:
         """Lines that load and use the export."""
-        folder = self._run.folder.export.resolve()
+        name = json.dumps(f"local-dir:{self._run.folder.export.resolve()}")
+        run = as_word(self._run.folder.path)
         return (
             f"done: {self._run.folder.path / 'report.html'}\n"
             "use the backbone anywhere timm is installed:\n\n"
             "    import timm\n"
-            f'    model = timm.create_model("local-dir:{folder}", pretrained=True).eval()\n\n'
+            f"    model = timm.create_model({name}, pretrained=True).eval()\n\n"
             "or score and embed:\n\n"
-            f"    ssl-vision evaluate {self._run.folder.path} data.path=DIR tasks=knn,linear\n"
-            f"    ssl-vision embed {self._run.folder.path} data.path=DIR OUT"
+            f"    ssl-vision evaluate {run} data.path=DIR tasks=knn,linear\n"
+            f"    ssl-vision embed {run} data.path=DIR OUT"
         )
 
     def _input(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,10 @@ from ssl_vision.engine.run_dir import RunFolder
 from ssl_vision.errors import CheckpointError, ConfigError
 
 # Another value of these makes another model, or another order of the data: refused.
-_FIXED = ("method.name", "backbone.name", "backbone.args", "backbone.in_chans", "seed",
+_FIXED = ("init_from", "method.name", "backbone.name", "backbone.args", "backbone.in_chans", "seed",
           "data.global_batch_size")  # fmt: skip
 # Where and how a run runs does not matter to what it computes: not worth a line.
-_MACHINE = ("run_dir", "resume", "init_from", "loggers", "data.num_threads", "data.download",
+_MACHINE = ("run_dir", "resume", "loggers", "data.num_threads", "data.download",
             "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
             "trainer.log_every_steps", "trainer.keep_checkpoints",
             "trainer.checkpoint_every_epochs", "trainer.checkpoint_every_steps")  # fmt: skip
@@ -51,15 +52,19 @@ def prepare_folder(folder: RunFolder, config: TrainConfig) -> bool:
 def set_aside(folder: Path) -> None:
     """Move the files of an earlier run into `previous/N/`; nothing is lost or mixed up."""
     names = ("checkpoints", "metrics.jsonl", "speed.jsonl", "nonfinite.jsonl", "config.yaml",
-             "environment.json", "report.html", "export")  # fmt: skip
+             "environment.json", "start.json", "report.html", "report.md", "export",
+             "classification", "evaluation", "reproduction", "extract.json", "tensorboard",
+             "wandb")  # fmt: skip
     earlier = [folder / name for name in names if (folder / name).exists()]
     if not earlier:
         return
-    number = 1 + len(list((folder / "previous").glob("*")))
+    taken = [int(p.name) for p in (folder / "previous").glob("*") if p.name.isdecimal()]
+    number = 1 + max(taken, default=0)
     target = folder / "previous" / str(number)
     target.mkdir(parents=True)
     for path in earlier:
         shutil.move(path, target / path.name)
+    sys.stderr.write(f"files of the earlier run in {folder} are now in {target}\n")
 
 
 def config_changes(saved: str, config: TrainConfig) -> dict[str, tuple[Any, Any]]:

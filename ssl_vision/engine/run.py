@@ -8,6 +8,7 @@ import lightning as L
 from rich.console import Console
 
 from ssl_vision.config import TrainConfig
+from ssl_vision.engine.data_guard import DataGuard
 from ssl_vision.engine.run_dir import RunFolder, read_jsonl
 from ssl_vision.engine.stream import BatchStream
 
@@ -21,7 +22,7 @@ class Run:
     stream: BatchStream
     fabric: L.Fabric
     console: Console
-    data_fingerprint: str = ""
+    guard: DataGuard | None = None  # of the training data
     is_main: bool = True  # the process that writes
     stop_step: int = 0  # updates after which the run ends
     metrics: dict[str, float] = field(default_factory=dict)  # latest value of each
@@ -60,3 +61,8 @@ class Run:
     def warn(self, message: str) -> None:
         """Print a warning, on the main process only."""
         self.say(f"warning: {message}", style="yellow")
+
+    def say_notes(self) -> None:
+        """Print what the guard of the data has found."""
+        while self.guard is not None and self.guard.notes:
+            self.warn(self.guard.notes.pop(0))

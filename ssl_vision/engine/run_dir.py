@@ -1,5 +1,6 @@
 """The folder of a run: what was asked for, on what it ran, and what came out, step by step."""
 
+import errno
 import fcntl
 import json
 import math
@@ -104,18 +105,25 @@ class RunFolder:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                os.write(descriptor, line.encode())
+                _write_line(descriptor, line.encode())
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise _unwritable(path, error) from error
 
-    def truncate(self, name: str, *, step: int) -> None:
-        """Drop lines of later steps than `step`, and a torn last line; for resuming."""
+    def truncate(self, name: str, *, step: int) -> int:
+        """Drop lines of later steps than `step`, and what is no whole line; for resuming.
+
+        Returns:
+            Number of damaged lines before the last. A log is no reason not to go on.
+        """
         path = self.path / name
-        if path.exists():
-            kept = [record for record in read_jsonl(path) if record.get("step", 0) <= step]
-            self.write(name, "".join(json.dumps(record) + "\n" for record in kept))
+        if not path.exists():
+            return 0
+        records, damaged = _parse_lines(path)
+        kept = [record for record in records if record.get("step", 0) <= step]
+        self.write(name, "".join(json.dumps(record) + "\n" for record in kept))
+        return len(damaged)
 
     def sync(self, name: str) -> None:
         """Make the lines written so far survive a power cut."""
@@ -128,20 +136,32 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Records of a JSON-lines file; a torn last line is left out.
 
     Raises:
-        CheckpointError: A line before the last is not JSON.
+        CheckpointError: A line before the last is not a record.
     """
-    records = []
-    lines = path.read_text().splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise CheckpointError(f"{path}: line {number} is not JSON.") from None
-        else:
-            if not line.endswith("\n") and number == len(lines):
-                records.pop()  # complete by chance, but its writer did not get to say so
+    records, damaged = _parse_lines(path)
+    if damaged:
+        raise CheckpointError(f"{path}: line {damaged[0]} is not a JSON record; delete that line.")
     return records
+
+
+def _parse_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Records of a JSON-lines file, and numbers of the lines before the last that are none."""
+    *lines, torn = path.read_text(errors="replace").split("\n")
+    # What follows the last line's end is torn, even if complete by chance.
+    records = [_parse_line(line) for line in lines]
+    damaged = [number for number, record in enumerate(records, start=1) if record is None]
+    if damaged and damaged[-1] == len(lines) and not torn:
+        damaged.pop()
+    return [record for record in records if record is not None], damaged
+
+
+def _parse_line(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(record, dict) and isinstance(record.get("step", 0), int)
+    return record if is_record else None
 
 
 def describe_environment(*, world_size: int, device: str) -> dict[str, Any]:
@@ -181,6 +201,15 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "is_dirty": bool(status)}
+
+
+def _write_line(descriptor: int, line: bytes) -> None:
+    """One whole line or none."""
+    size = os.fstat(descriptor).st_size
+    written = os.write(descriptor, line)
+    if written != len(line):
+        os.ftruncate(descriptor, size)
+        raise OSError(errno.ENOSPC, f"{written} of {len(line)} bytes were written, disk full?")
 
 
 def _is_nonfinite(value: Any) -> bool:

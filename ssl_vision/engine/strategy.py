@@ -9,7 +9,6 @@ import lightning as L
 import torch
 from lightning.fabric.loggers.logger import Logger
 from lightning.fabric.plugins import MixedPrecision
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning.fabric.strategies.strategy import Strategy
@@ -20,6 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_vision.config import TrainConfig, TrainerConfig
+from ssl_vision.engine.cluster import cluster_environment
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method
@@ -48,8 +48,8 @@ def build_fabric(config: TrainConfig) -> L.Fabric:
     # Their hints are about what the engine does itself.
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     plugins: list[Any] = [] if settings.precision == "32" else [_autocast(settings, accelerator)]
-    if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # `preemption` does it
+    cluster = cluster_environment(devices=devices, num_nodes=settings.num_nodes)
+    plugins += [] if cluster is None else [cluster]
     torch.backends.cudnn.benchmark = accelerator == "gpu"
     return L.Fabric(
         accelerator=accelerator,

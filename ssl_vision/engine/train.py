@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 
 from ssl_vision.backbones.build import build_backbone, check_architecture
-from ssl_vision.backbones.transfer import transfer_weights
 from ssl_vision.config import TrainConfig, to_yaml
 from ssl_vision.data.module import DataModule, per_process_batch
 from ssl_vision.distributed import world_size
 from ssl_vision.engine.checkpoint import CheckpointWriter, list_checkpoints
 from ssl_vision.engine.checkpointer import Checkpointer
+from ssl_vision.engine.data_guard import DataGuard
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.failures import explained
 from ssl_vision.engine.loop import Loop
@@ -28,13 +28,13 @@ from ssl_vision.engine.preemption import PreemptionWatcher, StopSignals
 from ssl_vision.engine.report import write_report
 from ssl_vision.engine.resume import (
     check_changes,
-    check_data,
     config_changes,
     describe_changes,
     prepare_folder,
 )
 from ssl_vision.engine.run import Run
 from ssl_vision.engine.run_dir import RunFolder, describe_environment
+from ssl_vision.engine.start_weights import say_of_start, start_from
 from ssl_vision.engine.strategy import build_fabric, loss_scaler, set_up
 from ssl_vision.engine.stream import BatchStream
 from ssl_vision.engine.watchers import Watcher
@@ -44,7 +44,6 @@ from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.optim.recipe import peak_lr
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
-from ssl_vision.zoo.weights import resolve_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +83,13 @@ def train(config: TrainConfig) -> RunResult:
             stack.callback(folder.close)
             _claim(folder, config)
         data = build_data(config, fabric)
+        guard = DataGuard(
+            data.train_source,
+            policy=config.trainer.on_data_change,
+            path=config.data.path,
+            is_main=fabric.is_global_zero,
+        )
+        guard.start()
         plan = build_plan(config, data)
         run = Run(
             config=config,
@@ -91,7 +97,7 @@ def train(config: TrainConfig) -> RunResult:
             stream=build_stream(config, plan, data, device=fabric.device),
             fabric=fabric,
             console=Console(),
-            data_fingerprint=data.fingerprint,
+            guard=guard,
             is_main=fabric.is_global_zero,
             stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
         )
@@ -165,26 +171,6 @@ def build_method(config: TrainConfig, plan: TrainPlan) -> Method:
         backbone = build_backbone(config.backbone, image_size_px=plan.image_size_px)
         return METHODS[config.method.name].module(
             config.method, backbone, optim=config.optim, plan=plan
-        )
-
-
-def start_from(weights: str, run: Run, method: Method) -> None:
-    """Put other weights into the method's backbone before the first update.
-
-    Raises:
-        ConfigError: They name nothing.
-        CheckpointError: They cannot be read, or are of another network.
-    """
-    loaded = resolve_weights(weights)
-    report = transfer_weights(loaded.backbone, method.backbone)
-    method.on_weights_loaded()
-    fresh = f"; starting fresh: {', '.join(report.fresh)}" if report.fresh else ""
-    run.say(f"{report.num_loaded} tensors from {loaded.source}{fresh}")
-    data = run.config.data
-    if loaded.mean != tuple(data.mean) or loaded.std != tuple(data.std):
-        run.warn(
-            f"{weights} was trained with mean {list(loaded.mean)} and std {list(loaded.std)}, "
-            f"data.mean={list(data.mean)} and data.std={list(data.std)} differ."
         )
 
 
@@ -283,18 +269,19 @@ def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:
         step = state["step"]
         changes = config_changes(state["config"], run.config)
         check_changes(changes, run_dir=run.folder.path)
-        check_data(
-            state["data_fingerprint"],
-            run.data_fingerprint,
-            policy=run.config.trainer.on_data_change,
-            path=str(run.config.data.path),
-        )
+        if run.guard is not None:
+            run.guard.expect(state["data_fingerprint"])
+            run.say_notes()
         run.say(f"resuming {run.folder.path} after update {step} of {run.stop_step}")
+        if run.config.init_from is not None:
+            say_of_start(run.config.init_from, run)
         if changes:
             run.warn(f"settings changed since: {describe_changes(changes)}")
     if run.is_main:
         for name in ("metrics.jsonl", "speed.jsonl", "nonfinite.jsonl"):
-            run.folder.truncate(name, step=step)
+            damaged = run.folder.truncate(name, step=step)
+            if damaged:
+                run.warn(f"{run.folder.path / name}: {damaged} damaged lines are left out.")
         run.recall(step)
         _note_session(run, method, step)
     if step == 0:
@@ -306,8 +293,10 @@ def _note_session(run: Run, method: Method, step: int) -> None:
     session: dict[str, Any] = {"from_step": step} | describe_environment(
         world_size=world_size(), device=_device_name(method)
     )
-    earlier = run.folder.read_json("environment.json") or {"sessions": []}
-    run.folder.write_json("environment.json", {"sessions": [*earlier["sessions"], session]})
+    earlier = run.folder.read_json("environment.json")
+    sessions = earlier.get("sessions") if isinstance(earlier, dict) else None
+    sessions = sessions if isinstance(sessions, list) else []
+    run.folder.write_json("environment.json", {"sessions": [*sessions, session]})
 
 
 def _introduce(run: Run, method: Method) -> None:

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -130,6 +130,12 @@ class FeatureStore:
 
     def _path(self, name: str, state: str | None = None) -> Path:
         return self.folder / (f"{name}.{state}.npy" if state else f"{name}.npy")
+
+    def delete(self) -> None:
+        """Forget everything; a collective."""
+        barrier()
+        if rank() == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     # Writing -------------------------------------------------------------------------------
 
@@ -280,7 +286,7 @@ def _create(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape).flush()
         with open(temporary, "r+b") as file:
             # A map over a file with holes would kill the process once the disk is full.
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            _allocate(file)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(
@@ -288,6 +294,18 @@ def _create(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
             "with room, or cache.mode=off."
         ) from error
     os.replace(temporary, path)
+
+
+def _allocate(file: BinaryIO) -> None:
+    """Give every byte of a file its place on the disk."""
+    size = os.fstat(file.fileno()).st_size
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    start = len(file.read(4096))  # which holds the header
+    for place in range(start, size, 1 << 20):
+        file.seek(place)
+        file.write(bytes(min(1 << 20, size - place)))
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from ssl_vision.evaluation.report import (
 from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
 from ssl_vision.files import write_atomically
 from ssl_vision.tasks import TASKS
-from ssl_vision.tasks.run import EvalRun
+from ssl_vision.tasks.run import EvalRun, data_digest
 from ssl_vision.tasks.settings import make_settings
 from ssl_vision.zoo.safe_load import sha256_of_tensors
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
@@ -212,8 +212,8 @@ def _describe_data(config: EvalConfig, run: EvalRun) -> dict[str, Any]:
         "num_val": None if val is None else len(val),
         "num_classes": run.num_classes if run.has_labels else None,
         "fingerprints": {
-            "train": run.bank_source.fingerprint(),
-            "val": None if val is None else val.fingerprint(),
+            "train": data_digest(run.bank_source),
+            "val": None if val is None else data_digest(val),
         },
         "transform": run.describe_transform(),
         "num_computed": run.num_computed,

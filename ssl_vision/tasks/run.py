@@ -19,7 +19,7 @@ from ssl_vision.data.clouds.loader import PointLoader
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader
 from ssl_vision.data.module import DataConfig, DataModule, on_error_of_scores
 from ssl_vision.data.source import Source, SubsetSource
-from ssl_vision.distributed import all_gather_object, rank, world_size
+from ssl_vision.distributed import all_gather_object, broadcast_object, rank, world_size
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.arrays import Array, as_tensor
 from ssl_vision.evaluation.features import (
@@ -29,6 +29,7 @@ from ssl_vision.evaluation.features import (
     parse_feature_set,
     spec_of,
 )
+from ssl_vision.evaluation.keys import code_digest, network_digest
 from ssl_vision.evaluation.plots import Axis
 from ssl_vision.evaluation.store import FeatureStore, cache_folder, evict, fill_store
 from ssl_vision.points.views import PointViewConfig, evaluation_point_view
@@ -96,6 +97,7 @@ class EvalRun:
             if data.num_groups is not None and isinstance(loaded.backbone, PointViT):
                 loaded.backbone.model.set_num_groups(data.num_groups)
             self.normalize = as_is
+        self._network = network_digest(loaded.backbone)
         self.num_computed = 0
         self.baselines: dict[str, EvalRun] = {}
         self._columns: dict[tuple[Split, str], Tensor] = {}
@@ -342,9 +344,9 @@ class EvalRun:
         """Rows that could be read, and their features; see `_extract`."""
         cache = self.config.cache
         root = Path(cache.folder).expanduser() if cache.folder else cache_folder()
-        store = FeatureStore(
-            root, key=self._store_key(source), num_rows=len(source), dtype=cache.dtype
-        )
+        data = data_digest(source)
+        key = self._store_key(data)
+        store = FeatureStore(root, key=key, num_rows=len(source), dtype=cache.dtype)
         missing = store.missing(names)
         if missing and cache.mode == "read":
             return self._extract(source, names)
@@ -362,16 +364,25 @@ class EvalRun:
                 autocast=self.autocast,
                 may_lack=self.config.data.on_error == "substitute",
             )
+            if data_digest(source) != data:
+                store.delete()
+                raise DataError(
+                    f"files of data.path={self.config.data.path} changed while they were read; "
+                    "start again once they are complete."
+                )
             evict(root, max_bytes=int(cache.max_gb * 2**30), keep=[store.folder])
         else:
             self.say(f"features of {len(source)} images found in {store.folder}")
         return torch.from_numpy(store.rows(names)), store.read(names)
 
-    def _store_key(self, source: Source) -> dict[str, Any]:
+    def _store_key(self, data: str) -> dict[str, Any]:
         return {
             "weights": self.loaded.sha256,
-            "architecture": self.loaded.backbone.architecture,
-            "data": source.fingerprint(),
+            "network": self._network,
+            "code": code_digest(),
+            "device": self.device.type,
+            "on_error": self.config.data.on_error,
+            "data": data,
             "view": asdict(self.point_view or self.view),
             "mean": list(self.mean),
             "std": list(self.std),
@@ -406,6 +417,11 @@ def _first(source: Source, num: int | None, seed: int, name: str) -> Source:
     if num is None or num >= len(source):
         return source
     return SubsetSource(source, spread(len(source), num, seed=seed, name=name).numpy())
+
+
+def data_digest(source: Source) -> str:
+    """Fingerprint of a source, whose files rank 0 reads; a collective."""
+    return str(broadcast_object(source.fingerprint() if rank() == 0 else None))
 
 
 def _device(name: str) -> torch.device:

@@ -1,6 +1,7 @@
 """What goes wrong outside the method: each a clear line, the right exit code, nothing lost."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -116,15 +117,12 @@ def test_changed_settings_are_shown_and_longer_runs_go_on(recipe, capsys):
     assert "trainer.epochs: 1 -> 2" in shown
 
 
-def test_other_data_is_refused_unless_allowed(recipe, monkeypatch):
-    from ssl_vision.data.module import DataModule
-
+def test_other_data_is_refused_unless_allowed(recipe):
     train(recipe("barlow_twins", "trainer.max_steps=1"))
-    monkeypatch.setattr(DataModule, "fingerprint", "0123abcd")
-    with pytest.raises(ConfigError, match=r"other data.*0123abcd.*on_data_change=allow"):
-        train(recipe("barlow_twins", "trainer.max_steps=2"))
-    allowed = recipe("barlow_twins", "trainer.max_steps=2", "trainer.on_data_change=allow")
-    assert train(allowed).steps == 2
+    other = ("data.train_fraction=0.9", "trainer.max_steps=2")
+    with pytest.raises(ConfigError, match=r"other data.*content-1:.*on_data_change=allow"):
+        train(recipe("barlow_twins", *other))
+    assert train(recipe("barlow_twins", *other, "trainer.on_data_change=allow")).steps == 2
 
 
 def test_resume_must_and_never_mean_it(recipe):
@@ -132,9 +130,18 @@ def test_resume_must_and_never_mean_it(recipe):
         train(recipe("barlow_twins", "resume=must"))
     train(recipe("barlow_twins", "trainer.max_steps=1"))
     config = recipe("barlow_twins", "trainer.max_steps=2", "resume=never")
+    before = {p.name for p in config.run_path.iterdir()} - {".lock"}
+    (config.run_path / "evaluation").mkdir()
+    (config.run_path / "notes.txt").write_text("mine")  # of the user: stays
     train(config)
+    moved = {p.name for p in (config.run_path / "previous" / "1").iterdir()}
+    assert moved == before | {"evaluation"}
+    assert (config.run_path / "notes.txt").read_text() == "mine"
     assert (config.run_path / "previous" / "1" / "checkpoints" / "step_000001").is_dir()
     assert [c.step for c in list_checkpoints(config.run_path / "checkpoints")] == [2]
+    (config.run_path / "previous" / "7").mkdir()
+    train(config)  # the next free number is taken, nothing is put into what is there
+    assert sorted(p.name for p in (config.run_path / "previous").iterdir()) == ["1", "7", "8"]
 
 
 def test_a_spoilt_newest_checkpoint_falls_back_to_the_one_before(recipe, capsys):
@@ -228,3 +235,19 @@ def test_signals_reach_a_real_command_line(recipe, tmp_path):
     assert process.returncode == 128 + signal.SIGUSR1, errors
     assert errors.splitlines()[-1].startswith("error: stopped by SIGUSR1 after update")
     assert len(list_checkpoints(config.run_path / "checkpoints")) == 1
+
+
+@pytest.mark.parametrize(
+    "tail", ['{"step": 4, "lo', "\0" * 64, '{"st\n{"step": 9}\n', "[1]\n", "\xff\n"]
+)
+def test_a_torn_log_does_not_stop_a_resume(recipe, tail):
+    train(recipe("barlow_twins", "trainer.max_steps=3"))
+    config = recipe("barlow_twins", "trainer.max_steps=6")
+    log = config.run_path / "metrics.jsonl"
+    whole = log.read_text()
+    log.write_bytes(whole.encode() + tail.encode("latin-1"))
+    (config.run_path / "environment.json").write_text("[3]")
+    assert train(config).steps == 6
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {3, 6} <= {record["step"] for record in records}
+    assert log.read_text().startswith(whole)

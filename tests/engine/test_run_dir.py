@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import resource
 
 import pytest
 
@@ -69,6 +70,51 @@ def test_a_log_that_cannot_be_written_says_so(folder, monkeypatch):
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl.*No space left.*intact"):
         folder.append("metrics.jsonl", {"step": 1})
+
+
+@pytest.mark.parametrize("room", [0, 1, 30])
+def test_a_short_write_is_noticed_and_leaves_whole_lines(folder, monkeypatch, room):
+    folder.append("metrics.jsonl", {"step": 1, "loss": 0.5})
+    path = folder.path / "metrics.jsonl"
+    whole, write = path.read_text(), os.write
+    line = '{"step": 2, "loss": 0.25, "more": "words"}\n'
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:room]))
+    with pytest.raises(CheckpointError, match=rf"{room} of {len(line)} bytes were written"):
+        folder.append("metrics.jsonl", {"step": 2, "loss": 0.25, "more": "words"})
+    monkeypatch.undo()
+    assert path.read_text() == whole
+    folder.append("metrics.jsonl", {"step": 2, "loss": 0.25})
+    assert [r["step"] for r in read_jsonl(path)] == [1, 2]
+
+
+def append_many(folder):
+    for step in range(100):
+        folder.append("metrics.jsonl", {"step": step})
+
+
+def test_a_file_at_its_limit_keeps_whole_lines(folder):
+    path = folder.path / "metrics.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl: cannot be written"):
+            append_many(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text().endswith("}\n")
+    assert [r["step"] for r in read_jsonl(path)] == list(range(len(read_jsonl(path))))
+    assert len(read_jsonl(path)) >= 7
+
+
+def test_damaged_lines_of_every_kind_are_left_out_at_a_resume(folder):
+    path = folder.path / "metrics.jsonl"
+    bad = [b'{"st', b"\xff\xfe", b"[1]", b"3", b'{"step": "x"}', b"[" * 100_000, b""]
+    path.write_bytes(b'{"step": 1}\n' + b"\n".join(bad) + b'\n{"step": 2}\n{"step": 3}')
+    with pytest.raises(CheckpointError, match="line 2"):
+        read_jsonl(path)
+    assert folder.truncate("metrics.jsonl", step=9) == len(bad)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert folder.truncate("absent.jsonl", step=9) == 0
 
 
 def test_environment_says_what_it_ran_on(tmp_path):

@@ -73,7 +73,8 @@ def test_what_cannot_be_sharded_or_scaled_is_refused(recipe, monkeypatch):
 
 def test_slurm_starts_the_processes_and_does_not_requeue_by_itself(recipe, monkeypatch):
     ours = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "1",
-            "SLURM_LOCALID": "1", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "2"}  # fmt: skip
+            "SLURM_LOCALID": "1", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "2",
+            "SLURM_STEP_ID": "0"}  # fmt: skip
     for name, value in ours.items():
         monkeypatch.setenv(name, value)
     fabric = build_fabric(recipe("mae", "trainer.devices=2"))

@@ -67,7 +67,7 @@ def _from_files(
         lambda row: read_cloud(files[row]),
         labels=labels,
         class_names=class_names,
-        mark=",".join(str(file.stat().st_size) for file in files),
+        files=[str(file) for file in files],
     )
     source.has_files, source.notes = True, notes
     return source
@@ -190,7 +190,7 @@ def _shapenetpart(folder: Path, split: Split) -> PartSource | None:
         # All 50, also where only some classes are there: the files number them so.
         part_names=[f"{c}/{p}" for c, parts_of in SHAPENET_PARTS.items() for p in parts_of],
         parts_of_class=_part_numbers(classes),
-        mark=",".join(str(file.stat().st_size) for file in files),
+        files=[str(file) for file in files],
     )
 
 
@@ -257,7 +257,7 @@ def scanobjectnn(found: Sequence[Path], split: Split) -> PointSource:
         lambda row: points[row, :, :3],
         labels=labels.tolist(),
         class_names=_SCAN_CLASSES,
-        mark=str(path.stat().st_size),
+        files=[str(path)],
     )
 
 

@@ -1,9 +1,11 @@
 """Point clouds as a data set: numbered, labelled, kept in memory once read."""
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ssl_vision.data.contents import FileContents
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.source import Source, digest
 from ssl_vision.errors import DataError
@@ -21,7 +23,7 @@ class PointSource(Source):
         read: Row -> cloud, float32, (M, 3 + anything else the subclass reads).
         labels: Class of each cloud, or None.
         class_names: Names of the classes.
-        mark: What else decides about the data, for the fingerprint (sizes of files, ...).
+        files: What the clouds are read from, for the fingerprint.
 
     Attributes:
         has_files: Whether each name is the path of a file that holds this cloud alone.
@@ -36,11 +38,12 @@ class PointSource(Source):
         *,
         labels: Sequence[int] | None = None,
         class_names: Sequence[str] = (),
-        mark: str = "",
+        files: Sequence[str] = (),
     ) -> None:
         if not names:
             raise DataError("the data set has no clouds.")
-        self._names, self._read, self._mark = list(names), read, mark
+        self._names, self._read = list(names), read
+        self._contents = FileContents(files)
         self.labels = None if labels is None else np.asarray(labels, np.int64)
         self.class_names = list(class_names)
         self._cache: dict[int, np.ndarray] = {}
@@ -57,10 +60,17 @@ class PointSource(Source):
         """Path of the cloud's own file."""
         return self._names[index] if self.has_files else None
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, num_threads: int | None = None) -> str:
+        """Digest of names, labels and the bytes of all files."""
+        labels = np.empty(0, np.int64) if self.labels is None else self.labels
+        contents = self._contents.digest(num_threads=num_threads)
+        return digest("\0".join(self._names), labels, contents)
+
+    def former_fingerprint(self) -> str:
         """Digest of names, labels and file sizes."""
         labels = np.empty(0, np.int64) if self.labels is None else self.labels
-        return digest("\n".join(self._names), labels, self._mark)
+        sizes = ",".join(str(os.path.getsize(path)) for path in self._contents.paths)
+        return digest("\n".join(self._names), labels, sizes)
 
     def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
         """Not images.
@@ -114,9 +124,9 @@ class PartSource(PointSource):
         class_names: Sequence[str],
         part_names: Sequence[str],
         parts_of_class: Sequence[Sequence[int]],
-        mark: str = "",
+        files: Sequence[str] = (),
     ) -> None:
-        super().__init__(names, read, labels=labels, class_names=class_names, mark=mark)
+        super().__init__(names, read, labels=labels, class_names=class_names, files=files)
         self.part_names, self.parts_of_class = list(part_names), [list(p) for p in parts_of_class]
 
     def parts(self, index: int) -> np.ndarray:

@@ -53,7 +53,7 @@ class ArraySource(Source):
         """Name of the data set and row."""
         return f"{self._name}[{index}]"
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, num_threads: int | None = None) -> str:
         """Digest of pixels and labels."""
         labels = np.empty(0) if self.labels is None else self.labels
         return digest(str(self.images.shape), self.images, labels)

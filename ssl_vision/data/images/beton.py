@@ -17,6 +17,7 @@ import torch
 from numba.np.numpy_support import carray
 from torch import Tensor
 
+from ssl_vision.data.contents import FileContents
 from ssl_vision.data.decode import ACCURATE_DCT, RGB, Decoder, turbojpeg
 from ssl_vision.data.images.beton_format import JPG, RAW, read_index
 from ssl_vision.data.images.mapping import GuardedMap, guarded_map
@@ -52,6 +53,7 @@ class BetonSource(Source):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._contents = FileContents([str(self.path)])
         index = read_index(self.path)
         self.page_size = index.page_size
         self._modes = index.images["mode"].copy()
@@ -81,7 +83,7 @@ class BetonSource(Source):
             raise DataError(
                 f"{path} is damaged (it has no list class_names of names); delete it or pack again."
             )
-        if fields.get("fingerprint") != self.fingerprint():
+        if fields.get("fingerprint") != self.former_fingerprint():
             raise DataError(f"{path} belongs to another .beton file; delete it or pack again.")
         return names
 
@@ -128,8 +130,12 @@ class BetonSource(Source):
         original = f" = {self._names[index]}" if index < len(self._names) else ""
         return f"{self.path}[{index}]{original}"
 
-    def fingerprint(self) -> str:
-        """Digest of sizes, places and labels of all samples."""
+    def fingerprint(self, *, num_threads: int | None = None) -> str:
+        """Digest of every byte of the file, and of the classes' names."""
+        return digest(self._contents.digest(num_threads=num_threads), "\0".join(self.class_names))
+
+    def former_fingerprint(self) -> str:
+        """Digest of sizes, places and labels of all samples; by it the sidecar knows its file."""
         labels = np.empty(0) if self._stored_labels is None else self._stored_labels
         shapes = np.stack([self._modes, self._heights, self._widths])
         return digest("beton", shapes, self._pointers, self._sizes, labels)

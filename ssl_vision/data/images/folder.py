@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssl_vision.data.contents import FileContents
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.data.source import Source, digest
@@ -16,7 +17,7 @@ from ssl_vision.files import MAX_IMAGE_BYTES, read_regular
 
 _COMMON = [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"]
 EXTENSIONS = frozenset([*_COMMON, ".ppm", ".pgm", ".pbm", ".pnm"])
-_MAX_STATS = 10_000  # files whose sizes enter the fingerprint
+_MAX_STATS = 10_000  # files whose sizes enter the former fingerprint
 
 
 class FolderSource(Source):
@@ -35,6 +36,7 @@ class FolderSource(Source):
 
     def __init__(self, root: str | Path, *, decode: DecodeConfig = DEFAULT) -> None:
         self.root, self.decode = Path(root), decode
+        self._contents: FileContents | None = None
         self.paths, skipped = _walk(self.root)
         if not self.paths:
             raise DataError(
@@ -59,11 +61,18 @@ class FolderSource(Source):
         """Path of the file."""
         return self.name(index)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, num_threads: int | None = None) -> str:
+        """Digest of names, of the bytes of every file, and of what they are taken to mean."""
+        if self._contents is None:
+            self._contents = FileContents([self.name(i) for i in range(len(self))])
+        contents = self._contents.digest(num_threads=num_threads)
+        return digest(self.decode.key(), "\0".join(self.paths), contents)
+
+    def former_fingerprint(self) -> str:
         """Digest of names, and of file sizes (of evenly spaced files where there are many)."""
         step = -(-len(self.paths) // _MAX_STATS)
         sizes = [_size(os.path.join(self.root, path)) for path in self.paths[::step]]
-        return digest(self.decode.key(), "\n".join(self.paths), np.array(sizes, np.int64))
+        return digest("\n".join(self.paths), np.array(sizes, np.int64))
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes.

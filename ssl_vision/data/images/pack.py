@@ -423,8 +423,8 @@ def _write_sidecars(
     names = "".join(json.dumps(source.name(sample.row)) + "\n" for sample in samples)
     content = {
         "format": 1,
-        "fingerprint": BetonSource(partial).fingerprint(),
-        "source_fingerprint": source.fingerprint(),
+        "fingerprint": BetonSource(partial).former_fingerprint(),
+        "source_fingerprint": source.former_fingerprint(),
         "num_samples": len(samples),
         "num_bad": len(bad),
         "class_names": source.class_names if source.labels is not None else [],

@@ -1,0 +1,41 @@
+"""A digest of contents changes with the bytes, whatever sizes and times say."""
+
+import os
+import shutil
+from pathlib import Path
+
+from ssl_vision.data.contents import FileContents, hash_files
+
+
+def test_other_bytes_of_the_same_size_and_time_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.bmp"
+    path.write_bytes(b"x" * 100)
+    contents = FileContents([str(path)])
+    before, times = contents.digest(), path.stat()
+    path.write_bytes(b"y" * 100)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert contents.digest() != before
+    path.write_bytes(b"x" * 100)
+    assert contents.digest() == before
+    copy = Path(shutil.copy2(path, tmp_path / "b.bmp"))
+    link = tmp_path / "c.bmp"
+    link.symlink_to(copy)
+    assert hash_files([str(copy)]) == hash_files([str(link)]) == before
+
+
+def test_every_byte_of_a_large_file_and_the_order_count(tmp_path: Path) -> None:
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(bytes(40 << 20))
+    other.write_bytes(b"1")
+    found = {hash_files([str(path), str(other)]), hash_files([str(other), str(path)])}
+    for place in (0, (16 << 20) - 1, 16 << 20, (40 << 20) - 1):
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(b"1")
+        found.add(hash_files([str(path), str(other)]))
+    assert len(found) == 6
+
+
+def test_pipes_and_missing_files_count_as_unreadable(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert hash_files([str(tmp_path / "pipe")]) != hash_files([str(tmp_path / "absent")])

@@ -341,7 +341,7 @@ class EpochLoader(Generic[_ViewKind]):
             try:
                 return read(index)
             except DataError as error:
-                reason = str(error)
+                reason = str(error).rstrip(".")
             if self.on_error == "raise":
                 raise DataError(
                     f"sample {index} ({self.source.name(index)}) cannot be read: {reason}. "

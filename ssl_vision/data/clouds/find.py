@@ -25,6 +25,7 @@ from ssl_vision.data.clouds.shapes import (
 from ssl_vision.data.clouds.source import PartSource, PointSource
 from ssl_vision.data.source import Split
 from ssl_vision.errors import DataError
+from ssl_vision.files import shown
 
 _PER_CLASS = {"train": 100, "val": 30}  # clouds of a class of the built-in sets
 
@@ -51,10 +52,17 @@ def build_point_source(path: str, *, split: Split = "train") -> PointSource:
             f"data path {path!r} does not exist; give a folder of clouds or meshes, or shapes or "
             "shape_parts (built in)."
         )
+    try:
+        return _source_of(folder, split)
+    except OSError as error:
+        raise DataError(f"{shown(folder)} cannot be read: {error.strerror or error}.") from error
+
+
+def _source_of(folder: Path, split: Split) -> PointSource:
     if folder.suffix == ".h5":
         return scanobjectnn([folder], split)
-    if folder.is_file():
-        raise DataError(f"{folder} is one file; give the folder of the data set.")
+    if not folder.is_dir():
+        raise DataError(f"{shown(folder)} is one file; give the folder of the data set.")
     for build in LAYOUTS:
         source = build(folder, split)
         if source is not None:

@@ -5,14 +5,14 @@ them does. Meshes become clouds of `SURFACE_POINTS` points of their surface, the
 time.
 """
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from ssl_vision.data.clouds.mesh_files import READERS, check_is_upright, read_geometry, read_table
+from ssl_vision.data.clouds.mesh_files import READERS, read_geometry, read_table
 from ssl_vision.data.clouds.source import PartSource, PointSource
 from ssl_vision.data.images.folder import class_name
 from ssl_vision.data.source import Split
@@ -24,6 +24,7 @@ from ssl_vision.data.splits import (
     named_parts,
 )
 from ssl_vision.errors import DataError
+from ssl_vision.files import MAX_CLOUD_BYTES, open_regular, read_json, read_text, shown
 from ssl_vision.points.surface import sample_surface
 from ssl_vision.randomness import derive_key, keyed_uniform
 
@@ -44,14 +45,16 @@ def read_cloud(path: Path) -> np.ndarray:
     try:
         sampled = sample_surface(torch.from_numpy(vertices), torch.from_numpy(faces), uniform)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{shown(path)}: {error}") from error
     return sampled.numpy()
 
 
 def _check_present(files: Sequence[Path]) -> None:
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise DataError(f"{len(missing)} of {len(files)} files are missing, first {missing[0]}.")
+        raise DataError(
+            f"{len(missing)} of {len(files)} files are missing, first {shown(missing[0])}."
+        )
 
 
 def _from_files(
@@ -61,7 +64,6 @@ def _from_files(
     *,
     notes: tuple[str, ...] = (),
 ) -> PointSource:
-    _check_present(files)
     source = PointSource(
         [str(file) for file in files],
         lambda row: read_cloud(files[row]),
@@ -80,7 +82,7 @@ def _clouds_in(folder: Path) -> list[Path]:
 
 def _is_cloud(path: Path) -> bool:
     is_note = path.name.lower().startswith(("readme", "license"))
-    return path.suffix.lower() in READERS and not is_note and path.is_file()
+    return path.suffix.lower() in READERS and not is_note and not path.is_dir()
 
 
 def any_folder(folder: Path, split: Split) -> PointSource:
@@ -132,7 +134,27 @@ def _deeper(places: Sequence[Path]) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    """Lines of a list, without blank ones."""
+    lines = read_text(path, error=DataError).split("\n")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _listed(folder: Path, places: Iterable[str], listed_in: Path) -> list[Path]:
+    """Files that a list names; all are there, in the folder.
+
+    Raises:
+        DataError: Some are missing, or a name leads out of the folder.
+    """
+    files = []
+    for place in places:
+        name = Path(place)
+        if name.is_absolute() or ".." in name.parts or "\0" in place:
+            raise DataError(
+                f"{shown(listed_in)} names {place[:80]!r}, which leads out of {folder}."
+            )
+        files.append(folder / name)
+    _check_present(files)
+    return files
 
 
 def _modelnet_resampled(folder: Path, split: Split) -> PointSource | None:
@@ -148,7 +170,8 @@ def _modelnet_resampled(folder: Path, split: Split) -> PointSource | None:
     of_id = [name.rpartition("_")[0] for name in ids]
     names_file = folder / f"modelnet{size}_shape_names.txt"
     classes = _lines(names_file) if names_file.is_file() else sorted(set(of_id))
-    files = [folder / kind / f"{name}.txt" for kind, name in zip(of_id, ids, strict=True)]
+    places = [f"{kind}/{name}.txt" for kind, name in zip(of_id, ids, strict=True)]
+    files = _listed(folder, places, ids_file)
     return _from_files(files, [_class_of(kind, classes) for kind in of_id], classes)
 
 
@@ -164,7 +187,8 @@ def _shapenet55(folder: Path, split: Split) -> PointSource | None:
     every = [n for f in sorted(lists[0].parent.glob("t*.txt")) for n in _lines(f)]
     classes = sorted({name.partition("-")[0] for name in every})
     labels = [classes.index(name.partition("-")[0]) for name in names]
-    return _from_files([folder / "shapenet_pc" / name for name in names], labels, classes)
+    files = _listed(folder / "shapenet_pc", names, lists[0])
+    return _from_files(files, labels, classes)
 
 
 def _shapenetpart(folder: Path, split: Split) -> PartSource | None:
@@ -173,15 +197,16 @@ def _shapenetpart(folder: Path, split: Split) -> PartSource | None:
     lists = folder / "train_test_split"
     if not table.is_file() or not lists.is_dir():
         return None
-    folder_of = dict(line.split()[:2] for line in _lines(table))  # class name -> folder
+    rows = [line.split() for line in _lines(table)]  # class name, folder
+    if bad := [row for row in rows if len(row) < 2]:
+        raise DataError(f"{shown(table)}: {bad[0]} must be the name of a class and its folder.")
+    folder_of = {row[0]: row[1] for row in rows}
     classes = sorted(folder_of)
     class_of_folder = {folder_of[name]: i for i, name in enumerate(classes)}
     parts = ("train", "val") if split == "train" else ("test",)
     files_of = [lists / f"shuffled_{part}_file_list.json" for part in parts]
-    ids = [name for file in files_of for name in json.loads(file.read_text())]
-    pairs = [tuple(i.split("/")[-2:]) for i in ids]
-    files = [folder / kind / f"{name}.txt" for kind, name in pairs]
-    _check_present(files)
+    pairs = [pair for file in files_of for pair in _shapenetpart_list(file, class_of_folder)]
+    files = _listed(folder, [f"{kind}/{name}.txt" for kind, name in pairs], lists)
     return PartSource(
         [str(file) for file in files],
         lambda row: _point_and_part(files[row]),
@@ -194,14 +219,29 @@ def _shapenetpart(folder: Path, split: Split) -> PartSource | None:
     )
 
 
+def _shapenetpart_list(path: Path, folders: Container[str]) -> list[tuple[str, str]]:
+    """Folder and name of each object in a list, whose entries are `shape_data/FOLDER/NAME`."""
+    entries = read_json(path, error=DataError)
+    if not isinstance(entries, list):
+        raise DataError(f"{shown(path)} is no list of names.")
+    pairs = []
+    for entry in entries:
+        parts = entry.split("/")[-2:] if isinstance(entry, str) else []
+        if len(parts) < 2 or parts[0] not in folders:
+            raise DataError(f"{shown(path)}: {str(entry)[:80]!r} lies in the folder of no class.")
+        pairs.append((parts[0], parts[1]))
+    return pairs
+
+
 def _point_and_part(path: Path) -> np.ndarray:
-    try:
-        table = read_table(path)
-        check_is_upright(table.shape)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    table = read_table(path)
     if table.shape[1] < 4:
-        raise DataError(f"{path} has {table.shape[1]} columns; x, y, z, ..., part are needed.")
+        columns = table.shape[1]
+        raise DataError(f"{shown(path)} has {columns} columns; x, y, z, ..., part are needed.")
+    parts, most = table[:, -1], sum(map(len, SHAPENET_PARTS.values()))
+    bad = parts[~((parts >= 0) & (parts < most) & (parts % 1 == 0))]
+    if len(bad):
+        raise DataError(f"{shown(path)}: part {bad[0]:g} is none of 0..{most - 1}.")
     return table[:, [0, 1, 2, -1]]
 
 
@@ -266,14 +306,39 @@ def _read_h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
         import h5py  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise DataError(f"{path}: reading .h5 needs h5py: pip install 'ssl-vision[h5]'.") from error
+    open_regular(path, max_bytes=MAX_CLOUD_BYTES, error=DataError).close()
     try:
         with h5py.File(path) as file:
-            points, labels = np.asarray(file["data"], np.float32), np.asarray(file["label"])
-    except (OSError, KeyError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+            points = _h5_array(file, "data", kinds="fiu")
+            labels = _h5_array(file, "label", kinds="iu").reshape(-1)
+    except Exception as error:  # a stranger's file brings HDF5 to any of Python's errors
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{shown(path)} cannot be read: {reason}") from error
     if points.ndim != 3 or points.shape[2] < 3 or points.shape[1] == 3 < points.shape[2]:
-        raise DataError(f"{path}: data of shape {points.shape} must be (clouds, points, 3).")
-    return points, labels.astype(np.int64)
+        raise DataError(f"{shown(path)}: data of shape {points.shape} must be (clouds, points, 3).")
+    if len(labels) != len(points) or not ((labels >= 0) & (labels < len(_SCAN_CLASSES))).all():
+        raise DataError(
+            f"{shown(path)}: {len(points)} clouds need as many labels from 0 to "
+            f"{len(_SCAN_CLASSES) - 1}; it has {len(labels)}, {np.unique(labels)[:20].tolist()}."
+        )
+    with np.errstate(over="ignore"):
+        return points.astype(np.float32), labels.astype(np.int64)
+
+
+def _h5_array(file: Any, name: str, *, kinds: str) -> np.ndarray:
+    """An array that lies in the file itself: HDF5 can point to other files, and to nothing."""
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"it holds no array {name!r} of its own")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+        raise ValueError(f"it holds no array {name!r} of its own")
+    if found.dtype.kind not in kinds or found.ndim == 0:
+        raise ValueError(f"{name} is of {found.dtype} {found.shape}")
+    if found.nbytes > MAX_CLOUD_BYTES:
+        raise ValueError(f"{name} takes {found.nbytes:,} bytes, more than {MAX_CLOUD_BYTES:,}")
+    return np.asarray(found[()])
 
 
 _SCAN_CLASSES = [

@@ -1,83 +1,132 @@
-"""Readers of geometry files: .off, .obj, .ply meshes; .ply, .npy, .txt clouds."""
+"""Readers of geometry files: .off, .obj, .ply meshes; .ply, .npy, .txt clouds.
 
+Files may come from strangers: only plain files are opened, and what a header claims is held against
+the file's length before memory is taken for it.
+"""
+
+import math
+import os
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
+from ssl_vision.data.clouds.geometry import (
+    MAX_COORDINATE,
+    Geometry,
+    as_text,
+    coordinates,
+    fans,
+    whole_number,
+    word_lines,
+)
+from ssl_vision.data.clouds.ply import read_ply
 from ssl_vision.errors import DataError
+from ssl_vision.files import MAX_CLOUD_BYTES, open_regular, shown
 
-Rows = list[list[str]]
+_T = TypeVar("_T")
 _MAX_COLUMNS = 12  # of a cloud: coordinates, normals, colours, a part and some more
-
-
-class Geometry(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        vertices: float32, (V, 3).
-        faces: Triangles as vertex indices, int64, (F, 3); polygons are cut into fans. Empty: a
-            cloud.
-    """
-
-    vertices: np.ndarray
-    faces: np.ndarray
 
 
 def read_geometry(path: Path) -> Geometry:
     """A mesh or cloud, by the file's suffix (see `READERS`).
 
     Raises:
-        DataError: Naming the file: unknown suffix, unreadable, malformed, empty, not finite, or
-            faces that use vertices the file does not have.
+        DataError: Naming the file: unknown suffix, no plain file, too large, unreadable,
+            malformed, empty, coordinates that are not finite or beyond 1e18, or faces that use
+            vertices the file does not have.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: clouds are read from {', '.join(READERS)}.")
-    try:
-        geometry = reader(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    except (ValueError, IndexError, StopIteration) as error:
-        raise DataError(f"{path} is malformed: {str(error) or 'it ends too early'}") from error
+        raise DataError(f"{shown(path)}: clouds are read from {', '.join(READERS)}.")
+    geometry = _read(path, reader)
     _check(path, geometry)
     return geometry
-
-
-def _check(path: Path, geometry: Geometry) -> None:
-    vertices, faces = geometry
-    if len(vertices) == 0:
-        raise DataError(f"{path} holds no points.")
-    used = np.unique(faces) if len(faces) else np.arange(len(vertices))
-    if used[0] < 0 or used[-1] >= len(vertices):
-        raise DataError(f"{path}: a face uses a vertex outside 0..{len(vertices) - 1}.")
-    bad = int((~np.isfinite(vertices[used])).any(axis=1).sum())
-    if bad:
-        raise DataError(f"{path}: {bad} of {len(used)} points have NaN or infinite coordinates.")
-
-
-# Arrays ----------------------------------------------------------------------------------
-
-
-def _read_npy(path: Path) -> Geometry:
-    return _cloud(np.load(path, allow_pickle=False))
-
-
-def _read_text(path: Path) -> Geometry:
-    """Numbers in columns, separated by commas or spaces; further columns are not coordinates."""
-    return _cloud(read_table(path))
 
 
 def read_table(path: Path) -> np.ndarray:
     """All columns of a text file of numbers, float32, (rows, columns).
 
     Raises:
-        ValueError: Not a table of numbers.
+        DataError: Naming the file: unreadable or not a table of numbers, a row per point.
     """
-    with path.open() as file:
-        separator = "," if "," in file.readline() else None
-    return np.loadtxt(path, delimiter=separator, dtype=np.float32, ndmin=2, comments=("#", "//"))
+    return _read(path, _upright_table)
+
+
+def _read(path: Path, reader: Callable[[BinaryIO], _T]) -> _T:
+    with open_regular(path, max_bytes=MAX_CLOUD_BYTES, error=DataError) as file:
+        try:
+            return reader(file)
+        except OSError as error:
+            raise DataError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
+        except MemoryError as error:
+            raise DataError(f"{shown(path)} needs more memory than there is.") from error
+        except Exception as error:  # a stranger's file brings NumPy and Python to any of theirs
+            reason = (str(error) or "it ends too early").splitlines()[0]
+            raise DataError(f"{shown(path)} is malformed: {reason}.") from error
+
+
+def _check(path: Path, geometry: Geometry) -> None:
+    vertices, faces = geometry
+    if len(vertices) == 0:
+        raise DataError(f"{shown(path)} holds no points.")
+    if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
+        raise DataError(
+            f"{shown(path)}: a face uses a vertex outside 0..{len(vertices) - 1} "
+            f"(from {faces.min()} to {faces.max()})."
+        )
+    is_used = np.full(len(vertices), not len(faces))
+    is_used[faces] = True
+    # Vertices of no face may be anything: nothing reads them.
+    bad = int((~(np.abs(vertices) <= MAX_COORDINATE)).any(axis=1)[is_used].sum())
+    if bad:
+        raise DataError(
+            f"{shown(path)}: {bad} of {is_used.sum()} points have NaN or infinite coordinates, or "
+            f"such beyond {MAX_COORDINATE:g}."
+        )
+
+
+# Arrays ----------------------------------------------------------------------------------
+
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def _read_npy(file: BinaryIO) -> Geometry:
+    """NumPy's format, without its pickles; the array is read only if it is a cloud."""
+    version = np.lib.format.read_magic(file)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"version {version} of .npy holds no plain numbers")
+    shape, is_fortran, dtype = _NPY_HEADERS[version](file)
+    _check_is_cloud(shape, dtype)
+    size = math.prod(shape) * dtype.itemsize
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if size > left:
+        raise ValueError(f"it ends too early: an array of shape {shape} takes {size:,} bytes")
+    values = np.frombuffer(file.read(size), dtype)
+    return _cloud(values.reshape(shape, order="F" if is_fortran else "C"))
+
+
+def _read_text(file: BinaryIO) -> Geometry:
+    """Numbers in columns, separated by commas or spaces; further columns are not coordinates."""
+    return _cloud(_table(file))
+
+
+def _table(file: BinaryIO) -> np.ndarray:
+    text = as_text(file)
+    separator = "," if "," in text.readline() else None
+    text.seek(0)
+    return np.loadtxt(text, delimiter=separator, dtype=np.float32, ndmin=2, comments=("#", "//"))
+
+
+def _upright_table(file: BinaryIO) -> np.ndarray:
+    table = _table(file)
+    check_is_upright(table.shape)
+    return table
 
 
 def check_is_upright(shape: tuple[int, ...]) -> None:
@@ -97,261 +146,102 @@ def check_is_upright(shape: tuple[int, ...]) -> None:
         )
 
 
+def _check_is_cloud(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if len(shape) != 2 or min(shape) < 0 or shape[1] < 3 or dtype.kind not in "fiu":
+        raise ValueError(f"an array of {dtype} of shape {shape} is no cloud; (points, >= 3) is")
+    check_is_upright(shape)
+
+
 def _cloud(values: np.ndarray) -> Geometry:
-    if values.ndim != 2 or values.shape[1] < 3 or values.dtype.kind not in "fiu":
-        raise ValueError(f"an array of shape {values.shape} is no cloud; it needs (points, >= 3)")
-    check_is_upright(values.shape)
-    return Geometry(np.ascontiguousarray(values[:, :3], np.float32), np.empty((0, 3), np.int64))
+    _check_is_cloud(values.shape, values.dtype)
+    with np.errstate(over="ignore"):
+        vertices = np.ascontiguousarray(values[:, :3], np.float32)
+    return Geometry(vertices, np.empty((0, 3), np.int64))
 
 
 # OFF -------------------------------------------------------------------------------------
 
 
-def _read_off(path: Path) -> Geometry:
+def _read_off(file: BinaryIO) -> Geometry:
     """Object File Format, also with ModelNet's header that lacks a line break."""
-    lines = _lines(path)
+    lines = word_lines(file)
     header = next(lines)
     word = header[0]
     if "BINARY" in header:
         raise ValueError("binary OFF is not supported; save it as text")
-    if not word.lstrip("STCN4n").startswith("OFF"):
-        raise ValueError(f"it starts with {word!r} instead of OFF")
-    rest = [word[word.index("OFF") + 3 :], *header[1:]]
-    counts = [w for w in rest if w] or next(lines)
-    num_vertices, num_faces = int(counts[0]), int(counts[1])
-    vertices = [next(lines) for _ in range(num_vertices)]
-    faces = [next(lines) for _ in range(num_faces)]
-    return Geometry(_coordinates(vertices), _polygons(faces))
+    if word.lstrip("STCN").startswith(("4OFF", "nOFF", "4nOFF")):
+        raise ValueError(f"{word[:8]} has other than three coordinates; save it as plain OFF")
+    if not word.lstrip("STCN").startswith("OFF"):
+        raise ValueError(f"it starts with {word[:20]!r} instead of OFF")
+    counts = [w for w in (word[word.index("OFF") + 3 :], *header[1:]) if w] or next(lines)
+    if len(counts) < 2:
+        raise ValueError("it lacks the numbers of vertices and faces")
+    num_vertices = whole_number(counts[0], what="the number of vertices")
+    num_faces = whole_number(counts[1], what="the number of faces")
+    vertices, corners, lengths = array("d"), array("q"), array("q")
+    for _ in range(num_vertices):
+        _append_vertex(vertices, next(lines))
+    for _ in range(num_faces):
+        row = next(lines)  # n i_1 ... i_n (colours)
+        length = whole_number(row[0], what="the number of corners of a face")
+        if len(row) <= length:
+            raise ValueError(f"a face of {length} corners lists {len(row) - 1}")
+        corners.extend(map(int, row[1 : 1 + length]))
+        lengths.append(length)
+    return _mesh(vertices, corners, lengths)
 
 
-def _lines(path: Path) -> Iterator[list[str]]:
-    """Words of each line that has any, without comments."""
-    with path.open(errors="replace") as file:
-        for line in file:
-            words = line.partition("#")[0].split()
-            if words:
-                yield words
+def _append_vertex(vertices: "array[float]", words: list[str]) -> None:
+    if len(words) < 3:
+        raise ValueError(f"a vertex has {len(words)} coordinates instead of 3")
+    vertices.extend(map(float, words[:3]))
 
 
-def _coordinates(rows: Rows) -> np.ndarray:
-    if not rows:
-        return np.empty((0, 3), np.float32)
-    return np.array([row[:3] for row in rows], np.float64).astype(np.float32).reshape(-1, 3)
-
-
-def _polygons(rows: Rows) -> np.ndarray:
-    """Rows `n i_1 ... i_n (colours)` -> triangles."""
-    triangles: list[list[str]] = []
-    for row in rows:
-        corners = row[1 : 1 + int(row[0])]
-        if len(corners) < int(row[0]):
-            raise ValueError(f"a face of {row[0]} corners lists {len(corners)}")
-        triangles.extend(_fan(corners))
-    return np.array(triangles, np.int64).reshape(-1, 3)
-
-
-def _fan(corners: list[str]) -> list[list[str]]:
-    return [[corners[0], corners[i], corners[i + 1]] for i in range(1, len(corners) - 1)]
+def _mesh(vertices: "array[float]", corners: "array[int]", lengths: "array[int]") -> Geometry:
+    faces = fans(np.asarray(corners, np.int64), np.asarray(lengths, np.int64))
+    return Geometry(coordinates(vertices), faces)
 
 
 # OBJ -------------------------------------------------------------------------------------
 
 
-def _read_obj(path: Path) -> Geometry:
+def _read_obj(file: BinaryIO) -> Geometry:
     """Wavefront: `v` and `f` lines; negative indices count back from the last vertex so far."""
-    vertices: Rows = []
-    triangles: list[list[int]] = []
-    for words in _joined_lines(path):
+    vertices, corners, lengths = array("d"), array("q"), array("q")
+    for words in _joined_lines(word_lines(file)):
         if words[0] == "v":
-            vertices.append(words[1:])
+            _append_vertex(vertices, words[1:])
         elif words[0] == "f":
-            corners = [int(word.partition("/")[0]) for word in words[1:]]
-            if 0 in corners:
+            numbers = [int(word.partition("/")[0]) for word in words[1:]]
+            if 0 in numbers:
                 raise ValueError("a face uses vertex 0; OBJ counts from 1")
-            known = [c - 1 if c > 0 else len(vertices) + c for c in corners]
-            triangles.extend([known[0], known[i], known[i + 1]] for i in range(1, len(known) - 1))
-    return Geometry(_coordinates(vertices), np.array(triangles, np.int64).reshape(-1, 3))
+            so_far = len(vertices) // 3
+            corners.extend(n - 1 if n > 0 else so_far + n for n in numbers)
+            lengths.append(len(numbers))
+    return _mesh(vertices, corners, lengths)
 
 
-def _joined_lines(path: Path) -> Iterator[list[str]]:
-    """As `_lines`, with lines that end in a backslash joined to the next."""
+def _joined_lines(lines: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Lines that end in a backslash joined to the next; none is empty."""
     pending: list[str] = []
-    for words in _lines(path):
+    for words in lines:
         is_continued = words[-1].endswith("\\")
         pending += [*words[:-1], words[-1].rstrip("\\")] if is_continued else words
+        if len(pending) > 1 << 20:
+            raise ValueError("it joins more than a million words to one line")
         if not is_continued:
             yield [word for word in pending if word]
             pending = []
+    if joined := [word for word in pending if word]:
+        yield joined
 
 
-# PLY -------------------------------------------------------------------------------------
-
-_PLY_TYPES = {
-    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
-    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},
-    **{"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"},
-}
-
-
-class _Property(NamedTuple):
-    name: str
-    kind: str  # of the values
-    count_kind: str | None  # of the length, for lists
-
-
-class _Element(NamedTuple):
-    name: str
-    size: int
-    properties: list[_Property]
-
-
-def _read_ply(path: Path) -> Geometry:
-    """Stanford's format, text or binary, with polygons or triangle strips, or points alone."""
-    content = path.read_bytes()
-    style, elements, start = _ply_header(content)
-    if style == "ascii":
-        words = content[start:].split()
-        columns = _ply_text(words, elements)
-    else:
-        order = "<" if style == "binary_little_endian" else ">"
-        columns = _ply_binary(content, start, elements, order)
-    vertex = columns.get("vertex")
-    if vertex is None or not {"x", "y", "z"} <= vertex.keys():
-        raise ValueError("it has no vertices with x, y and z")
-    vertices = np.stack([np.asarray(vertex[axis], np.float32) for axis in "xyz"], axis=1)
-    return Geometry(vertices, _ply_faces(columns))
-
-
-def _ply_header(content: bytes) -> tuple[str, list[_Element], int]:
-    end = content.find(b"end_header")
-    if not content.startswith(b"ply") or end < 0:
-        raise ValueError("it has no PLY header")
-    start = content.index(b"\n", end) + 1
-    style, elements = "", list[_Element]()
-    for line in content[:end].decode("ascii", "replace").splitlines():
-        match line.split():
-            case ["format", style, *_]:
-                pass
-            case ["element", name, size]:
-                elements.append(_Element(name, int(size), []))
-            case ["property", "list", count, kind, name]:
-                elements[-1].properties.append(_Property(name, _kind(kind), _kind(count)))
-            case ["property", kind, name]:
-                elements[-1].properties.append(_Property(name, _kind(kind), None))
-    if style not in ("ascii", "binary_little_endian", "binary_big_endian"):
-        raise ValueError(f"format {style!r} is unknown")
-    return style, elements, start
-
-
-def _kind(word: str) -> str:
-    if word not in _PLY_TYPES:
-        raise ValueError(f"property type {word!r} is unknown")
-    return _PLY_TYPES[word]
-
-
-# Name of an element -> name of a property -> its values: an array, or one array per list.
-_Columns = dict[str, dict[str, np.ndarray | list[np.ndarray]]]
-
-
-def _ply_text(words: list[bytes], elements: list[_Element]) -> _Columns:
-    columns: _Columns = {}
-    at = 0
-    for element in elements:
-        width = len(element.properties)
-        if all(p.count_kind is None for p in element.properties):
-            table = np.array(words[at : at + element.size * width], np.float64)
-            table = table.reshape(element.size, width)
-            at += table.size
-            columns[element.name] = {p.name: table[:, i] for i, p in enumerate(element.properties)}
-            continue
-        found: dict[str, list[np.ndarray]] = {p.name: [] for p in element.properties}
-        for _ in range(element.size):
-            for p in element.properties:
-                length = int(words[at]) if p.count_kind else 1
-                at += p.count_kind is not None
-                found[p.name].append(np.array(words[at : at + length], np.float64))
-                at += length
-        columns[element.name] = dict(found)
-    if at > len(words):
-        raise ValueError("it ends too early")
-    return columns
-
-
-def _ply_binary(content: bytes, at: int, elements: list[_Element], order: str) -> _Columns:
-    columns: _Columns = {}
-    for element in elements:
-        uniform = _uniform_type(content, at, element, order)
-        if uniform is not None:
-            table = np.frombuffer(content, uniform, element.size, at)
-            at += table.nbytes
-            columns[element.name] = {p.name: table[p.name] for p in element.properties}
-            continue
-        found: dict[str, list[np.ndarray]] = {p.name: [] for p in element.properties}
-        for _ in range(element.size):
-            for p in element.properties:
-                length = 1
-                if p.count_kind:
-                    length = int(np.frombuffer(content, order + p.count_kind, 1, at)[0])
-                    at += np.dtype(p.count_kind).itemsize
-                values = np.frombuffer(content, order + p.kind, length, at)
-                found[p.name].append(values)
-                at += values.nbytes
-        columns[element.name] = dict(found)
-    return columns
-
-
-def _uniform_type(content: bytes, at: int, element: _Element, order: str) -> np.dtype | None:
-    """Record type of an element whose lists all have the length of the first; else None."""
-    fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
-    where = at
-    lengths = {}
-    for p in element.properties:
-        if p.count_kind is None:
-            fields.append((p.name, order + p.kind))
-        elif element.size:
-            length = int(np.frombuffer(content, order + p.count_kind, 1, where)[0])
-            lengths[f"{p.name} length"] = length
-            fields.append((f"{p.name} length", order + p.count_kind))
-            fields.append((p.name, order + p.kind, (length,)))
-        where = at + np.dtype(fields).itemsize
-    kind = np.dtype(fields)
-    if at + element.size * kind.itemsize > len(content):
-        if not lengths:
-            raise ValueError("it ends too early")
-        return None
-    table = np.frombuffer(content, kind, element.size, at)
-    is_uniform = all((table[name] == length).all() for name, length in lengths.items())
-    return kind if is_uniform else None
-
-
-def _ply_faces(columns: _Columns) -> np.ndarray:
-    face = columns.get("face", {})
-    polygons = face.get("vertex_indices", face.get("vertex_index"))
-    if isinstance(polygons, np.ndarray) and polygons.ndim == 2:
-        n = polygons.shape[1]
-        fans = [polygons[:, [0, i, i + 1]] for i in range(1, n - 1)]
-        return np.concatenate(fans).astype(np.int64) if fans else np.empty((0, 3), np.int64)
-    triangles: list[np.ndarray] = []
-    for corners in polygons if polygons is not None else []:
-        triangles.extend(corners[[0, i, i + 1]] for i in range(1, len(corners) - 1))
-    strips = columns.get("tristrips", {}).get("vertex_indices", [])
-    for strip in strips:
-        triangles.extend(_strip_triangles(np.asarray(strip).astype(np.int64)))
-    return np.array(triangles, np.int64).reshape(-1, 3)
-
-
-def _strip_triangles(strip: np.ndarray) -> list[np.ndarray]:
-    """Triangles of a strip; -1 begins another."""
-    windows = [strip[i : i + 3] for i in range(len(strip) - 2)]
-    return [w for w in windows if (w >= 0).all()]
-
-
-READERS: dict[str, Callable[[Path], Geometry]] = {
+READERS: dict[str, Callable[[BinaryIO], Geometry]] = {
     ".npy": _read_npy,
     ".txt": _read_text,
     ".xyz": _read_text,
     ".pts": _read_text,
-    ".ply": _read_ply,
+    ".ply": read_ply,
     ".off": _read_off,
     ".obj": _read_obj,
 }

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ssl_vision.data.clouds.geometry import MAX_COORDINATE
 from ssl_vision.data.contents import FileContents
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.source import Source, digest
@@ -95,11 +96,12 @@ class PointSource(Source):
         values = self._cache.get(index)
         if values is None:
             values = np.ascontiguousarray(self._read(index), np.float32)
-            if len(values) == 0 or not np.isfinite(values).all():
-                bad = int((~np.isfinite(values)).any(axis=1).sum())
+            is_sound = np.abs(values) <= MAX_COORDINATE
+            if len(values) == 0 or not is_sound.all():
+                bad = int((~is_sound).any(axis=1).sum())
                 raise DataError(
                     f"{self.name(index)} has {len(values)} points, {bad} of them with NaN or "
-                    "infinite coordinates."
+                    f"infinite coordinates, or such beyond {MAX_COORDINATE:g}."
                 )
             if self._cached_bytes + values.nbytes <= _CACHE_BYTES:
                 self._cache[index] = values

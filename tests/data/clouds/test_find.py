@@ -1,6 +1,7 @@
 """Layouts of point data sets, written in miniature; and what goes wrong with them."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from ssl_vision.data.clouds.find import build_point_source
 from ssl_vision.data.clouds.layouts import read_cloud
+from ssl_vision.data.clouds.loader import PointLoader
 from ssl_vision.data.clouds.source import PartSource
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.module import DataConfig, DataModule
@@ -180,3 +182,89 @@ def test_clouds_are_no_images_and_subsets_pass_them_on() -> None:
         source.pixels(0, Decoder())
     part = SubsetSource(source, np.array([5, 2]))
     assert np.array_equal(part.cloud(0), source.cloud(5))
+
+
+def _part_set(root: Path, lists: str = '["shape_data/03797390/a"]', part: str = "36") -> None:
+    write(root / "synsetoffset2category.txt", "Mug\t03797390\n")
+    for name in ("train", "val", "test"):
+        write(root / "train_test_split" / f"shuffled_{name}_file_list.json", lists)
+    write(root / "03797390/a.txt", f"0 0 0 0 0 1 {part}\n")
+
+
+@pytest.mark.parametrize(
+    "lists", ["{}", "[1]", "null", '"a"', '["a"]', "[", '["x/y"]', '["../a"]', '[["a", "b"]]']
+)
+def test_lists_of_parts_of_any_shape_are_one_line(tmp_path: Path, lists: str) -> None:
+    _part_set(tmp_path, lists)
+    with pytest.raises(DataError, match=r"shuffled_train_file_list\.json") as caught:
+        build_point_source(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["50", "-1", "1.5", "1e30", "nan"])
+def test_parts_are_those_of_the_data_set(tmp_path: Path, part: str) -> None:
+    _part_set(tmp_path, part=part)
+    source = build_point_source(str(tmp_path))
+    with pytest.raises(DataError, match=r"a\.txt: part .* is none of 0\.\.49"):
+        source.cloud(0)
+
+
+def test_lists_name_nothing_outside_their_folder(tmp_path: Path) -> None:
+    write(tmp_path / "secret_1.txt")
+    root = tmp_path / "set"
+    for line in ("../secret_1", f"{tmp_path}/secret_1"):
+        write(root / "modelnet40_train.txt", f"{line}\n")
+        with pytest.raises(DataError, match=r"modelnet40_train\.txt names .* leads out of"):
+            build_point_source(str(root))
+    (root / "modelnet40_train.txt").unlink()
+    (root / "shapenet_pc").mkdir()
+    write(root / "train.txt", "../../secret_1.txt\n")
+    with pytest.raises(DataError, match=r"train\.txt names .* leads out of"):
+        build_point_source(str(root))
+    write(root / "train.txt").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(DataError, match=r"train\.txt is not UTF-8"):
+        build_point_source(str(root))
+
+
+def test_clouds_that_cannot_be_read_are_substituted(tmp_path: Path) -> None:
+    for number in range(6):
+        write(tmp_path / "cup" / f"{number}.txt", "0 0 0\n1 0 0\n0 1 0\n" * 20)
+    os.mkfifo(tmp_path / "cup" / "pipe.txt")
+    (tmp_path / "cup" / "gone.npy").symlink_to("nowhere")
+    write(tmp_path / "cup" / "bad.ply", "ply\n")
+    source = build_point_source(str(tmp_path))
+    assert len(source) == 9
+    assert source.fingerprint() == build_point_source(str(tmp_path)).fingerprint()
+    views = {"cloud": PointViewConfig(num_points=3)}
+    loader = PointLoader(source, views, batch_size=9, seed=0, num_threads=2, on_error="substitute")
+    batch = next(iter(loader))
+    assert batch.views["cloud"].isfinite().all()
+    assert sorted(Path(source.name(i)).name for i in loader.bad_samples) == [
+        "bad.ply", "gone.npy", "pipe.txt"
+    ]  # fmt: skip
+
+
+H5_FAULTS = ("group", "text", "labels", "range", "fraction", "external", "sparse", "flat")
+
+
+@pytest.mark.parametrize("fault", H5_FAULTS)
+def test_h5_files_of_any_shape_are_one_line(tmp_path: Path, fault: str) -> None:
+    h5py = pytest.importorskip("h5py", reason="reads .h5: pip install 'ssl-vision[h5]'")
+    data, labels = np.zeros((3, 16, 3), np.float32), np.arange(3)
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["data"] = data
+    with h5py.File(tmp_path / "training_objectdataset.h5", "w") as file:
+        file["label"] = {
+            "labels": labels[:2], "range": labels + 13, "fraction": labels / 2
+        }.get(fault, labels)  # fmt: skip
+        if fault == "group":
+            file.create_group("data")
+        elif fault == "external":
+            file["data"] = h5py.ExternalLink("other.h5", "data")
+        elif fault == "sparse":
+            file.create_dataset("data", (1 << 20, 1 << 20, 3), np.float32, chunks=(1, 16, 3))
+        else:
+            file["data"] = {"text": "words", "flat": data[0]}.get(fault, data)
+    with pytest.raises(DataError, match=r"training_objectdataset\.h5") as caught:
+        build_point_source(str(tmp_path))
+    assert "\n" not in str(caught.value)

@@ -63,6 +63,7 @@ class UnreadableLog:
         parts = all_gather_object(dict(self._loader.bad_samples))
         bad = {index: reason for part in parts for index, reason in part.items()}
         run.record(step, {"train/unreadable": len(bad)})
+        run.note_unreadable({self._loader.source.name(i): bad[i] for i in sorted(bad)})
         if len(bad) > self._num_said:
             first = min(bad)
             run.warn(

@@ -4,7 +4,7 @@ Scored is a copy of the network that would be exported (the teacher where there 
 un-augmented images, by all processes together. Nothing of the training is touched.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssl_vision.backbones.classifier import classify
+from ssl_vision.data.loader import EpochLoader
 from ssl_vision.data.module import DataModule
-from ssl_vision.distributed import is_distributed, rank, world_size
+from ssl_vision.distributed import all_gather_object, is_distributed, rank, world_size
 from ssl_vision.engine.collapse import Reference, Verdict, diagnose
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.run import Run
@@ -43,7 +44,7 @@ class _Look(NamedTuple):
     queries: FeatureSet | None
     scores: dict[str, float]
     floors: dict[str, float]
-    num_unreadable: int
+    unreadable: dict[str, str]  # name -> reason
 
     @property
     def has_labels(self) -> bool:
@@ -95,9 +96,10 @@ class OnlineEval:
         values: dict[str, Any] = {f"eval/{name}": value for name, value in shown.items()}
         values["eval/verdict"] = str(verdict)
         if run.config.data.on_error != "raise":
-            values["eval/unreadable"] = seen.num_unreadable
-        if seen.num_unreadable:
-            run.warn(f"scores leave out {seen.num_unreadable} samples that cannot be read.")
+            values["eval/unreadable"] = len(seen.unreadable)
+        if seen.unreadable:
+            run.warn(f"scores leave out {len(seen.unreadable)} samples that cannot be read.")
+            run.note_unreadable(seen.unreadable)
         run.record(
             method.step, {"epoch": round(method.step / method.plan.steps_per_epoch, 6), **values}
         )
@@ -123,9 +125,7 @@ class OnlineEval:
             floors = _majority(bank, queries)
             if len(raw) == 2:
                 floors |= {f"raw_{name}": v for name, v in self._knn(*raw).items()}
-        num_read = sum(len(part.index) for part in (bank, *others))
-        num_unreadable = sum(len(loader.source) for loader in loaders) - num_read
-        return _Look(backbone, bank, queries, scores, floors, num_unreadable)
+        return _Look(backbone, bank, queries, scores, floors, _unreadable_of(loaders))
 
     def _better_fitted(self, drawn: _Look) -> _Look:
         """The network with its batch norms fitted to the data, if kNN finds that better."""
@@ -195,6 +195,16 @@ class OnlineEval:
         if method.step == 0:
             self._run.start = signs | seen.floors
         return diagnose(signs | (of_training if method.step else {}), reference=reference)
+
+
+def _unreadable_of(loaders: Sequence[EpochLoader[Any]]) -> dict[str, str]:
+    """Samples that any process met and could not read, name -> reason; a collective."""
+    own = {
+        loader.source.name(index): loader.bad_samples[index]
+        for loader in loaders
+        for index in sorted(loader.bad_samples)
+    }
+    return {name: why for part in all_gather_object(own) for name, why in part.items()}
 
 
 def _gathered(own: FeatureSet) -> FeatureSet:

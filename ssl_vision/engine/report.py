@@ -15,7 +15,7 @@ from torch import Tensor
 from ssl_vision.engine.collapse import FINE
 from ssl_vision.engine.curves import curve
 from ssl_vision.engine.point_pictures import draw_views
-from ssl_vision.engine.run_dir import read_jsonl
+from ssl_vision.engine.run_dir import UNREADABLE_NAME, RunFolder, read_jsonl
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import write_atomically
 from ssl_vision.types import Batch
@@ -23,6 +23,7 @@ from ssl_vision.types import Batch
 _NUM_IMAGES = 6  # of the preview
 _MAX_DRAWINGS = 4  # of one view of one image
 _TILE_PX = 96
+_MAX_LISTED = 50  # unreadable samples
 
 READING = {
     "barlow_twins": (
@@ -109,7 +110,9 @@ def write_report(
         metrics = read_jsonl(folder / "metrics.jsonl")
         speeds = read_jsonl(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
         environment = json.loads((folder / "environment.json").read_text())
-        write_atomically(path, render(config_text, metrics, speeds, environment, views, completion))
+        bad = RunFolder(folder).read_json(UNREADABLE_NAME)
+        page = render(config_text, metrics, speeds, environment, views, completion, bad)
+        write_atomically(path, page)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from error
     return path
@@ -122,8 +125,9 @@ def render(
     environment: Mapping[str, Any],
     views: Batch | None,
     completion: bytes | None = None,
+    unreadable: Mapping[str, str] | None = None,
 ) -> str:
-    """The page as text."""
+    """The page as text; `unreadable` has a reason by the name of each sample."""
     config = yaml.safe_load(config_text)
     method, backbone = config["method"]["name"], config["backbone"]["name"]
     title = f"{method}, {backbone}, {config['data']['path']}"
@@ -135,7 +139,7 @@ def render(
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         _verdict(metrics),
-        *_unreadable(metrics),
+        *_unreadable(metrics, unreadable or {}),
         "<h2>Scores during training</h2>",
         *_floors(metrics),
         _scores(metrics, by_room["eval"]),
@@ -205,14 +209,19 @@ def _floors(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"<p>{_FLOORS[name]}: {100 * value:.2f} %</p>" for name, value in known.items()]
 
 
-def _unreadable(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each use of the data that met samples that cannot be read."""
+def _unreadable(metrics: Sequence[Mapping[str, Any]], reasons: Mapping[str, str]) -> list[str]:
+    """A line for each use of the data that met samples that cannot be read, and their list."""
     latest = {name: record[name] for record in metrics for name in _UNREADABLE if name in record}
-    return [
+    lines = [
         f'<p class="verdict problem">{latest[name]} {text}.</p>'
         for name, text in _UNREADABLE.items()
         if latest.get(name)
     ]
+    shown = [f"{name}: {reason}" for name, reason in list(reasons.items())[:_MAX_LISTED]]
+    if len(reasons) > len(shown):
+        shown.append(f"and {len(reasons) - len(shown)} more in {UNREADABLE_NAME}")
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in shown)
+    return [*lines, f"<ul>{items}</ul>"] if shown else lines
 
 
 def _scores(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

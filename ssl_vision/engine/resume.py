@@ -52,9 +52,9 @@ def prepare_folder(folder: RunFolder, config: TrainConfig) -> bool:
 def set_aside(folder: Path) -> None:
     """Move the files of an earlier run into `previous/N/`; nothing is lost or mixed up."""
     names = ("checkpoints", "metrics.jsonl", "speed.jsonl", "nonfinite.jsonl", "config.yaml",
-             "environment.json", "start.json", "report.html", "report.md", "export",
-             "classification", "evaluation", "reproduction", "extract.json", "tensorboard",
-             "wandb")  # fmt: skip
+             "environment.json", "start.json", "unreadable.json", "report.html", "report.md",
+             "export", "classification", "evaluation", "reproduction", "extract.json",
+             "tensorboard", "wandb")  # fmt: skip
     earlier = [folder / name for name in names if (folder / name).exists()]
     if not earlier:
         return

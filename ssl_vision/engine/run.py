@@ -1,6 +1,7 @@
 """A run in progress: the record that loop and watchers share, and its voice on the terminal."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from ssl_vision.config import TrainConfig
 from ssl_vision.engine.data_guard import DataGuard
-from ssl_vision.engine.run_dir import RunFolder, read_jsonl
+from ssl_vision.engine.run_dir import UNREADABLE_NAME, RunFolder, read_jsonl
 from ssl_vision.engine.stream import BatchStream
 
 
@@ -52,6 +53,12 @@ class Run:
                     for name, value in line.items()
                     if name.startswith("eval/") and isinstance(value, float | int)
                 }
+
+    def note_unreadable(self, reasons: Mapping[str, str]) -> None:
+        """Add samples that could not be read, name -> reason, to unreadable.json."""
+        known = self.folder.read_json(UNREADABLE_NAME) or {}
+        if self.is_main and not reasons.keys() <= known.keys():
+            self.folder.write_json(UNREADABLE_NAME, known | dict(reasons))
 
     def say(self, message: str, *, style: str | None = None) -> None:
         """Print a line, on the main process only."""

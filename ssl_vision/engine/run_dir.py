@@ -18,6 +18,8 @@ from ssl_vision.files import fsync_path, write_atomically
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "omegaconf", "numba", "ffcv")
 
+UNREADABLE_NAME = "unreadable.json"  # samples that could not be read: name -> reason
+
 
 class RunFolder:
     """One run's files; only rank 0 writes.

@@ -164,6 +164,8 @@ def _subtitle(evaluation: Evaluation) -> str:
         counts += f", {data['num_val']} test images"
     if data.get("num_classes"):
         counts += f", {data['num_classes']} classes"
+    if data.get("majority_class") is not None:
+        counts += f", majority class {100 * data['majority_class']:.2f} %"
     return "; ".join([*parts, counts, evaluation.created])
 
 

@@ -7,15 +7,17 @@ from pathlib import Path
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
 from ssl_vision.engine.saved_method import untrained_backbone
-from ssl_vision.evaluation.accuracy import Accuracy
+from ssl_vision.evaluation.accuracy import Accuracy, majority_class
+from ssl_vision.evaluation.knn import KnnConfig
 from ssl_vision.evaluation.raw_inputs import raw_inputs
-from ssl_vision.evaluation.results import Measurement
+from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.evaluation.svm import SvmResult
 from ssl_vision.nn.batch_norm import ENOUGH_TO_FIT, has_batch_norm, with_fitted_batch_norms
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.tasks.run import EvalRun, spread
 from ssl_vision.zoo.safe_load import sha256_of_tensors
 
+MAJORITY = "the majority class"
 UNTRAINED = "the untrained network"
 FITTED = f"{UNTRAINED}, batch norms fitted"
 
@@ -47,6 +49,46 @@ def compare_with_baselines(
         if own.top1 <= found.top1:
             problems.append(f"not better than {name}: {100 * found.top1:.1f} % top-1.")
     return measurements, problems
+
+
+def beside_majority(run: EvalRun, result: TaskResult) -> TaskResult:
+    """The result with the accuracy of the majority class, and a warning where that is not beaten.
+
+    Of results that are a top-1 accuracy on the test images; others stay as they are.
+    """
+    if result.headline != "top1" or not run.has_labels:
+        return result
+    found = majority_of(run, is_leave_one_out=result.task == "knn" and _is_leave_one_out(run))
+    line = Measurement(
+        name=f"top1 of {MAJORITY}",
+        value=found.top1,
+        interval=found.interval,
+        note="one answer for all images; with balanced classes this is chance",
+    )
+    own, problems = result.main.value, list(result.warnings)
+    if own <= found.top1:
+        problems.append(
+            f"{100 * own:.1f} % top-1 is not above {MAJORITY}, {100 * found.top1:.1f} %: the "
+            "features say nothing of these classes, or labels do not belong to their images."
+        )
+    return replace(result, measurements=(*result.measurements, line), warnings=tuple(problems))
+
+
+def warn_of_chance(accuracy: float, num_classes: int) -> tuple[str, ...]:
+    """A warning where classes that were shown equally often are told no better than by guessing."""
+    if accuracy > 1 / num_classes:
+        return ()
+    return (f"{100 * accuracy:.1f} % is not above chance, {100 / num_classes:.1f} %.",)
+
+
+def majority_of(run: EvalRun, *, is_leave_one_out: bool = False) -> Accuracy:
+    """Accuracy of the largest training class as the answer for every test image."""
+    bank = run.labels("train")
+    return majority_class(bank, bank if is_leave_one_out else run.labels("val"))
+
+
+def _is_leave_one_out(run: EvalRun) -> bool:
+    return run.config.settings(KnnConfig).is_leave_one_out
 
 
 def baselines(run: EvalRun) -> dict[str, EvalRun]:

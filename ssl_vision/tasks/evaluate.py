@@ -32,6 +32,7 @@ from ssl_vision.evaluation.report import (
 from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
 from ssl_vision.files import write_atomically
 from ssl_vision.tasks import TASKS
+from ssl_vision.tasks.baselines import beside_majority, majority_of
 from ssl_vision.tasks.run import EvalRun, data_digest
 from ssl_vision.tasks.settings import make_settings
 from ssl_vision.zoo.safe_load import sha256_of_tensors
@@ -89,7 +90,7 @@ def evaluate_as(config: EvalConfig, console: Console) -> Evaluation:
     for name in names:
         console.print(f"[dim]{name} ...[/dim]")
         began = time.perf_counter()
-        result = TASKS[name].run(run)
+        result = beside_majority(run, TASKS[name].run(run))
         results[name] = replace(result, seconds=time.perf_counter() - began)
     _check_frozen(loaded)
     results = warn_of_weak_probe(results)
@@ -211,6 +212,7 @@ def _describe_data(config: EvalConfig, run: EvalRun) -> dict[str, Any]:
         "num_train": len(run.bank_source),
         "num_val": None if val is None else len(val),
         "num_classes": run.num_classes if run.has_labels else None,
+        "majority_class": majority_of(run).top1 if run.has_labels else None,
         "fingerprints": {
             "train": data_digest(run.bank_source),
             "val": None if val is None else data_digest(val),
@@ -282,6 +284,9 @@ def _print(evaluation: Evaluation, folder: Path, console: Console) -> None:
             if is_shown:
                 table.add_row(result.task, each.name, str(each))
     console.print(table)
+    is_beside = any(result.headline == "top1" for result in evaluation.tasks.values())
+    if evaluation.data.get("majority_class") is not None and not is_beside:
+        console.print(f"majority class {100 * evaluation.data['majority_class']:.2f} %")
     for line in data_warnings(evaluation):
         console.print(f"[yellow]data: {escape(line)}[/yellow]", soft_wrap=True)
     for result in evaluation.tasks.values():

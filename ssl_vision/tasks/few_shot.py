@@ -10,6 +10,7 @@ from ssl_vision.evaluation.plots import Axis, line_chart
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.evaluation.settings import FewShotConfig
 from ssl_vision.randomness import keyed_generator
+from ssl_vision.tasks.baselines import warn_of_chance
 from ssl_vision.tasks.run import ACCURACY, EvalRun
 from ssl_vision.tasks.task import Task
 
@@ -31,6 +32,7 @@ def run_few_shot(run: EvalRun) -> TaskResult:
             scores["logistic regression"].setdefault(shots, []).append(_share(guess, truth))
             nearest = knn_accuracy(unit[rows], labels[rows], queries, truth, k=[1], temperature=1.0)
             scores["nearest image"].setdefault(shots, []).append(nearest[1].top1)
+    headline = f"logistic regression, {max(config.shots)} shots"
     measurements, series, bars = [], {}, {}
     for name, by_shots in scores.items():
         means = {shots: float(np.mean(values)) for shots, values in by_shots.items()}
@@ -43,13 +45,15 @@ def run_few_shot(run: EvalRun) -> TaskResult:
     plot = line_chart(
         "Few labels", series, x=Axis("images per class", is_log=True), y=ACCURACY, bars=bars
     )
+    main = next(each for each in measurements if each.name == headline)
     return TaskResult(
         task="few_shot",
         protocol=f"few_shot-pooled-c{config.c:g}-{config.draws}draws/1",
-        headline=f"logistic regression, {max(config.shots)} shots",
+        headline=headline,
         measurements=tuple(measurements),
         details=scores,
         plots=(plot,),
+        warnings=warn_of_chance(main.value, run.num_classes),
     )
 
 

@@ -11,6 +11,7 @@ from ssl_vision.evaluation.points_classification import (
     few_shot_svm,
 )
 from ssl_vision.evaluation.results import Measurement, TaskResult
+from ssl_vision.tasks.baselines import warn_of_chance
 from ssl_vision.tasks.points import as_shown, leave_out_unreadable, point_network
 from ssl_vision.tasks.run import EvalRun
 from ssl_vision.tasks.task import Task
@@ -34,12 +35,14 @@ def run_n_way(run: EvalRun) -> TaskResult:
             config=config,
             seed=run.config.seed,
         )
+    own = _few_shot_measurement(result)
     return TaskResult(
         task="n_way",
         protocol=f"{config.ways}way-{config.shots}shot-{config.by}-{config.num_folds}folds/1",
         headline="accuracy",
-        measurements=(_few_shot_measurement(result),),
+        measurements=(own,),
         details={"folds": result.folds},
+        warnings=warn_of_chance(own.value, config.ways),
     )
 
 

@@ -1,14 +1,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ssl_vision.config import load_train_config, to_yaml
 from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.engine.train import build_method, train
+from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.methods.base import TrainPlan
-from ssl_vision.tasks.baselines import FITTED, UNTRAINED, baselines
+from ssl_vision.tasks.baselines import FITTED, UNTRAINED, baselines, beside_majority, warn_of_chance
 from ssl_vision.tasks.evaluate import evaluate
 from ssl_vision.tasks.run import EvalRun
 from ssl_vision.tasks.settings import make_settings
@@ -102,3 +105,61 @@ def test_fitted_batch_norms_have_the_statistics_of_the_data():
 
 def test_a_network_without_batch_norm_has_nothing_to_fit():
     assert FITTED not in baselines(eval_run(TIMM, size_px=16))
+
+
+def noise(root: Path, train: dict[str, int], val: dict[str, int]) -> Path:
+    """Pictures that say nothing of their classes."""
+    rng = np.random.default_rng(0)
+    for split, classes in (("train", train), ("val", val)):
+        for name, num in classes.items():
+            (root / split / name).mkdir(parents=True)
+            for i in range(num):
+                pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+def test_the_majority_class_stands_in_every_report_and_a_result_below_it_is_said(tmp_path, capsys):
+    path = noise(tmp_path / "set", {"a": 12, "b": 10, "c": 10}, {"a": 31, "b": 35, "c": 34})
+    weights = TIMM
+    settings = {"data": {"path": str(path), "size_px": 16}, "is_quiet": False}
+    logreg = {"cs": [1.0]}
+    names = ["knn", "logreg", "svm"]
+    found = evaluate(
+        weights, tasks=names, out=tmp_path / "o", knn=VOTE | {"k": [1], "reported_k": 1},
+        logreg=logreg, cache={"mode": "off"}, **settings,
+    )  # fmt: skip
+    shown = capsys.readouterr().err
+    for name in names:
+        (line,) = (each for each in found[name].measurements if "majority" in each.name)
+        assert line.value == 0.31
+        is_said = any("majority class, 31.0 %" in warning for warning in found[name].warnings)
+        assert is_said == (found[name].main.value <= 0.31)
+    assert shown.count("top1 of the majority class") == len(names)
+    for report in ("report.md", "report.html"):
+        text = (tmp_path / "o" / report).read_text()
+        assert "majority class 31.00 %" in text
+        assert text.count("top1 of the majority class") == len(names)
+    evaluate(weights, tasks=["metrics"], out=tmp_path / "m", cache={"mode": "off"}, **settings)
+    assert "majority class 31.00 %" in capsys.readouterr().err
+    stored = json.loads((tmp_path / "m" / "results.json").read_text())
+    assert stored["data"]["majority_class"] == 0.31
+
+
+def test_a_constant_network_is_said_to_be_no_better_than_the_majority_class(tmp_path):
+    path = noise(tmp_path / "set", {"a": 4, "b": 9}, {"a": 4, "b": 6})
+    run = EvalRun(
+        make_settings({"weights": TIMM, "data": {"path": str(path), "size_px": 16}}),
+        resolve_weights(TIMM),
+        say=print,
+    )
+    for own, is_said in ((0.4, True), (0.6, True), (0.7, False)):
+        line = Measurement(name="top1", value=own)
+        result = TaskResult(task="svm", protocol="p", headline="top1", measurements=(line,))
+        found = beside_majority(run, result)
+        assert found.measurements[1].value == 0.6
+        assert bool(found.warnings) == is_said
+    other = TaskResult(task="x", protocol="p", headline="mAP", measurements=(line,))
+    assert beside_majority(run, other) == other
+    assert warn_of_chance(0.2, 5)
+    assert not warn_of_chance(0.21, 5)

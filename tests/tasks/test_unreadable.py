@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ssl_vision.commands.embed import embed
+from ssl_vision.engine.train import train
 from ssl_vision.errors import DataError
 from ssl_vision.tasks.evaluate import evaluate
 from ssl_vision.tasks.settings import make_settings
@@ -100,3 +101,36 @@ def test_embed_embeds_all_of_a_folder_that_is_not_split(tmp_path) -> None:
     made = embed(config, tmp_path / "out")
     assert made.files["pooled.npy"] == (40, 512)
     assert made.notes == ()
+
+
+def test_training_counts_them_in_its_metrics_its_terminal_and_its_report(
+    tmp_path, recipe, capsys
+) -> None:
+    path = coloured(tmp_path / "set", train=4, val=2)
+    for victim in ("train/c0/1.png", "train/c5/3.png", "val/c3/0.png"):
+        (path / victim).write_bytes(b"no picture")
+    config = recipe(
+        "mae",
+        f"data.path={path}",
+        *("data.on_error=substitute", "data.global_batch_size=8", "online_eval.every_epochs=2"),
+    )
+    run = train(config).run_dir
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["train/unreadable"] for line in lines if "train/unreadable" in line][-1] == 2
+    scores = [line for line in lines if "eval/unreadable" in line]
+    assert [line["eval/unreadable"] for line in scores] == [3, 3]  # of the bank and of val
+    assert all(line["eval/knn_top1"] >= 0 for line in scores)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 training samples could not be read so far" in shown
+    assert "scores leave out 3 samples" in shown
+    page = (run / "report.html").read_text()
+    assert "2 training samples could not be read; others took their place" in page
+    assert "3 samples could not be read; scores leave them out" in page
+    assert "c0/1.png" in page
+
+
+def test_a_report_of_sound_data_says_nothing_of_them(tmp_path, recipe) -> None:
+    path = coloured(tmp_path / "set", train=4, val=2)
+    settings = ("data.on_error=substitute", "data.global_batch_size=8", "trainer.max_steps=1")
+    run = train(recipe("mae", f"data.path={path}", *settings)).run_dir
+    assert "could not be read" not in (run / "report.html").read_text()

@@ -1,7 +1,23 @@
-import pytest
+import dataclasses
+from typing import get_args
 
+import numpy as np
+import pytest
+import torch
+
+from ssl_vision.data.images.recolor import BATCHED
+from ssl_vision.data.kernels.color import OPERATIONS
+from ssl_vision.data.kernels.policy import POLICIES
+from ssl_vision.data.module import DataConfig, DataModule
 from ssl_vision.errors import ConfigError
-from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig, evaluation_view
+from ssl_vision.views import (
+    BlurConfig,
+    JitterConfig,
+    RandAugmentConfig,
+    SolarizeConfig,
+    ViewConfig,
+    evaluation_view,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +47,55 @@ def test_the_evaluation_view_has_no_randomness() -> None:
     assert view.crop == "center"
     assert view.flip_prob == view.gray_prob == 0
     assert view.jitter is view.blur is view.solarize is None
+
+
+# Another value of each plain field; settings of operations are their defaults, at probability 1.
+OTHER = {
+    "size_px": 5, "count": 2, "crop": "center", "crop_area": (0.1, 0.2), "crop_ratio": (2.0, 3.0),
+    "center_fraction": 0.5, "interpolation": "bilinear", "flip_prob": 1.0, "gray_prob": 1.0,
+}  # fmt: skip
+
+
+def other(field: dataclasses.Field, default: ViewConfig) -> ViewConfig:
+    """The default view with another value of one field."""
+    if field.name in OTHER:
+        return dataclasses.replace(default, **{field.name: OTHER[field.name]})
+    (kind,) = (part for part in get_args(field.type) if dataclasses.is_dataclass(part))
+    certain = {"op_prob": 1.0} if kind is RandAugmentConfig else {"prob": 1.0}
+    return dataclasses.replace(default, **{field.name: kind(**certain)})
+
+
+def rendered(view: ViewConfig, augment_on: str) -> torch.Tensor:
+    config = DataConfig(
+        path="digits", views={"a": view}, global_batch_size=16, augment_on=augment_on
+    )
+    data = DataModule(config, seed=1)
+    images = data.train_source.images
+    images[:] = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
+    batch = next(iter(data.train_loader()))
+    return data.prepare(batch).views["a"]
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(ViewConfig), ids=lambda field: field.name)
+def test_every_field_is_rendered_or_refused_on_cpu_and_device(field) -> None:
+    crop = "center" if field.name == "center_fraction" else "random"
+    default = ViewConfig(size_px=8, flip_prob=0.0, crop=crop, interpolation="bicubic")
+    view = other(field, default)
+    on_cpu = rendered(view, "cpu")
+    plain = rendered(default, "cpu")
+    assert on_cpu.shape != plain.shape or not torch.equal(on_cpu, plain)
+    if field.name in POLICIES:
+        with pytest.raises(ConfigError, match=field.name):
+            rendered(view, "device")
+        return
+    std = max(DataConfig(path="digits").std)  # pixels are normalised by one of about this size
+    assert ((on_cpu - rendered(view, "device")).abs() * 255 * std).max() <= 1.1  # levels
+
+
+def test_every_colour_operation_has_settings_that_begin_with_its_probability() -> None:
+    assert BATCHED.keys() == {operation.field for operation in OPERATIONS}
+    assert len({int(operation.slot) for operation in OPERATIONS}) == len(OPERATIONS)
+    for operation in OPERATIONS:
+        assert operation.numbers(ViewConfig())[0] == 0.0
+        if dataclasses.is_dataclass(operation.off):
+            assert dataclasses.fields(operation.off)[0].name == "prob"

@@ -14,6 +14,7 @@ from ssl_vision.data.clouds.find import build_point_source
 from ssl_vision.data.clouds.loader import PointLoader
 from ssl_vision.data.images.recolor import crops_only, recolor, view_keys
 from ssl_vision.data.kernels.draws import view_stream
+from ssl_vision.data.kernels.policy import policies_of
 from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.data.loader import EpochLoader, MultiViewLoader, OnError
 from ssl_vision.data.source import Source, Split, SubsetSource, build_source
@@ -71,11 +72,11 @@ class DataConfig:
             raise ConfigError(
                 f"data.train_fraction={self.train_fraction} must be above 0 and up to 1."
             )
-        policies = [n for n, v in self.views.items() if v.rand_augment or v.erase]
+        policies = [f"{name}.{field}" for name, v in self.views.items() for field in policies_of(v)]
         if self.augment_on == "device" and policies:
             raise ConfigError(
-                f"data.views.{policies[0]} has rand_augment or erase, which run on the CPU after "
-                "the colours; use data.augment_on=cpu."
+                f"data.views.{policies[0]} runs on the CPU only, after the colours; use "
+                "data.augment_on=cpu, or null for it."
             )
         if self.train_list is not None and self.train_fraction != 1:
             raise ConfigError(

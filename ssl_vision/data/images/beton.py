@@ -25,6 +25,7 @@ from ssl_vision.data.kernels.color import color_table, recolor, scratch_size
 from ssl_vision.data.kernels.compiling import pointer64
 from ssl_vision.data.kernels.crop import crop_bicubic, crop_bilinear, crop_table
 from ssl_vision.data.kernels.draws import view_key, view_stream
+from ssl_vision.data.kernels.policy import policies_of
 from ssl_vision.data.source import RawBlock, Source, digest
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.files import open_regular, read_json, read_text
@@ -277,10 +278,10 @@ def multi_view_decoder(views: Mapping[str, ViewConfig], *, seed: int) -> Any:
         ConfigError: If a view has RandAugment or erasing, which this operation does not draw.
     """
     for name, view in views.items():
-        if view.rand_augment is not None or view.erase is not None:
+        if policies := policies_of(view):
             raise ConfigError(
-                f"view {name} has rand_augment or erase, which the ffcv decoder does not draw; "
-                "set both to null, or read the file with MultiViewLoader."
+                f"view {name} has {' and '.join(policies)}, which the ffcv decoder does not draw; "
+                "use null, or read the file with MultiViewLoader."
             )
     library = turbojpeg()
     if library is None:

@@ -8,7 +8,9 @@ brightness, contrast and saturation are all x' = a x + b gray(x) + c mean(gray(x
 order of the four operations is three affine places, hue, three affine places.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from ssl_vision.data.kernels import draws as k
+from ssl_vision.data.kernels.color import OPERATIONS
 from ssl_vision.randomness import absorb, shift_right
 from ssl_vision.views import ViewConfig
 
@@ -25,7 +28,8 @@ _RADIX = (6, 2, 1)
 
 def crops_only(view: ViewConfig) -> ViewConfig:
     """The part of a view that stays on the CPU."""
-    return replace(view, jitter=None, gray_prob=0.0, blur=None, solarize=None)
+    off: dict[str, Any] = {field.name: field.default for field in fields(view)}
+    return replace(view, **{operation.field: off[operation.field] for operation in OPERATIONS})
 
 
 def _signed(value: int) -> int:
@@ -67,18 +71,22 @@ def recolor(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
         uint8, (N, 3, S, S).
     """
     values = images.float()
-    if view.jitter is not None:
-        values = _jitter(values, view, keys)
-    if view.gray_prob > 0:
-        is_gray = _column(_draw(keys, k.GRAY) < view.gray_prob)
-        values = torch.where(is_gray, _gray(values), values)
-    if view.blur is not None:
-        values = _blur(values, view, keys)
-    if view.solarize is not None:
-        is_solarized = _column(_draw(keys, k.SOLARIZE) < view.solarize.prob)
-        above = values >= view.solarize.threshold
-        values = torch.where(is_solarized & above, 255.0 - values, values)
+    for operation in OPERATIONS:
+        if operation.is_on(view):
+            values = BATCHED[operation.field](values, view, keys)
     return (values + 0.5).to(torch.uint8)
+
+
+def _to_gray(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
+    is_gray = _column(_draw(keys, k.GRAY) < view.gray_prob)
+    return torch.where(is_gray, _gray(images), images)
+
+
+def _solarize(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
+    solarize = view.solarize
+    assert solarize is not None
+    is_solarized = _column(_draw(keys, k.SOLARIZE) < solarize.prob)
+    return torch.where(is_solarized & (images >= solarize.threshold), 255.0 - images, images)
 
 
 def _column(values: Tensor) -> Tensor:
@@ -190,3 +198,12 @@ def _blur(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
     planes = conv2d(planes, taps, groups=num * 3)
     planes = pad(planes, (0, 0, radius, radius), mode="reflect")
     return conv2d(planes, taps.transpose(2, 3), groups=num * 3).reshape(images.shape)
+
+
+# The batched form of each row of `kernels.color.OPERATIONS`.
+BATCHED: dict[str, Callable[[Tensor, ViewConfig, Tensor], Tensor]] = {
+    "jitter": _jitter,
+    "gray_prob": _to_gray,
+    "blur": _blur,
+    "solarize": _solarize,
+}

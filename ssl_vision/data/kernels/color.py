@@ -6,6 +6,9 @@ borders, cut at 4 sigma or at the side of kernel a recipe asks for.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import astuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,11 +28,12 @@ from ssl_vision.data.kernels.draws import (
     draw,
     view_key,
 )
-from ssl_vision.views import ViewConfig
+from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
 
-# Columns of the table `color_table` makes of a ViewConfig.
-_JITTER_PROB, _B, _C, _S, _H, _GRAY_PROB, _BLUR_PROB, _SIGMA_0, _SIGMA_1 = range(9)
-_SOLARIZE_PROB, _THRESHOLD, _KERNEL, _NUM_COLUMNS = range(9, 13)
+# Numbers of an operation as its kernel reads them: fields of its settings in order, pairs flat.
+_B, _C, _S, _H = range(1, 5)
+_SIGMA_0, _SIGMA_1, _KERNEL_PX = range(1, 4)
+_THRESHOLD = 1
 
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0.0)
@@ -37,30 +41,6 @@ _ONE = np.float32(1.0)
 _FULL = np.float32(255.0)
 # ITU-R 601 weights as torchvision rounds them.
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
-
-
-def color_table(view: ViewConfig) -> np.ndarray:
-    """Numbers of a view as the kernels read them, float64, (12,)."""
-    table = np.zeros(_NUM_COLUMNS)
-    if view.jitter is not None:
-        jitter = view.jitter
-        table[_JITTER_PROB] = jitter.prob
-        table[[_B, _C, _S, _H]] = jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue
-    table[_GRAY_PROB] = view.gray_prob
-    if view.blur is not None:
-        table[_BLUR_PROB] = view.blur.prob
-        table[[_SIGMA_0, _SIGMA_1]] = view.blur.sigma_px
-        table[_KERNEL] = view.blur.kernel_px or 0
-    if view.solarize is not None:
-        table[_SOLARIZE_PROB] = view.solarize.prob
-        table[_THRESHOLD] = view.solarize.threshold
-    return table
-
-
-def has_color(view: ViewConfig) -> bool:
-    """Whether `recolor` can change the view at all."""
-    operations = (view.jitter, view.blur, view.solarize)
-    return view.gray_prob > 0 or any(operation is not None for operation in operations)
 
 
 def scratch_size(size_px: int) -> int:
@@ -272,7 +252,7 @@ def solarize(planes: Array, threshold: Number) -> None:
 
 
 @jit_inline
-def _jitter(planes: Array, size: int, table: Array, key: Number) -> None:
+def _jitter(planes: Array, size: int, numbers: Array, key: Number, spare: Array) -> None:
     """Brightness, contrast, saturation, hue in an order drawn per sample."""
     rank = int(draw(key, ORDER) * 24.0)
     order = np.empty(4, np.int64)
@@ -288,17 +268,123 @@ def _jitter(planes: Array, size: int, table: Array, key: Number) -> None:
         order[place] = chosen
     for place in range(4):
         operation = order[place]
-        if operation == 0 and table[_B] > 0:
-            low, high = max(0.0, 1 - table[_B]), 1 + table[_B]
+        if operation == 0 and numbers[_B] > 0:
+            low, high = max(0.0, 1 - numbers[_B]), 1 + numbers[_B]
             adjust_brightness(planes, between(key, BRIGHTNESS, low, high))
-        elif operation == 1 and table[_C] > 0:
-            low, high = max(0.0, 1 - table[_C]), 1 + table[_C]
+        elif operation == 1 and numbers[_C] > 0:
+            low, high = max(0.0, 1 - numbers[_C]), 1 + numbers[_C]
             adjust_contrast(planes, between(key, CONTRAST, low, high), size)
-        elif operation == 2 and table[_S] > 0:
-            low, high = max(0.0, 1 - table[_S]), 1 + table[_S]
+        elif operation == 2 and numbers[_S] > 0:
+            low, high = max(0.0, 1 - numbers[_S]), 1 + numbers[_S]
             adjust_saturation(planes, between(key, SATURATION, low, high))
-        elif operation == 3 and table[_H] > 0:
-            adjust_hue(planes, between(key, HUE, -table[_H], table[_H]))
+        elif operation == 3 and numbers[_H] > 0:
+            adjust_hue(planes, between(key, HUE, -numbers[_H], numbers[_H]))
+
+
+@jit_inline
+def _gray(planes: Array, size: int, numbers: Array, key: Number, spare: Array) -> None:
+    to_gray(planes)
+
+
+@jit_inline
+def _blur(planes: Array, size: int, numbers: Array, key: Number, spare: Array) -> None:
+    sigma = between(key, SIGMA, numbers[_SIGMA_0], numbers[_SIGMA_1])
+    blur(planes, sigma, size, spare, int(numbers[_KERNEL_PX]))
+
+
+@jit_inline
+def _solarize(planes: Array, size: int, numbers: Array, key: Number, spare: Array) -> None:
+    solarize(planes, numbers[_THRESHOLD])
+
+
+class Operation(NamedTuple):
+    """A row of the table of colour operations.
+
+    Attributes:
+        field: Of ViewConfig: a probability, or settings whose first field is one.
+        slot: Of the draw that decides whether it happens.
+        off: Value of the field with which it never happens.
+        kernel: `kernel(planes, size, numbers, key, spare)`, in place.
+    """
+
+    field: str
+    slot: np.int64
+    off: JitterConfig | BlurConfig | SolarizeConfig | float
+    kernel: Callable[..., None]
+
+    def is_on(self, view: ViewConfig) -> bool:
+        """Whether a view may have it at all."""
+        return bool(getattr(view, self.field))
+
+    def numbers(self, view: ViewConfig) -> list[float]:
+        """What the kernel reads: its settings, flat; the probability first."""
+        settings = getattr(view, self.field) or self.off
+        if isinstance(settings, float | int):
+            return [float(settings)]
+        return [
+            float(number or 0)
+            for value in astuple(settings)
+            for number in (value if isinstance(value, tuple) else (value,))
+        ]
+
+
+# In the order in which they happen. A new one needs: its settings and field in `views`, a row here
+# with its kernel, its form in `data.images.recolor`.
+OPERATIONS = (
+    Operation("jitter", JITTER, JitterConfig(prob=0), _jitter),
+    Operation("gray_prob", GRAY, 0.0, _gray),
+    Operation("blur", BLUR, BlurConfig(prob=0), _blur),
+    Operation("solarize", SOLARIZE, SolarizeConfig(prob=0), _solarize),
+)
+_SLOTS = np.array([operation.slot for operation in OPERATIONS])
+_BOUNDS = np.cumsum([0, *(len(op.numbers(ViewConfig())) for op in OPERATIONS)])
+
+
+def color_table(view: ViewConfig) -> np.ndarray:
+    """Numbers of a view as the kernels read them, operation by operation, float64."""
+    return np.array([number for op in OPERATIONS for number in op.numbers(view)])
+
+
+def has_color(view: ViewConfig) -> bool:
+    """Whether `recolor` can change the view at all."""
+    return any(operation.is_on(view) for operation in OPERATIONS)
+
+
+@jit_inline
+def _is_any_drawn(table: Array, key: Number) -> bool:
+    is_drawn = False
+    for i in range(len(_SLOTS)):
+        is_drawn |= draw(key, _SLOTS[i]) < table[_BOUNDS[i]]
+    return is_drawn
+
+
+@jit_inline
+def _nothing(planes: Array, size: int, table: Array, key: Number, spare: Array) -> None:
+    pass
+
+
+def _before(place: int, then: Callable[..., None]) -> Callable[..., None]:
+    """The operation at a place where its draw says so, then the rest: a kernel made of kernels."""
+    kernel, slot = OPERATIONS[place].kernel, OPERATIONS[place].slot
+    first, last = int(_BOUNDS[place]), int(_BOUNDS[place + 1])
+
+    def run(planes: Array, size: int, table: Array, key: Number, spare: Array) -> None:
+        if draw(key, slot) < table[first]:
+            kernel(planes, size, table[first:last], key, spare)
+        then(planes, size, table, key, spare)
+
+    chained: Callable[..., None] = jit_inline(run, is_cached=False)
+    return chained
+
+
+def _chain() -> Callable[..., None]:
+    chained: Callable[..., None] = _nothing
+    for place in reversed(range(len(OPERATIONS))):
+        chained = _before(place, chained)
+    return chained
+
+
+_operate = _chain()
 
 
 @jit_inline
@@ -311,11 +397,7 @@ def recolor(image: Array, table: Array, key: Number, scratch: Array) -> None:
         key: Of `view_key`.
         scratch: float32, at least `scratch_size(S)` long.
     """
-    is_jittered = draw(key, JITTER) < table[_JITTER_PROB]
-    is_gray = draw(key, GRAY) < table[_GRAY_PROB]
-    is_blurred = draw(key, BLUR) < table[_BLUR_PROB]
-    is_solarized = draw(key, SOLARIZE) < table[_SOLARIZE_PROB]
-    if not (is_jittered or is_gray or is_blurred or is_solarized):
+    if not _is_any_drawn(table, key):
         return
     size = image.shape[1]
     area = size * size
@@ -324,15 +406,7 @@ def recolor(image: Array, table: Array, key: Number, scratch: Array) -> None:
     for i in range(3 * area):
         values[i] = np.float32(flat[i])
     planes = values.reshape((3, area))
-    if is_jittered:
-        _jitter(planes, size, table, key)
-    if is_gray:
-        to_gray(planes)
-    if is_blurred:
-        sigma = between(key, SIGMA, table[_SIGMA_0], table[_SIGMA_1])
-        blur(planes, sigma, size, scratch[3 * area : 4 * area], int(table[_KERNEL]))
-    if is_solarized:
-        solarize(planes, table[_THRESHOLD])
+    _operate(planes, size, table, key, scratch[3 * area : 4 * area])
     for i in range(3 * area):
         flat[i] = np.uint8(values[i] + _HALF)
 

@@ -30,7 +30,7 @@ class _Cache(FunctionCache):
         return (*super()._index_key(signature, codegen), _sources())
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Any:
+def jit(function: Callable[..., Any], *, is_cached: bool = True, **options: Any) -> Any:
     """Compile without the GIL, cached on disk where any cache folder can be written.
 
     Fast-math is off in so many words: a function that leaves it open inherits it from a caller,
@@ -38,6 +38,8 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     """
     options |= {"nogil": True, "error_model": "numpy", "fastmath": False}
     compiled = njit(**options)(function)
+    if not is_cached:  # a closure: kept within the cached kernels that call it
+        return compiled
     with suppress(RuntimeError):  # numba found no writable cache folder
         compiled._cache = _Cache(function)
     return compiled
@@ -47,12 +49,12 @@ def _is_kernel(call: Any, caller: Any, callee: Any) -> bool:
     return str(caller.func_id.modname).startswith(__package__)
 
 
-def jit_inline(function: Callable[..., Any]) -> Any:
+def jit_inline(function: Callable[..., Any], *, is_cached: bool = True) -> Any:
     """Compile as part of each kernel that calls it.
 
     Not of others: code written into ffcv's pipelines would be compiled with fast-math.
     """
-    return jit(function, inline=_is_kernel)
+    return jit(function, is_cached=is_cached, inline=_is_kernel)
 
 
 def _to_pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

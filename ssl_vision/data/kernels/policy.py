@@ -33,9 +33,18 @@ _ERASE_PROB, _AREA_0, _AREA_1, _RATIO_0, _RATIO_1, _MEAN, _STD = 8, 9, 10, 11, 1
 _NUM_COLUMNS = 19
 
 
+# Fields of ViewConfig rendered here, after the colours: on the CPU only, and not by ffcv.
+POLICIES = ("rand_augment", "erase")
+
+
+def policies_of(view: ViewConfig) -> list[str]:
+    """Those of `POLICIES` that a view has."""
+    return [name for name in POLICIES if getattr(view, name) is not None]
+
+
 def policy_table(view: ViewConfig) -> np.ndarray | None:
     """Numbers of a view as the kernels read them, float64, (19,); None if both are off."""
-    if view.rand_augment is None and view.erase is None:
+    if not policies_of(view):
         return None
     table = np.zeros(_NUM_COLUMNS)
     table[_IS_CUBIC] = view.interpolation == "bicubic"

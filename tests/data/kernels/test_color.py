@@ -80,7 +80,7 @@ def test_jitter_draws_every_order() -> None:
     for sample in range(150):
         key = np.uint64(view_key(np.uint64(1), 0, sample, 0))
         result = start.copy()
-        color._jitter(result, SIZE, table, key)
+        color._jitter(result, SIZE, table, key, result[0])
         for order in itertools.permutations(range(4)):
             expected = start.copy()
             for operation in order:

@@ -215,5 +215,5 @@ def test_loader_augments_each_sample_alike_on_any_number_of_threads() -> None:
 
 def test_policies_are_refused_where_colours_come_after_them() -> None:
     views = {"train": ViewConfig(rand_augment=RandAugmentConfig())}
-    with pytest.raises(ConfigError, match=r"views\.train has rand_augment or erase"):
+    with pytest.raises(ConfigError, match=r"data\.views\.train\.rand_augment runs on the CPU"):
         DataConfig(path="digits", views=views, augment_on="device")

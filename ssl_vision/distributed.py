@@ -8,11 +8,13 @@ autograd and silently divides that gradient by the number of processes.
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_T = TypeVar("_T")
 
 
 def usable_cores() -> int:
@@ -103,7 +105,7 @@ def any_rank_each(flags: Sequence[bool], *, device: torch.device | str = "cpu") 
     return [bool(value) for value in values.tolist()]
 
 
-def broadcast_object(value: Any) -> Any:
+def broadcast_object(value: _T) -> _T:
     """`value` of rank 0 on every process; a collective."""
     if not is_distributed():
         return value
@@ -112,13 +114,13 @@ def broadcast_object(value: Any) -> Any:
     return holder[0]
 
 
-def all_gather_object(value: Any) -> list[Any]:
+def all_gather_object(value: _T) -> list[_T]:
     """Values of all processes in rank order, on each; a collective."""
     if not is_distributed():
         return [value]
-    values: list[Any] = [None] * world_size()
+    values: list[_T | None] = [None] * world_size()
     dist.all_gather_object(values, value)
-    return values
+    return cast(list[_T], values)
 
 
 def barrier() -> None:

@@ -72,7 +72,7 @@ class TypedList(list[Any]):
     text: str | None = None
 
 
-class TypedDict(dict[str, Any]):
+class TypedDict(dict[str, object]):
     """A mapping, and how it was written where that was in braces on one line."""
 
     text: str | None = None
@@ -88,7 +88,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
 
 
-def read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> object:
     """YAML -> nested TypedDict, TypedList and Typed.
 
     Raises:
@@ -105,7 +105,7 @@ def read_yaml(text: str) -> Any:
         loader.dispose()
 
 
-def _tree(loader: _Loader, node: yaml.Node, text: str, budget: Iterator[int]) -> Any:
+def _tree(loader: _Loader, node: yaml.Node, text: str, budget: Iterator[int]) -> object:
     if next(budget, None) is None:
         raise yaml.YAMLError(f"it has more than {_MAX_NODES} values, aliases followed.")
     if node.tag not in _TAGS:
@@ -149,7 +149,9 @@ def _problem(text: str, node: yaml.Node) -> yaml.YAMLError:
 # Tree -> values of the wanted types ----------------------------------------------------------
 
 
-def convert(value: Any, kind: Any, *, key: str = "", kinds: Mapping[str, Any] | None = None) -> Any:
+def convert(
+    value: object, kind: Any, *, key: str = "", kinds: Mapping[str, object] | None = None
+) -> object:
     """A tree as values of a type; what is of another kind altogether is left for the schema.
 
     Args:
@@ -181,13 +183,13 @@ def convert(value: Any, kind: Any, *, key: str = "", kinds: Mapping[str, Any] | 
     return readers.get(kind, _anything)(value, key=key)
 
 
-def _is_null(value: Any) -> bool:
+def _is_null(value: object) -> bool:
     if not isinstance(value, Typed):
         return value is None
     return value.is_plain and (value in _NULLS or (not value.is_argument and value in ("~", "")))
 
 
-def _mapping(value: Any, known: Mapping[str, Any], other: Any, *, key: str) -> Any:
+def _mapping(value: object, known: Mapping[str, object], other: Any, *, key: str) -> object:
     if isinstance(value, Typed):
         value = _flow(value, "{", key=key, wanted="a mapping, {name: value, ...}")
     if not isinstance(value, Mapping):
@@ -198,7 +200,7 @@ def _mapping(value: Any, known: Mapping[str, Any], other: Any, *, key: str) -> A
     }
 
 
-def _list(value: Any, kind: Any, *, key: str) -> Any:
+def _list(value: object, kind: Any, *, key: str) -> object:
     if isinstance(value, Typed) and not _is_null(value):
         if value.lstrip().startswith("["):
             value = _flow(value, "[", key=key, wanted="a list, [a, b]")
@@ -212,7 +214,7 @@ def _list(value: Any, kind: Any, *, key: str) -> Any:
     return [convert(each, kind, key=key) for each in value]
 
 
-def _flow(value: Typed, bracket: str, *, key: str, wanted: str) -> Any:
+def _flow(value: Typed, bracket: str, *, key: str, wanted: str) -> object:
     """What stands in brackets on the command line."""
     if _is_null(value):
         return None
@@ -225,7 +227,7 @@ def _flow(value: Typed, bracket: str, *, key: str, wanted: str) -> Any:
         raise ConfigError(f"{key}={value} must be {wanted} ({problem}).") from error
 
 
-def _text(value: Any, *, key: str) -> Any:
+def _text(value: object, *, key: str) -> object:
     if isinstance(value, TypedList | TypedDict) and value.text is not None:
         return value.text
     if isinstance(value, Typed):
@@ -237,7 +239,7 @@ def _text(value: Any, *, key: str) -> Any:
     return value
 
 
-def _truth(value: Any, *, key: str) -> Any:
+def _truth(value: object, *, key: str) -> object:
     if isinstance(value, str):
         found = {**_TRUTHS, "1": True, "0": False}.get(value.strip().lower())
         if found is None:
@@ -246,7 +248,7 @@ def _truth(value: Any, *, key: str) -> Any:
     return value
 
 
-def _whole(value: Any, *, key: str) -> Any:
+def _whole(value: object, *, key: str) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -264,7 +266,7 @@ def _integer(text: str, *, key: str) -> int:
     return int(text[2:] if base != 10 else text, base)
 
 
-def _number(value: Any, *, key: str) -> Any:
+def _number(value: object, *, key: str) -> object:
     if isinstance(value, str):
         text = value.strip()
         if _INTEGER.fullmatch(text):
@@ -277,14 +279,13 @@ def _number(value: Any, *, key: str) -> Any:
     return _finite(value, key=key)
 
 
-def _finite(value: Any, *, key: str) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and not abs(value) < _LARGEST:
+def _finite(value: object, *, key: str) -> object:
+    if isinstance(value, int | float) and not abs(value) < _LARGEST:
         raise ConfigError(f"{key}={str(value)[:40]} must be a finite number.")
     return value
 
 
-def _anything(value: Any, *, key: str) -> Any:
+def _anything(value: object, *, key: str) -> object:
     if isinstance(value, Mapping):
         return {str(name): _anything(each, key=f"{key}.{name}") for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -296,7 +297,7 @@ def _anything(value: Any, *, key: str) -> Any:
     return _finite(guess(value), key=key) if value.is_plain else str(value)
 
 
-def guess(value: str) -> Any:
+def guess(value: str) -> object:
     """A plain scalar where nothing says what is wanted: YAML 1.2, and on/off, yes/no."""
     if value in (*_NULLS, "~", ""):
         return None
@@ -308,5 +309,5 @@ def guess(value: str) -> Any:
     return float(value.replace(".", "")) if is_endless else _decimal(value)
 
 
-def _decimal(value: str) -> Any:
+def _decimal(value: str) -> object:
     return float(value) if _FLOAT.fullmatch(value) else str(value)

@@ -130,7 +130,7 @@ def _last_attention(backbone: Backbone, queries: Queries) -> nn.Module:
 
 @contextmanager
 def _beside(module: Any, num_patches: int, queries: Queries, sink: _Sink) -> Iterator[None]:
-    def before(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Tensor | None]) -> None:
         if isinstance(attention, pvt_v2.Attention):
             q, k = _separate_queries_keys(attention, args[0])
         else:

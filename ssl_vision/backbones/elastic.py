@@ -327,7 +327,7 @@ def _wide_skeleton(parent: nn.Module, width: int) -> nn.Module:
     return small
 
 
-def _build_like(parent: nn.Module, changes: dict[str, Any]) -> nn.Module:
+def _build_like(parent: nn.Module, changes: dict[str, object]) -> nn.Module:
     """New network of the parent's kind: its constructor arguments with changes."""
     architecture, args = _description(parent)
     args |= changes

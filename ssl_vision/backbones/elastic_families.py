@@ -40,8 +40,8 @@ class Family:
     model_type: type[nn.Module]
     block_lists: tuple[str, ...]
     measure: Callable[[Any], Size]
-    build_args: Callable[[Any, int], dict[str, Any]]
-    depth_args: Callable[[Any, tuple[int, ...]], dict[str, Any]]
+    build_args: Callable[[Any, int], dict[str, object]]
+    depth_args: Callable[[Any, tuple[int, ...]], dict[str, object]]
     width_unit: Callable[[Any], int]
     width_step: Callable[[Any], int]
     min_fraction: tuple[Fraction, ...]
@@ -152,7 +152,7 @@ def _swin_heads(model: Any, width: int) -> tuple[int, ...]:
     return tuple(heads * width // model.embed_dim for heads in first)
 
 
-def _swin_depths(model: Any, depths: tuple[int, ...]) -> dict[str, Any]:
+def _swin_depths(model: Any, depths: tuple[int, ...]) -> dict[str, object]:
     own = [len(stage.blocks) for stage in model.layers]
     return {"depths": (*own[:2], depths[0], *own[3:])}
 
@@ -214,12 +214,12 @@ def _convnext_dims(model: Any) -> list[int]:
     return [info["num_chs"] for info in model.feature_info]
 
 
-def _convnext_args(model: Any, width: int) -> dict[str, Any]:
+def _convnext_args(model: Any, width: int) -> dict[str, object]:
     dims = _convnext_dims(model)
     return {"dims": tuple(dim * width // dims[0] for dim in dims)}
 
 
-def _convnext_depths(model: Any, depths: tuple[int, ...]) -> dict[str, Any]:
+def _convnext_depths(model: Any, depths: tuple[int, ...]) -> dict[str, object]:
     own = [len(stage.blocks) for stage in model.stages]
     return {"depths": (*own[:2], depths[0], *own[3:])}
 

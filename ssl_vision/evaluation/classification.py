@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,7 @@ class ClassificationReport:
     classes: list[ClassRow]
     confusion: list[list[int]]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain numbers, lists and dictionaries, for JSON."""
         plain = asdict(self)
         plain["top1"], plain["top5"] = self.top1._asdict(), self.top5._asdict()

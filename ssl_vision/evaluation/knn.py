@@ -8,7 +8,7 @@ k are the first ones.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Unpack, overload
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
 from ssl_vision.evaluation.arrays import Array
 from ssl_vision.evaluation.features import FeatureSet, parse_feature_set
-from ssl_vision.evaluation.neighbours import Neighbours, find_neighbours
+from ssl_vision.evaluation.neighbours import Neighbours, Search, SearchOptions, find_neighbours
 
 _CHUNK_VALUES = 16 * 2**20  # float64 votes held at once: 128 MiB
 _LEAST_VOTE = 1e-300  # above 0 in float64
@@ -33,7 +33,7 @@ class KnnConfig:
     # Fixed before looking: the best k of the test set is no result. None: 20, or the first of k.
     reported_k: int | None = None
     temperature: float = 0.07
-    search: str = "auto"  # auto | faiss | torch
+    search: Search = "auto"  # auto | faiss | torch
     is_leave_one_out: bool = False  # bank and queries are the same images
 
     def __post_init__(self) -> None:
@@ -62,7 +62,14 @@ KNN_PRESETS = {
 
 @overload
 def knn_classify(
-    bank: Array, bank_labels: Array, queries: Array, *, k: int, temperature: float, **kwargs: Any
+    bank: Array,
+    bank_labels: Array,
+    queries: Array,
+    *,
+    k: int,
+    temperature: float,
+    num_classes: int | None = None,
+    **options: Unpack[SearchOptions],
 ) -> Tensor: ...
 
 
@@ -74,7 +81,8 @@ def knn_classify(
     *,
     k: Sequence[int],
     temperature: float,
-    **kwargs: Any,
+    num_classes: int | None = None,
+    **options: Unpack[SearchOptions],
 ) -> dict[int, Tensor]: ...
 
 
@@ -86,7 +94,7 @@ def knn_classify(
     k: int | Sequence[int],
     temperature: float,
     num_classes: int | None = None,
-    **options: Any,
+    **options: Unpack[SearchOptions],
 ) -> Tensor | dict[int, Tensor]:
     """Class of each query by the weighted vote of its k nearest bank rows.
 
@@ -126,7 +134,7 @@ def knn_accuracy(
     k: Sequence[int],
     temperature: float,
     num_classes: int | None = None,
-    **options: Any,
+    **options: Unpack[SearchOptions],
 ) -> dict[int, Accuracy]:
     """Accuracy of `knn_classify` for each k.
 
@@ -157,7 +165,9 @@ def score_knn(
     k: Sequence[int],
     temperature: float,
     feature: str = "pooled",
-    **options: Any,
+    num_classes: int | None = None,
+    search: Search = "auto",
+    device: torch.device | str = "cpu",
 ) -> dict[int, Accuracy]:
     """Accuracy of a vote between features with labels for each k; empty where one has no labels.
 
@@ -167,7 +177,9 @@ def score_knn(
         k: Numbers of voters.
         temperature: T of the weights exp(cosine / T).
         feature: Which of their features.
-        options: Further arguments of `knn_accuracy`.
+        num_classes: By default from the union of both sets of labels.
+        search: See `find_neighbours`.
+        device: Where to search.
     """
     if bank.labels is None or queries is None or queries.labels is None:
         return {}
@@ -181,7 +193,9 @@ def score_knn(
         temperature=temperature,
         bank_ids=ids,
         query_ids=ids,
-        **options,
+        num_classes=num_classes,
+        search=search,
+        device=device,
     )
 
 

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -215,6 +215,14 @@ def choose_head(results: Sequence[HeadResult]) -> int:
 # One probe -------------------------------------------------------------------------------------
 
 
+class ProbeShapes(TypedDict):
+    """Sizes and place of the data that heads are built for."""
+
+    widths: dict[str, int]
+    num_classes: int
+    device: torch.device
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeData:
     """Checked data of a probe.
@@ -236,7 +244,7 @@ class ProbeData:
     device: torch.device
 
     @property
-    def shapes(self) -> dict[str, Any]:
+    def shapes(self) -> ProbeShapes:
         """Sizes of the data that the heads are built for."""
         widths = {name: rows.width for name, rows in self.train.items()}
         return {"widths": widths, "num_classes": self.num_classes, "device": self.device}

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 import numba
 import numpy as np
@@ -42,6 +42,16 @@ class Neighbours(NamedTuple):
 
     scores: Tensor
     rows: Tensor
+
+
+class SearchOptions(TypedDict, total=False):
+    """Arguments of `find_neighbours` that functions above it hand on."""
+
+    search: Search
+    bank_ids: Array | None
+    query_ids: Array | None
+    device: torch.device | str
+    block_bytes: int
 
 
 def find_neighbours(

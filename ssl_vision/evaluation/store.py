@@ -62,7 +62,9 @@ class FeatureStore:
         dtype: Of the values on disk.
     """
 
-    def __init__(self, root: Path, *, key: Mapping[str, Any], num_rows: int, dtype: Dtype) -> None:
+    def __init__(
+        self, root: Path, *, key: Mapping[str, object], num_rows: int, dtype: Dtype
+    ) -> None:
         """Open the store of a key, or begin it.
 
         Args:
@@ -87,7 +89,7 @@ class FeatureStore:
                 "folder that can be written, or cache.mode=off."
             ) from error
 
-    def _check_meta(self, full: dict[str, Any]) -> None:
+    def _check_meta(self, full: dict[str, object]) -> None:
         path, text = self.folder / "meta.json", json.dumps(full, indent=1, sort_keys=True)
         if path.exists():
             if path.read_text() != text:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class PointMaskConfig(MethodConfig):
                 f"method.decoder_drop_path={self.decoder_drop_path} must be from 0 to below 1."
             )
 
-    def check_views(self, views: Mapping[str, Any]) -> None:
+    def check_views(self, views: Mapping[str, object]) -> None:
         """One drawing of one view of the cloud."""
         is_one = len(views) == 1 and all(
             isinstance(view, PointViewConfig) and view.count == 1 for view in views.values()

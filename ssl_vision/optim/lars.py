@@ -1,11 +1,12 @@
 """LARS as Barlow Twins, DINO and MAE's linear probe compute it (You et al. 2017, adapted)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 
 class LARS(Optimizer):
@@ -35,7 +36,7 @@ class LARS(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float,
         *,
         momentum: float = 0.9,

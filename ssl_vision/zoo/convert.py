@@ -5,7 +5,6 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_from_config
@@ -68,7 +67,7 @@ CONVERTERS: dict[str, ConverterEntry] = {
 }
 
 
-def detect_converter(content: Mapping[str, Any]) -> str:
+def detect_converter(content: Mapping[str, object]) -> str:
     """Name of the first converter whose layout the content has.
 
     Raises:
@@ -85,7 +84,7 @@ def detect_converter(content: Mapping[str, Any]) -> str:
 
 
 def convert_content(
-    content: Mapping[str, Any],
+    content: Mapping[str, object],
     *,
     converter: str = "auto",
     options: ConvertOptions | None = None,

@@ -6,7 +6,6 @@ torchvision's names without `fc`; `checkpoint.pth` is {epoch, model, optimizer} 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from ssl_vision.zoo.converted import (
     Converted,
@@ -18,7 +17,7 @@ from ssl_vision.zoo.converted import (
 from ssl_vision.zoo.geometry import resnet_architecture
 
 
-def matches_barlow_twins(content: Mapping[str, Any]) -> bool:
+def matches_barlow_twins(content: Mapping[str, object]) -> bool:
     """A bare ResNet, or {"model": backbone and projector}."""
     if "conv1.weight" in content or "module.conv1.weight" in content:
         return True
@@ -28,7 +27,7 @@ def matches_barlow_twins(content: Mapping[str, Any]) -> bool:
     )
 
 
-def convert_barlow_twins(content: Mapping[str, Any], options: ConvertOptions) -> Converted:
+def convert_barlow_twins(content: Mapping[str, object], options: ConvertOptions) -> Converted:
     """ResNet of a backbone file or a full checkpoint.
 
     Raises:

@@ -5,20 +5,19 @@ names, a classifier `head`, and SMMix's training-only `token_head`.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from ssl_vision.errors import CheckpointError
 from ssl_vision.zoo.converted import Converted, ConvertOptions, split_off, tensors_of
 from ssl_vision.zoo.geometry import fit_positions, vit_architecture
 
 
-def matches_deit(content: Mapping[str, Any]) -> bool:
+def matches_deit(content: Mapping[str, object]) -> bool:
     """Whether a file holds {"model": weights of a ViT with a classifier}."""
     model = content.get("model")
     return isinstance(model, Mapping) and "cls_token" in model and "head.weight" in model
 
 
-def convert_deit(content: Mapping[str, Any], options: ConvertOptions) -> Converted:
+def convert_deit(content: Mapping[str, object], options: ConvertOptions) -> Converted:
     """Classifier of a DeiT or SMMix training checkpoint.
 
     Raises:

@@ -28,14 +28,14 @@ from ssl_vision.zoo.geometry import fit_positions, resnet_architecture, vit_arch
 HeadFeatures = Literal["cls4", "cls_mean", "pooled"]
 
 
-def matches_dino(content: Mapping[str, Any]) -> bool:
+def matches_dino(content: Mapping[str, object]) -> bool:
     """A full checkpoint, or a bare ViT without classifier."""
     if {"student", "teacher", "dino_loss"} <= content.keys():
         return True
     return "cls_token" in content and "pos_embed" in content
 
 
-def convert_dino(content: Mapping[str, Any], options: ConvertOptions) -> Converted:
+def convert_dino(content: Mapping[str, object], options: ConvertOptions) -> Converted:
     """ViT or ResNet of a backbone file or a full checkpoint (the teacher unless key=student).
 
     Raises:
@@ -58,7 +58,7 @@ def convert_dino(content: Mapping[str, Any], options: ConvertOptions) -> Convert
     )
 
 
-def _networks(content: Mapping[str, Any], options: ConvertOptions) -> tuple[Weights, Weights]:
+def _networks(content: Mapping[str, object], options: ConvertOptions) -> tuple[Weights, Weights]:
     """(Backbone, head) tensors of either kind of file."""
     if "teacher" not in content and "student" not in content:
         if options.key is not None:
@@ -79,7 +79,7 @@ def _convert_resnet(weights: Weights, heads: Weights) -> Converted:
     )
 
 
-def convert_linear_head(content: Mapping[str, Any], *, features: HeadFeatures) -> Weights:
+def convert_linear_head(content: Mapping[str, object], *, features: HeadFeatures) -> Weights:
     """The released linear classifier, for features concatenated in the order of `head_features`.
 
     The authors stack [CLS] and mean patch of ViT-B on the last axis before flattening, so their

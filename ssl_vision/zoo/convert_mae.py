@@ -6,13 +6,12 @@ files hold the encoder under timm's names, training and visualisation files also
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from ssl_vision.zoo.converted import Converted, ConvertOptions, split_off, tensors_of
 from ssl_vision.zoo.geometry import fit_positions, vit_architecture
 
 
-def matches_mae(content: Mapping[str, Any]) -> bool:
+def matches_mae(content: Mapping[str, object]) -> bool:
     """{"model": ViT} with a decoder, an `fc_norm`, or without any classifier."""
     model = content.get("model")
     if not isinstance(model, Mapping) or "cls_token" not in model:
@@ -21,7 +20,7 @@ def matches_mae(content: Mapping[str, Any]) -> bool:
     return has_own_sign or not any(str(name).startswith("head") for name in model)
 
 
-def convert_mae(content: Mapping[str, Any], options: ConvertOptions) -> Converted:
+def convert_mae(content: Mapping[str, object], options: ConvertOptions) -> Converted:
     """Encoder, or fine-tuned classifier, of any of the authors' files.
 
     Raises:

@@ -11,7 +11,6 @@ stand-alone network computes either. Not taken over: Swin's norm0 to norm2, neve
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ _OFFICIAL = ElasticConfig(block_choice="paper")
 _RESNET_DEPTHS = {50: (4, 6), 101: (4, 23), 152: (8, 36)}
 
 
-def matches_poa(content: Mapping[str, Any]) -> bool:
+def matches_poa(content: Mapping[str, object]) -> bool:
     """A file of the official POA code: its elastic layers hold their tensors one level deeper."""
     tensors = content.get("teacher", content)
     if not isinstance(tensors, Mapping):
@@ -40,7 +39,7 @@ def matches_poa(content: Mapping[str, Any]) -> bool:
     )
 
 
-def convert_poa(content: Mapping[str, Any], options: ConvertOptions) -> Converted:
+def convert_poa(content: Mapping[str, object], options: ConvertOptions) -> Converted:
     """The intact network, or the sub-network of `width` and `depth`.
 
     Width is a ViT's, or a ResNet's base width (64, 96, 128); depth is a ViT's number of blocks, or
@@ -53,8 +52,9 @@ def convert_poa(content: Mapping[str, Any], options: ConvertOptions) -> Converte
     parent = poa_parent(content, num_heads=options.num_heads)
     size = _wanted_size(parent, options)
     network = elastic.extract(parent, size, _OFFICIAL)
-    tensors = content.get("teacher", {})
-    heads = {n: v for n, v in tensors.items() if str(n).startswith("dino_head.")}
+    tensors = content.get("teacher")
+    named = tensors if isinstance(tensors, Mapping) else {}
+    heads = {n: v for n, v in named.items() if str(n).startswith("dino_head.")}
     return Converted(
         architecture=network.architecture,
         weights=network.model.state_dict(),
@@ -64,7 +64,7 @@ def convert_poa(content: Mapping[str, Any], options: ConvertOptions) -> Converte
     )
 
 
-def poa_parent(content: Mapping[str, Any], *, num_heads: int | None = None) -> Backbone:
+def poa_parent(content: Mapping[str, object], *, num_heads: int | None = None) -> Backbone:
     """Intact network with its mask token, for `backbones.elastic`.
 
     Args:
@@ -107,7 +107,7 @@ def _wanted_size(parent: Backbone, options: ConvertOptions) -> Size:
 
 
 def _finish(
-    architecture: str, args: dict[str, Any], weights: Weights, mask_token: Tensor | None
+    architecture: str, args: dict[str, object], weights: Weights, mask_token: Tensor | None
 ) -> Backbone:
     """Network with the converted tensors."""
     backbone = build_from_config({"architecture": architecture, "model_args": args})
@@ -133,7 +133,7 @@ def _vit(weights: Weights, *, num_heads: int | None) -> Backbone:
     width = named["pos_embed"].shape[-1]
     patch = named["patch_embed.proj.weight"].shape[-1]
     side = round((named["pos_embed"].shape[1] - 1) ** 0.5)
-    args: dict[str, Any] = {
+    args: dict[str, object] = {
         "embed_dim": width,
         "depth": 1 + max(int(n.split(".")[1]) for n in named if n.startswith("blocks.")),
         "num_heads": num_heads or width // 64,

@@ -8,7 +8,6 @@ Their 1x1 convolutions are linear layers here: the last dimension of their weigh
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -49,7 +48,7 @@ _UNUSED = "MAE_encoder.proj_cls."
 _ENCODER_PARTS = ("patch_embed.", "pos_embed.", "blocks.", "norm.", "cls_token", "cls_pos")
 
 
-def matches_points(content: Mapping[str, Any]) -> bool:
+def matches_points(content: Mapping[str, object]) -> bool:
     """{"base_model" or "model_state_dict": a point encoder}."""
     tensors = content.get("base_model", content.get("model_state_dict"))
     return isinstance(tensors, Mapping) and any(
@@ -57,7 +56,7 @@ def matches_points(content: Mapping[str, Any]) -> bool:
     )
 
 
-def convert_points(content: Mapping[str, Any], options: ConvertOptions) -> Converted:
+def convert_points(content: Mapping[str, object], options: ConvertOptions) -> Converted:
     """Encoder of a pre-trained or fine-tuned file; decoders and classifiers become `heads`.
 
     The number of patches is not in the weights: 64 of 1024 points by default, as in pre-training;
@@ -85,7 +84,7 @@ def convert_points(content: Mapping[str, Any], options: ConvertOptions) -> Conve
     )
 
 
-def _geometry(weights: Mapping[str, Tensor], options: ConvertOptions) -> dict[str, Any]:
+def _geometry(weights: Mapping[str, Tensor], options: ConvertOptions) -> dict[str, object]:
     """Arguments by which the network differs from `point_vit_small`."""
     width = weights["norm.weight"].shape[0]
     depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
@@ -94,7 +93,7 @@ def _geometry(weights: Mapping[str, Tensor], options: ConvertOptions) -> dict[st
         raise ConfigError(f"num_heads={heads} does not divide the width {width}.")
     num_groups = options.num_groups or 64
     # The authors' kernel overlooks points near the origin; features follow it only with this.
-    args: dict[str, Any] = {"skips_near_origin": True}
+    args: dict[str, object] = {"skips_near_origin": True}
     if (width, depth, heads) != (384, 12, 6):
         args |= {"embed_dim": width, "depth": depth, "num_heads": heads}
     if num_groups != 64:

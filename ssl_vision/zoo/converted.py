@@ -8,7 +8,7 @@ else; building, verifying and writing the network is `convert.py`'s business.
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -61,7 +61,7 @@ class Converted:
 
     architecture: str
     weights: Weights
-    model_args: dict[str, Any] = field(default_factory=dict)
+    model_args: dict[str, object] = field(default_factory=dict)
     num_classes: int = 0
     heads: Weights = field(default_factory=dict)
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -83,8 +83,8 @@ class ConverterEntry:
         about: One line for users.
     """
 
-    convert: Callable[[Mapping[str, Any], ConvertOptions], Converted]
-    matches: Callable[[Mapping[str, Any]], bool]
+    convert: Callable[[Mapping[str, object], ConvertOptions], Converted]
+    matches: Callable[[Mapping[str, object]], bool]
     options: tuple[str, ...]
     about: str
 
@@ -99,7 +99,7 @@ def check_options(options: ConvertOptions, entry: ConverterEntry, *, name: str) 
             )
 
 
-def tensors_of(content: Mapping[str, Any], *, key: str | None = None) -> Weights:
+def tensors_of(content: Mapping[str, object], *, key: str | None = None) -> Weights:
     """The tensors of a mapping (or of its entry `key`), without a data-parallel `module.`.
 
     Raises:

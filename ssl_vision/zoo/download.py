@@ -21,8 +21,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import IO
 from urllib.parse import urlsplit
 
 from ssl_vision.errors import CheckpointError
@@ -291,14 +292,20 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but not from https to http."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
     ) -> urllib.request.Request | None:
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise CheckpointError(f"{req.full_url} redirects to {newurl}, which is not encrypted.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _open(url: str, have: int, part: Path, policy: RetryPolicy) -> Any:
+def _open(url: str, have: int, part: Path, policy: RetryPolicy) -> HTTPResponse:
     headers = {"User-Agent": "ssl-vision", "Accept-Encoding": "identity"}
     etag = _etag_path(part)
     if have:
@@ -308,7 +315,7 @@ def _open(url: str, have: int, part: Path, policy: RetryPolicy) -> Any:
         if tag and not tag.startswith("W/"):
             headers["If-Range"] = tag
     request = urllib.request.Request(url, headers=headers)
-    response: Any = urllib.request.build_opener(_NoDowngrade).open(
+    response: HTTPResponse = urllib.request.build_opener(_NoDowngrade).open(
         request, timeout=policy.timeout_s
     )
     if (response.headers.get_content_type() or "") == "text/html":
@@ -333,7 +340,7 @@ def _explain_status(error: urllib.error.HTTPError, url: str, part: Path, have: i
 
 
 def _copy(
-    response: Any, part: Path, start: int, total: int | None, progress: Progress | None
+    response: HTTPResponse, part: Path, start: int, total: int | None, progress: Progress | None
 ) -> None:
     with part.open("r+b" if start else "wb") as file:
         file.seek(start)
@@ -346,13 +353,13 @@ def _copy(
                 progress(done, total)
 
 
-def _resumes_at(response: Any, have: int) -> bool:
+def _resumes_at(response: HTTPResponse, have: int) -> bool:
     """Whether `Content-Range: bytes 100-199/200` starts where the partial file ends."""
     given = response.headers.get("Content-Range") or ""
     return given.removeprefix("bytes ").partition("-")[0].strip() == str(have)
 
 
-def _total(response: Any, start: int) -> int | None:
+def _total(response: HTTPResponse, start: int) -> int | None:
     """Length of the whole file, if the server says."""
     length = response.headers.get("Content-Length")
     return start + int(length) if length and length.isdigit() else None

@@ -70,7 +70,7 @@ def fetch_file(
     return found
 
 
-def fetch_export(name: str, settings: Mapping[str, Any]) -> Path:
+def fetch_export(name: str, settings: Mapping[str, object]) -> Path:
     """Folder of an entry that `read_export` and timm open, converted once per set of options.
 
     Args:
@@ -107,7 +107,7 @@ def fetch_export(name: str, settings: Mapping[str, Any]) -> Path:
     return folder
 
 
-def default_options(file: ZooFile) -> dict[str, Any]:
+def default_options(file: ZooFile) -> dict[str, object]:
     """What the converter is told where the user says nothing."""
     return {**({} if file.key is None else {"key": file.key}), **file.options}
 

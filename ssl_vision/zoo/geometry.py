@@ -1,7 +1,7 @@
 """Sizes of a network read off the shapes of its weights, and the timm name that has them."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ _RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
 
 def vit_architecture(
     weights: Mapping[str, Tensor], options: ConvertOptions, *, family: str = "vit"
-) -> tuple[str, dict[str, Any], int]:
+) -> tuple[str, dict[str, object], int]:
     """Name in timm, arguments and native side in pixels of a plain ViT's weights.
 
     Args:
@@ -77,14 +77,14 @@ def vit_architecture(
     return name, args, grid * patch_px
 
 
-def _vit_name(family: str, word: str, patch_px: int) -> tuple[str, dict[str, Any]]:
+def _vit_name(family: str, word: str, patch_px: int) -> tuple[str, dict[str, object]]:
     usual = _VIT_PATCHES[word]
     if patch_px == usual or (family == "vit" and (word, patch_px) in _VIT_OTHER_PATCHES):
         return f"{family}_{word}_patch{patch_px}_224", {}
     return f"{family}_{word}_patch{usual}_224", {"patch_size": patch_px}
 
 
-def resnet_architecture(weights: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], int]:
+def resnet_architecture(weights: Mapping[str, Tensor]) -> tuple[str, dict[str, object], int]:
     """Name in timm, arguments and number of classes of a ResNet under torchvision's names.
 
     Raises:
@@ -98,7 +98,7 @@ def resnet_architecture(weights: Mapping[str, Tensor]) -> tuple[str, dict[str, A
     ]
     is_bottleneck = "layer1.0.conv3.weight" in weights
     name = _RESNETS.get((is_bottleneck, tuple(blocks)))
-    args: dict[str, Any] = {} if name else {"layers": blocks}
+    args: dict[str, object] = {} if name else {"layers": blocks}
     base_width = weights["layer1.0.conv1.weight"].shape[0]
     if is_bottleneck and base_width != 64:
         args["base_width"] = base_width
@@ -110,7 +110,7 @@ def resnet_architecture(weights: Mapping[str, Tensor]) -> tuple[str, dict[str, A
 
 def fit_positions(
     weights: Weights, options: ConvertOptions, *, native_px: int, authors_rule: PositionRule
-) -> tuple[Weights, dict[str, Any], int]:
+) -> tuple[Weights, dict[str, object], int]:
     """Weights, timm arguments and side for the image size the user wants.
 
     Under the authors' rule the positions of the wanted size are computed here, and the network has

@@ -46,7 +46,7 @@ class ZooFile:
     format: str = "torch_pickle_weights_only"
     converter: str | None = None  # null with a timm_folder
     key: str | None = None  # which network of the file
-    options: dict[str, Any] = field(default_factory=dict)  # of the converter, beside key
+    options: dict[str, object] = field(default_factory=dict)  # of the converter, beside key
     head_features: str | None = None  # what a linear classifier is applied to
 
     @property
@@ -79,7 +79,7 @@ class ZooEntry:
 
     name: str
     method: str
-    backbone: dict[str, Any]  # {timm: name, args: {...}}, or {own: name} for networks timm lacks
+    backbone: dict[str, object]  # {timm: name, args: {...}}, or {own: name} for networks timm lacks
     files: dict[str, ZooFile]
     input: ZooInput
     license: str
@@ -208,9 +208,9 @@ def _pin_line(lines: list[str], start: int, name: str, value: str, *, path: Path
     raise ConfigError(f"{path}:{start + 1} has no `{name}: null` after it to fill in.")
 
 
-def _entry(name: str, value: Any) -> ZooEntry:
+def _entry(name: str, value: object) -> ZooEntry:
     where = f"model_zoo/index.yaml: {name}"
-    given = dict(_mapping(value, where))
+    given: dict[str, Any] = dict(_mapping(value, where))
     given["files"] = {
         str(kind): _record(ZooFile, dict(_mapping(file, f"{where}.files")), f"{where}.files.{kind}")
         for kind, file in _mapping(given.get("files"), f"{where}.files").items()
@@ -271,7 +271,7 @@ def _check_file(file: ZooFile, where: str, *, is_supported: bool) -> None:
         )
 
 
-def _record(kind: type[_T], given: dict[str, Any], where: str) -> _T:
+def _record(kind: type[_T], given: dict[str, object], where: str) -> _T:
     """Dataclass of a mapping; unknown and missing keys are named."""
     known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
     for key in given:
@@ -285,7 +285,7 @@ def _record(kind: type[_T], given: dict[str, Any], where: str) -> _T:
         raise ConfigError(f"{where} lacks {missing}.") from error
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+def _mapping(value: object, where: str) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where} must have keys and values.")
     return value

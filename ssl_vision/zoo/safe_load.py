@@ -14,7 +14,7 @@ import pickletools
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors.torch
@@ -169,7 +169,7 @@ def _names_in_legacy_file(path: Path) -> set[str]:
     return names
 
 
-def _names_in_pickle(file: Any) -> set[str]:
+def _names_in_pickle(file: IO[bytes]) -> set[str]:
     names: set[str] = set()
     strings: list[str] = []
     for opcode, argument, _ in pickletools.genops(file):

@@ -12,25 +12,22 @@ Environment:
 import contextlib
 import fcntl
 import hashlib
-import http.client
 import json
 import os
 import shutil
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from http.client import HTTPMessage, HTTPResponse
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlsplit
 
 from ssl_vision.errors import CheckpointError
-from ssl_vision.files import fsync_path
+from ssl_vision.files import fsync_path, read_json, read_text
 from ssl_vision.zoo.hashes import sha256_of
+from ssl_vision.zoo.transfer import BrokenTransferError, Pace, Transfer
 
-_CHUNK = 1 << 20
+_MOST_BYTES = 64 << 30  # of a file whose length nobody states
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all (if known)
 
 
@@ -58,10 +55,10 @@ class Source:
 class RetryPolicy:
     """How patiently a server is asked again."""
 
-    num_attempts: int = 5  # in a row without a new byte
+    num_attempts: int = 5  # in a row that brought less than the least rate
     backoff_s: float = 1.0  # before the second attempt; doubles each time
     longest_backoff_s: float = 30.0
-    timeout_s: float = 30.0  # without any byte
+    pace: Pace = field(default_factory=Pace)  # below it an attempt ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +203,12 @@ def _fetch_and_check(
     source: Source, url: str, part: Path, policy: RetryPolicy, progress: Progress | None
 ) -> str:
     """Fetch the whole content into `part` and return its SHA-256."""
-    _fetch(url, part, policy, progress, source)
+    try:
+        _fetch(url, part, policy, progress, source)
+    except _WrongBytes as error:
+        part.unlink(missing_ok=True)
+        _etag_path(part).unlink(missing_ok=True)
+        raise _WrongBytes(f"{url}: {error}; nothing of it was kept.") from error
     digest, size = sha256_of(part), part.stat().st_size
     problem = None
     if source.num_bytes is not None and size != source.num_bytes:
@@ -236,15 +238,17 @@ def _fetch(
     """Repeat attempts until `part` is complete."""
     num_failed, reason = 0, ""
     while num_failed < policy.num_attempts:
-        before = _size(part)
+        before, began = _size(part), time.monotonic()
         try:
-            _attempt(url, part, policy, progress)
+            _attempt(url, part, policy, progress, source)
             return
         except _Again as again:
             reason = str(again)
-            has_progress = _size(part) > before
+            wait_s = min(policy.backoff_s * 2**num_failed, policy.longest_backoff_s)
+            # A byte per attempt is no progress: the time in all must have an end.
+            seconds = time.monotonic() - began + policy.backoff_s
+            has_progress = _size(part) - before > policy.pace.least_bytes_per_s * seconds
             num_failed = 1 if has_progress else num_failed + 1
-            wait_s = min(policy.backoff_s * 2 ** (num_failed - 1), policy.longest_backoff_s)
             if num_failed < policy.num_attempts:
                 time.sleep(wait_s if again.wait_s is None else again.wait_s)
     target = part.with_suffix("")
@@ -255,73 +259,54 @@ def _fetch(
     )
 
 
-def _attempt(url: str, part: Path, policy: RetryPolicy, progress: Progress | None) -> None:
+def _attempt(
+    url: str, part: Path, policy: RetryPolicy, progress: Progress | None, source: Source
+) -> None:
     """One request, resuming where the server can.
 
     Raises:
         _Again: Worth another try.
+        _WrongBytes: Another file, or one without end.
         CheckpointError: Not worth one.
     """
     have, total = _size(part), None
     try:
-        with _open(url, have, part, policy) as response:
-            is_resumed = response.status == 206
-            if is_resumed and not _resumes_at(response, have):
-                part.unlink()
-                raise _Again("the server sent another range than asked for")
-            start = have if is_resumed else 0  # 200: no ranges here, or the file has changed
-            total = _total(response, start)
+        response = Transfer(url, _headers(have, part), policy.pace)
+        try:
+            start, total = _start_and_total(response, part, have, source.num_bytes)
             _check_room(part, total, start)
             _etag_path(part).write_text(response.headers.get("ETag") or "")
-            _copy(response, part, start, total, progress)
+            most = next((n for n in (source.num_bytes, total) if n is not None), _MOST_BYTES)
+            _copy(response, part, start=start, total=total, most=most, progress=progress)
+        finally:
+            response.close()
     except urllib.error.HTTPError as error:
         _explain_status(error, url, part, have)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as e:
-        if isinstance(e, urllib.error.URLError) and urlsplit(url).scheme == "file":
-            raise CheckpointError(f"{url} cannot be read: {e.reason}") from e
-        reason = e.reason if isinstance(e, urllib.error.URLError) else e
-        raise _Again(str(reason) or type(e).__name__) from e
+    except ValueError as error:  # a host's name that is none
+        raise CheckpointError(f"{url} cannot be fetched: {error}.") from error
+    except BrokenTransferError as error:
+        raise _Again(str(error)) from error
     if total is not None and _size(part) < total:
         raise _Again(f"the connection ended after {_size(part):,} of {total:,} bytes")
-    if total is not None and _size(part) > total:
-        part.unlink()
-        raise _Again(f"the server sent more than the {total:,} bytes it announced")
 
 
-class _NoDowngrade(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but not from https to http."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise CheckpointError(f"{req.full_url} redirects to {newurl}, which is not encrypted.")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _open(url: str, have: int, part: Path, policy: RetryPolicy) -> HTTPResponse:
+def _headers(have: int, part: Path) -> dict[str, str]:
     headers = {"User-Agent": "ssl-vision", "Accept-Encoding": "identity"}
-    etag = _etag_path(part)
     if have:
         headers["Range"] = f"bytes={have}-"
         # With If-Range a changed file comes whole instead of as a tail of something else.
-        tag = etag.read_text() if etag.exists() else ""
+        tag = _tag_of(part)
         if tag and not tag.startswith("W/"):
             headers["If-Range"] = tag
-    request = urllib.request.Request(url, headers=headers)
-    response: HTTPResponse = urllib.request.build_opener(_NoDowngrade).open(
-        request, timeout=policy.timeout_s
-    )
-    if (response.headers.get_content_type() or "") == "text/html":
-        response.close()
-        raise CheckpointError(f"{url} is a web page, not a file; open it in a browser.")
-    return response
+    return headers
+
+
+def _tag_of(part: Path) -> str:
+    """ETag of the file that a partial one is of; empty: unknown."""
+    try:
+        return read_text(_etag_path(part), error=CheckpointError, max_bytes=1 << 16)
+    except CheckpointError:
+        return ""
 
 
 def _explain_status(error: urllib.error.HTTPError, url: str, part: Path, have: int) -> None:
@@ -340,29 +325,67 @@ def _explain_status(error: urllib.error.HTTPError, url: str, part: Path, have: i
 
 
 def _copy(
-    response: HTTPResponse, part: Path, start: int, total: int | None, progress: Progress | None
+    response: Transfer,
+    part: Path,
+    *,
+    start: int,
+    total: int | None,
+    most: int,
+    progress: Progress | None,
 ) -> None:
+    """Write what comes, up to `most` bytes in all.
+
+    Raises:
+        _WrongBytes: More comes.
+    """
     with part.open("r+b" if start else "wb") as file:
         file.seek(start)
         file.truncate()
         done = start
-        while chunk := response.read(_CHUNK):
-            file.write(chunk)
+        for chunk in response.chunks():
             done += len(chunk)
+            if done > most:
+                raise _WrongBytes(f"the server sends more than the {most:,} bytes of the file")
+            file.write(chunk)
             if progress is not None:
                 progress(done, total)
 
 
-def _resumes_at(response: HTTPResponse, have: int) -> bool:
-    """Whether `Content-Range: bytes 100-199/200` starts where the partial file ends."""
-    given = response.headers.get("Content-Range") or ""
-    return given.removeprefix("bytes ").partition("-")[0].strip() == str(have)
+def _start_and_total(
+    response: Transfer, part: Path, have: int, known: int | None
+) -> tuple[int, int | None]:
+    """Where the answer's bytes belong, and the length of the whole file, if the server says.
+
+    Raises:
+        _Again: Another range than asked for, or of another version of the file; the partial file
+            is gone.
+        _WrongBytes: The file is not as long as is known.
+    """
+    start, length = 0, response.content_length()  # 200: no ranges here, or the file has changed
+    total = length
+    if response.status == 206:
+        found = response.content_range()
+        if found is None or not _is_range(found, have, length):
+            part.unlink(missing_ok=True)
+            raise _Again("the server sent another range than asked for")
+        tag, former = response.headers.get("ETag") or "", _tag_of(part)
+        if tag and former and tag.removeprefix("W/") != former.removeprefix("W/"):
+            part.unlink(missing_ok=True)
+            raise _Again("the file has changed meanwhile")
+        start, total = have, found[2]
+    if total is not None and known is not None and total != known:
+        raise _WrongBytes(f"has {total:,} bytes instead of {known:,}")
+    return start, total
 
 
-def _total(response: HTTPResponse, start: int) -> int | None:
-    """Length of the whole file, if the server says."""
-    length = response.headers.get("Content-Length")
-    return start + int(length) if length and length.isdigit() else None
+def _is_range(found: tuple[int, int, int | None], have: int, length: int | None) -> bool:
+    """Whether a range starts where the partial file ends, and its numbers agree."""
+    first, last, total = found
+    return (
+        first == have <= last
+        and (total is None or last < total)
+        and length in (None, last - first + 1)
+    )
 
 
 def _check_room(part: Path, total: int | None, start: int) -> None:
@@ -403,10 +426,9 @@ def _known_hashes() -> Iterator[dict[str, str]]:
     path = cache_home() / "known.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock")):
-        try:
-            before: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        except ValueError as error:
-            raise CheckpointError(f"{path} is damaged ({error}); move it away.") from error
+        before = read_json(path, error=CheckpointError) if path.exists() else {}
+        if not isinstance(before, dict) or not all(isinstance(v, str) for v in before.values()):
+            raise CheckpointError(f"{path} is no table of addresses and hashes; move it away.")
         known = dict(before)
         yield known
         if known != before:

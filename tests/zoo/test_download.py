@@ -1,13 +1,16 @@
 """Faults of servers, networks and disks, played by a local server: no wrong file ever appears."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import http.server
 import json
 import multiprocessing
+import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,11 @@ from ssl_vision.zoo.download import (
     forget,
     mirrored,
 )
+from ssl_vision.zoo.transfer import Pace
 
 CONTENT = bytes(range(256)) * 1200  # 300 KiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = RetryPolicy(num_attempts=3, backoff_s=0.01, timeout_s=2.0)
+QUICK = RetryPolicy(num_attempts=3, backoff_s=0.01, pace=Pace(timeout_s=2.0))
 
 Behaviour = Callable[["Handler", int], None]  # what the n-th request, from 0, gets
 
@@ -248,7 +252,7 @@ def test_9_any_sequence_of_faults_ends_in_the_file_or_an_error(
         lambda h, r: h.connection.close(),
         lambda h, r: h.serve(),
     ]
-    policy = RetryPolicy(num_attempts=3, backoff_s=0.0, timeout_s=2.0)
+    policy = RetryPolicy(num_attempts=3, backoff_s=0.0, pace=Pace(timeout_s=2.0))
     outcomes = []
     for seed in range(40):
         draw = random.Random(seed)
@@ -395,3 +399,199 @@ def test_no_room_is_said_before_anything_is_fetched(
 def test_unreachable_server_is_given_up(target: Path, server: Server) -> None:
     with pytest.raises(CheckpointError, match=r"3 attempts \(.*refused"):
         download(Source(url="http://127.0.0.1:9/w"), target, policy=QUICK)
+
+
+# Servers that mean harm ----------------------------------------------------------------------
+
+HURRIED = RetryPolicy(
+    num_attempts=2, backoff_s=0.01, pace=Pace(timeout_s=0.4, window_s=0.3, least_bytes_per_s=1000.0)
+)
+
+
+def drip(handler: Handler, piece: bytes = b"x") -> None:
+    """A byte now and then, for longer than any test waits."""
+    for _ in range(200):
+        handler.wfile.write(piece)
+        handler.wfile.flush()
+        threading.Event().wait(0.1)
+
+
+def drips_body(handler: Handler, _: int) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    drip(handler)
+
+
+def drips_headers(handler: Handler, _: int) -> None:
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n")
+    drip(handler, b"X: y\r\n")
+
+
+def drips_length_of_a_chunk(handler: Handler, _: int) -> None:
+    handler.protocol_version = "HTTP/1.1"
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(b"5;")
+    drip(handler)
+
+
+@pytest.mark.parametrize("behaviour", [drips_body, drips_headers, drips_length_of_a_chunk])
+def test_10_a_trickle_has_an_end(server: Server, target: Path, behaviour: Behaviour) -> None:
+    server.does(behaviour)
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"in 2 attempts \(.* in (0\.3|1\.2\d*) s"):
+        download(Source(url=f"{server.url}/w"), target, policy=HURRIED)
+    assert time.monotonic() - began < 8
+    assert len(server.ranges) == 2
+    assert not target.exists()
+
+
+def test_10b_a_byte_per_attempt_is_no_progress(server: Server, target: Path) -> None:
+    policy = RetryPolicy(num_attempts=4, backoff_s=0.01)
+    server.does(lambda h, n: h.serve(send=1))
+    with pytest.raises(CheckpointError, match="4 attempts"):
+        download(Source(url=f"{server.url}/w", sha256=SHA256), target, policy=policy)
+    assert len(server.ranges) == 4
+
+
+@pytest.mark.parametrize("known", [1000, None])
+def test_11_a_body_without_end_stops_at_the_stated_length(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, known: int | None
+) -> None:
+    monkeypatch.setattr("ssl_vision.zoo.download._MOST_BYTES", 5_000_000)
+    most = 0
+
+    def endless(handler: Handler, _: int) -> None:
+        nonlocal most
+        handler.send_response(200)
+        handler.end_headers()
+        part = target.with_name("weights.pth.part")
+        for _ in range(1000):
+            handler.wfile.write(bytes(100_000))
+            most = max(most, part.stat().st_size if part.exists() else 0)
+
+    server.does(endless)
+    with pytest.raises(CheckpointError, match=r"more than the (1|5,000),000 bytes of the file"):
+        download(Source(url=f"{server.url}/w", num_bytes=known), target, policy=QUICK)
+    assert names(target) == set()
+    assert most <= (known or 5_000_000)
+
+
+def test_11b_another_length_is_refused_before_the_body(server: Server, target: Path) -> None:
+    sent = []
+
+    def longer(handler: Handler, _: int) -> None:
+        handler.serve(send=0, announce=10**12)
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                handler.wfile.write(bytes(1 << 20))
+                sent.append(1)
+
+    server.does(longer)
+    with pytest.raises(CheckpointError, match=r"1,000,000,000,000 bytes instead of 1,000"):
+        download(Source(url=f"{server.url}/w", num_bytes=1000), target, policy=QUICK)
+    assert len(sent) < 20
+    assert names(target) == set()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "x"])
+def test_12_encodings_not_asked_for_are_refused(
+    server: Server, target: Path, encoding: str
+) -> None:
+    server.does(lambda h, n: h.fail(200, Content_Encoding=encoding))
+    with pytest.raises(CheckpointError, match=f"encoded as '{encoding}'"):
+        download(Source(url=f"{server.url}/w"), target, policy=QUICK)
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize("to", ["file:///etc/hostname", "ftp://127.0.0.1:9/x", "data:,x"])
+def test_13_redirects_lead_to_the_web_only(server: Server, target: Path, to: str) -> None:
+    server.does(lambda h, n: h.fail(302, Location=to))
+    with pytest.raises(CheckpointError, match=r"no web address|302"):
+        download(Source(url=f"{server.url}/w"), target, policy=QUICK)
+    assert names(target) <= {"weights.pth.part"}
+    with pytest.raises(CheckpointError, match="only https, http and file"):
+        download(Source(url="ftp://127.0.0.1:9/x"), target, policy=QUICK)
+
+
+def test_13b_a_ring_of_redirects_has_an_end(server: Server, target: Path) -> None:
+    server.does(lambda h, n: h.fail(302, Location=f"/{n}"))
+    with pytest.raises(CheckpointError, match="status 302"):
+        download(Source(url=f"{server.url}/w"), target, policy=QUICK)
+    assert len(server.ranges) < 20
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["bytes 0-99/300", "bytes 1000-5/307200", "bytes 1000-307199/1000", "1000-307199/307200", "",
+     "bytes 1000-1999/307200", "bytes \u00b2-3/4"],
+)  # fmt: skip
+def test_14_ranges_whose_numbers_are_wrong_are_started_over(
+    server: Server, target: Path, given: str
+) -> None:
+    def behave(handler: Handler, number: int) -> None:
+        if not handler.start_of_range():
+            handler.serve()
+            return
+        handler.send_response(206)
+        handler.send_header("Content-Range", given)
+        handler.send_header("Content-Length", str(len(CONTENT) - 1000))
+        handler.end_headers()
+        handler.wfile.write(CONTENT[1000:])
+
+    server.does(behave)
+    target.parent.mkdir()
+    target.with_name("weights.pth.part").write_bytes(CONTENT[:1000])
+    download(Source(url=f"{server.url}/w"), target, policy=QUICK)
+    assert target.read_bytes() == CONTENT
+    assert server.ranges == ["bytes=1000-", None]
+
+
+@pytest.mark.parametrize("tags", [('W/"a"', 'W/"b"'), ('"a"', '"b"')])
+def test_15_a_tail_of_another_version_is_not_joined(
+    server: Server, target: Path, tags: tuple[str, str]
+) -> None:
+    """A server that honours ranges and ignores If-Range."""
+
+    def behave(handler: Handler, number: int) -> None:
+        del handler.headers["If-Range"]
+        server.state["etag"] = tags[number > 0]
+        handler.serve(b"!" * len(CONTENT) if number == 0 else CONTENT,
+                      send=200_000 if number == 0 else None)  # fmt: skip
+
+    server.does(behave)
+    download(Source(url=f"{server.url}/w"), target, policy=QUICK)
+    assert target.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=200000-", None]
+
+
+@pytest.mark.parametrize("content", ["[]", "1", '{"a": 1}', '{"a": {}}', "{", "\xff", "null"])
+def test_16_a_damaged_table_of_hashes_is_one_line(
+    server: Server, target: Path, content: str
+) -> None:
+    cache_home().mkdir(parents=True)
+    (cache_home() / "known.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"known\.json") as caught:
+        download(Source(url=f"{server.url}/w"), target, policy=QUICK)
+    assert "\n" not in str(caught.value)
+
+
+def test_17_file_addresses_are_of_plain_files(tmp_path: Path, server: Server, target: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for url, reason in (((tmp_path / "pipe").as_uri(), "pipe"), ("file:///dev/zero", "device")):
+        with pytest.raises(CheckpointError, match=f"cannot be read: .*{reason}"):
+            download(Source(url=url), target, policy=QUICK)
+
+
+def test_18_a_full_disk_is_no_fault_of_the_server(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ssl_vision.zoo.download._copy", full)
+    with pytest.raises(CheckpointError, match=r"cannot write .*No space left"):
+        download(Source(url=f"{server.url}/w"), target, policy=QUICK)
+    assert len(server.ranges) == 1

@@ -78,6 +78,11 @@ class Backbone(nn.Module):
         """Give the network a mask token, drawn from N(0, std)."""
         raise NotImplementedError
 
+    def standalone(self) -> nn.Module:
+        """The timm model itself, with all that its features depend on."""
+        model: nn.Module = self.model
+        return model
+
     def set_position_rule(self, rule: Literal["timm", "dino"]) -> None:
         """How learned positions are resampled for images of another size; see `TimmViT`.
 

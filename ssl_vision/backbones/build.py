@@ -159,7 +159,7 @@ def build_from_config(config: Mapping[str, Any], *, num_classes: int = 0) -> Bac
     """Network of random weights as an export's `config.json` describes it.
 
     Args:
-        config: `architecture` and `model_args` are read.
+        config: `architecture`, `model_args` and `position_rule` are read.
         num_classes: Classes of a classifier on top; `Backbone` features are the same without.
 
     Raises:
@@ -172,7 +172,10 @@ def build_from_config(config: Mapping[str, Any], *, num_classes: int = 0) -> Bac
         model = timm.create_model(name, num_classes=num_classes, **args)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"model_args={args} do not fit {name}: {error}") from error
-    return wrap_model(model, architecture=name, model_args=args)
+    backbone = wrap_model(model, architecture=name, model_args=args)
+    if (rule := config.get("position_rule", "timm")) != "timm":
+        backbone.set_position_rule(rule)
+    return backbone
 
 
 def load_timm(name: str, *, is_pretrained: bool, args: dict[str, Any]) -> Backbone:

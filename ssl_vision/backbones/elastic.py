@@ -374,7 +374,7 @@ _DRAWS = {
 def _copy_rule(parent: nn.Module, small: nn.Module) -> None:
     """Resample positions as the parent does; the one setting that lies outside the timm model."""
     if isinstance(parent, TimmViT) and isinstance(small, TimmViT):
-        small.position_rule = parent.position_rule
+        small.set_position_rule(parent.position_rule)
 
 
 def _check_alike(parent: nn.Module, small: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """timm's VisionTransformer family: class token, patch tokens, masked and shortened inputs."""
 
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any, Literal
 
 import torch
@@ -46,7 +47,7 @@ class TimmViT(Backbone):
 
         `timm` resizes by size with antialiasing; `dino` scales as DINO's code does.
         """
-        if rule == "dino" and not self._num_learned():
+        if rule == "dino" and not _num_learned(self.model):
             super().set_position_rule(rule)
         self.position_rule = rule
 
@@ -88,30 +89,16 @@ class TimmViT(Backbone):
 
     def _add_positions(self, patches: Tensor) -> Tensor:
         """Prefix tokens and positions; (B, H, W, D) or (B, N, D) -> (B, num_prefix + N, D)."""
-        model = self.model
-        num_learned = 0 if self.position_rule == "timm" else self._num_learned()
-        if patches.ndim == 3 or num_learned in (0, patches.shape[1] * patches.shape[2]):
-            return model._pos_embed(patches)
-        num, rows, columns = patches.shape[:3]
-        positions = model.pos_embed
-        num_prefix = positions.shape[1] - num_learned
-        learned = dino_positions(positions[:, num_prefix:], grid=(rows, columns))
-        tokens = patches.flatten(1, 2) + learned
-        prefix = [
-            t.expand(num, -1, -1) for t in (model.cls_token, model.reg_token) if t is not None
-        ]
-        if prefix:
-            front = torch.cat(prefix, dim=1)
-            front = front + positions[:, :num_prefix] if num_prefix else front
-            tokens = torch.cat([front, tokens], dim=1)
-        return model.pos_drop(tokens)
+        if self.position_rule == "timm":
+            added: Tensor = self.model._pos_embed(patches)
+            return added
+        return _add_positions_as_dino(self.model, patches)
 
-    def _num_learned(self) -> int:
-        """Patches the learned positions are for, 0 without learned positions."""
-        if self.model.pos_embed is None:
-            return 0
-        num_prefix = 0 if self.model.no_embed_class else self.num_prefix
-        return self.model.pos_embed.shape[1] - num_prefix
+    def standalone(self) -> nn.Module:
+        """The timm model, which follows the position rule by itself from now on."""
+        if self.position_rule == "dino":
+            self.model._pos_embed = MethodType(_add_positions_as_dino, self.model)
+        return self.model
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Embedded tokens -> tokens after the last norm, same shape."""
@@ -146,3 +133,31 @@ class TimmViT(Backbone):
         """Normed tokens -> features: the model's own pooling, and the patches."""
         pooled = self.model.forward_head(tokens, pre_logits=True)
         return Features(pooled=pooled, patches=tokens[:, self.num_prefix :])
+
+
+def _add_positions_as_dino(model: Any, patches: Tensor) -> Tensor:
+    """What `VisionTransformer._pos_embed` does, positions scaled as DINO's code does."""
+    num_learned = _num_learned(model)
+    if patches.ndim == 3 or num_learned in (0, patches.shape[1] * patches.shape[2]):
+        unscaled: Tensor = type(model)._pos_embed(model, patches)
+        return unscaled
+    num, rows, columns = patches.shape[:3]
+    positions = model.pos_embed
+    num_prefix = positions.shape[1] - num_learned
+    learned = dino_positions(positions[:, num_prefix:], grid=(rows, columns))
+    tokens = patches.flatten(1, 2) + learned
+    prefix = [t.expand(num, -1, -1) for t in (model.cls_token, model.reg_token) if t is not None]
+    if prefix:
+        front = torch.cat(prefix, dim=1)
+        front = front + positions[:, :num_prefix] if num_prefix else front
+        tokens = torch.cat([front, tokens], dim=1)
+    dropped: Tensor = model.pos_drop(tokens)
+    return dropped
+
+
+def _num_learned(model: Any) -> int:
+    """Patches the learned positions are for, 0 without learned positions."""
+    if model.pos_embed is None:
+        return 0
+    num_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    return int(model.pos_embed.shape[1]) - num_prefix

@@ -161,6 +161,8 @@ def describe_backbone(
         "origin_url": card.source,
         "notes": [f"ssl_vision {__version__}", *([card.method] if card.method else [])],
     }
+    rule = getattr(backbone, "position_rule", "timm")
+    own = {} if rule == "timm" else {"position_rule": rule}  # plain timm takes no notice
     return {
         "architecture": backbone.architecture,
         "num_classes": num_classes,
@@ -171,6 +173,7 @@ def describe_backbone(
         "model_args": args,
         "pretrained_cfg": pretrained_cfg,
         "card": asdict(card),
+        **own,
     }
 
 
@@ -207,6 +210,7 @@ def check_config(config: object, path: Path) -> dict[str, Any]:
         "model_args": isinstance(config.get("model_args") or {}, dict),
         "num_classes": _is_count(config.get("num_classes") or 0, least=0),
         "card": isinstance(card, dict) and _is_card(card),
+        "position_rule": config.get("position_rule", "timm") in ("timm", "dino"),
         "pretrained_cfg": isinstance(given, dict),
     }
     if isinstance(given, dict):
@@ -406,12 +410,22 @@ def _write_and_verify(
         architecture=config["architecture"],
         num_features=config["num_features"],
         num_parameters=sum(p.numel() for p in model.parameters()),
-        preprocessing={name: preprocessing[name] for name in shown},
+        preprocessing={name: preprocessing[name] for name in shown} | _position_note(config),
         checks=checks,
         modality=backbone.modality,
     )
     (folder / CARD_NAME).write_text(readme)
     return checks
+
+
+def _position_note(config: Mapping[str, Any]) -> dict[str, str]:
+    """A line of the card where plain timm differs at other sizes."""
+    if "position_rule" not in config:
+        return {}
+    return {
+        "position_rule": f"{config['position_rule']}: images of another size get positions as in "
+        "training from `ssl_vision.load_backbone`; plain timm resamples them in its own way"
+    }
 
 
 def _portable(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -73,8 +73,7 @@ def load_backbone(weights: str | Path) -> nn.Module:
     Args:
         weights: A run or export folder, `zoo:name` or `timm:name`; see the module's table.
     """
-    model: nn.Module = resolve_weights(weights).backbone.model
-    return model
+    return resolve_weights(weights).backbone.standalone()
 
 
 def resolve_weights(weights: str | Path) -> LoadedBackbone:

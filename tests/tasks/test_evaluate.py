@@ -13,6 +13,7 @@ from PIL import Image
 import ssl_vision
 from ssl_vision.commands.embed import embed
 from ssl_vision.commands.main import main
+from ssl_vision.engine.train import train
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.knn import knn_accuracy
 from ssl_vision.evaluation.report import load_evaluation
@@ -22,9 +23,10 @@ from ssl_vision.tasks.evaluate import evaluate, method_of, report_folder
 from ssl_vision.tasks.few_shot import draw_shots
 from ssl_vision.tasks.linear import run_linear
 from ssl_vision.tasks.metrics import run_metrics
-from ssl_vision.tasks.run import spread
-from ssl_vision.tasks.settings import load_settings
+from ssl_vision.tasks.run import EvalRun, spread
+from ssl_vision.tasks.settings import load_settings, make_settings
 from ssl_vision.tasks.task import Task
+from ssl_vision.zoo.weights import resolve_weights
 
 TINY = "timm:vit_tiny_patch16_224?pretrained=false&img_size=16&patch_size=8&depth=2&embed_dim=24"
 CONV = "timm:resnet10t?pretrained=false"
@@ -324,3 +326,27 @@ def test_the_python_door(tmp_path: Path) -> None:
         ssl_vision.evaluate(TINY)
     found = ssl_vision.evaluate(TINY, tasks=["metrics"], data=SMALL, out=tmp_path)
     assert isinstance(found, Evaluation)
+
+
+def test_a_runs_features_at_another_size_are_its_own_wherever_they_come_from(
+    recipe, tmp_path: Path
+) -> None:
+    image_folder(tmp_path / "data", {"a": 4, "b": 4})
+    settings = ("method.position_rule=dino", "trainer.max_steps=1")
+    run = train(recipe("dino", *settings)).run_dir
+    loaded = resolve_weights(run)
+    config = make_settings(
+        {"weights": str(run), "data": {"path": str(tmp_path / "data"), "size_px": 24}}
+    )
+    evaluated = EvalRun(config, loaded, say=print)
+    features = evaluated.features("train", "pooled")
+    loader = evaluated.loader(evaluated.bank_source, evaluated.view)
+    images = torch.cat([evaluated.normalize(batch.views["image"]) for batch in loader])
+    with torch.inference_mode():
+        torch.testing.assert_close(features, loaded.backbone(images).pooled)
+        torch.testing.assert_close(features, ssl_vision.load_backbone(run)(images))
+        loaded.backbone.set_position_rule("timm")
+        assert not torch.allclose(features, loaded.backbone(images).pooled)
+    # Nor are features of the other rule found in the cache.
+    again = EvalRun(config, loaded, say=print)
+    assert not torch.allclose(features, again.features("train", "pooled"))

@@ -1,11 +1,13 @@
 """One string names weights everywhere; what it gives is what was stored."""
 
+import copy
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
@@ -148,3 +150,43 @@ def test_options_are_typed() -> None:
     name, options = split_options("a.b?x=1&y=false&z=dino&w=[1,2]")
     assert (name, options) == ("a.b", {"x": 1, "y": False, "z": "dino", "w": [1, 2]})
     assert split_options("plain") == ("plain", {})
+
+
+@pytest.mark.parametrize("size", [32, 24, 64])
+def test_positions_at_another_size_follow_the_run_wherever_it_is_read(
+    size: int, tmp_path: Path
+) -> None:
+    backbone = make_backbone(0).eval()
+    torch.nn.init.normal_(backbone.model.pos_embed)
+    images = torch.randn(2, 3, size, size)
+    export_backbone(backbone, tmp_path / "timm", **INPUT)
+    assert "position_rule" not in (tmp_path / "timm/config.json").read_text()
+    backbone.set_position_rule("dino")
+    export_backbone(backbone, tmp_path / "dino", **INPUT)
+    loaded = resolve_weights(tmp_path / "dino")
+    with torch.inference_mode():
+        expected = backbone(images).pooled
+        assert torch.equal(loaded.backbone(images).pooled, expected)
+        assert torch.equal(load_backbone(tmp_path / "dino")(images), expected)
+        plain = timm.create_model(f"local-dir:{tmp_path / 'dino'}", pretrained=True).eval()
+        by_timm = load_backbone(tmp_path / "timm")(images)
+        assert torch.equal(plain(images), by_timm)
+    assert torch.equal(by_timm, expected) == (size == 32)
+    assert "position_rule" in (tmp_path / "dino/README.md").read_text()
+    assert "position_rule" not in (tmp_path / "timm/README.md").read_text()
+    # Written out once more from what was read, and copied, it still does.
+    export_backbone(loaded.backbone, tmp_path / "again", **INPUT)
+    copied = copy.deepcopy(load_backbone(tmp_path / "again"))
+    torch.nn.init.zeros_(copied.pos_embed)  # a copy looks at its own positions
+    with torch.inference_mode():
+        assert torch.equal(load_backbone(tmp_path / "again")(images), expected)
+        assert not torch.equal(copied(images), expected)
+
+
+@pytest.mark.parametrize("rule", ["other", 3, None, ["dino"]])
+def test_a_position_rule_that_cannot_be_is_an_error(rule: object, tmp_path: Path) -> None:
+    export_backbone(make_backbone(0), tmp_path / "export", **INPUT)
+    path = tmp_path / "export/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"position_rule": rule}))
+    with pytest.raises(CheckpointError, match="position_rule"):
+        resolve_weights(tmp_path / "export")

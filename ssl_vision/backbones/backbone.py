@@ -1,13 +1,16 @@
 """What the rest of the package sees of a network: images in, `Features` out."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from timm.models import group_parameters
 from torch import Tensor, nn
 
 from ssl_vision.errors import ConfigError
 from ssl_vision.types import Features
+
+# What a constructor of timm takes: values of any kind, as the YAML or config.json has them.
+ModelArgs: TypeAlias = dict[str, Any]
 
 
 class Backbone(nn.Module):
@@ -28,12 +31,12 @@ class Backbone(nn.Module):
     has_tokens: bool = False
     patch_px: int | None = None
 
-    def __init__(self, model: nn.Module, *, architecture: str, model_args: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Module, *, architecture: str, model_args: ModelArgs) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model: Any = model  # timm's models share no base that names what they have
         self.architecture = architecture
         self.model_args = model_args
-        anything = cast(Any, model)  # timm's attributes are not part of nn.Module's types
+        anything = cast(Any, model)
         self.width: int = getattr(model, "head_hidden_size", None) or anything.num_features
         self.mask_token: nn.Parameter | None = None
         self._layer_ids: dict[str, int] | None = None

@@ -9,7 +9,7 @@ from timm.layers.drop import DropPath
 from timm.models import VisionTransformer, load_model_config_from_hf
 from torch import nn
 
-from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.backbone import Backbone, ModelArgs
 from ssl_vision.backbones.packed import can_pack
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.backbones.settings import check_model_args
@@ -23,7 +23,7 @@ class BackboneConfig:
     """A timm model and what its constructor takes."""
 
     name: str = "vit_small_patch16_224"
-    args: dict[str, Any] = field(default_factory=dict)  # e.g. {patch_size: 4, depth: 6}
+    args: ModelArgs = field(default_factory=dict)  # e.g. {patch_size: 4, depth: 6}
     drop_path: float = 0.0  # stochastic depth rate of the student; teachers have none
     init: Literal["timm", "torch"] = "timm"  # torch: layers as nn.Linear and nn.Conv2d start (POA)
     in_chans: int = 3
@@ -65,7 +65,7 @@ def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
 
 
 def wrap_model(
-    model: nn.Module, *, architecture: str, model_args: dict[str, Any] | None = None
+    model: nn.Module, *, architecture: str, model_args: ModelArgs | None = None
 ) -> Backbone:
     """Backbone around a timm model that exists already.
 
@@ -119,12 +119,12 @@ def start_as_torch(module: nn.Module) -> None:
             nn.init.zeros_(table)
 
 
-def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[Any, dict[str, Any]]:
+def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[Any, ModelArgs]:
     """Model of timm, and the arguments that rebuild it (without the training-only drop path)."""
-    common: dict[str, Any] = dict(config.args)
+    common: ModelArgs = dict(config.args)
     if config.in_chans != 3:
         common["in_chans"] = config.in_chans
-    training_only: dict[str, Any] = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+    training_only: ModelArgs = {"drop_path_rate": config.drop_path} if config.drop_path else {}
     reasons: list[str] = []
     for extra in _size_arguments(config, image_size_px=image_size_px):
         args = {**common, **extra}
@@ -143,7 +143,7 @@ def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[Any, dict[st
     raise ConfigError(f"backbone.args={common} do not fit {config.name}: {reasons[0]}")
 
 
-def _size_arguments(config: BackboneConfig, *, image_size_px: int) -> list[dict[str, Any]]:
+def _size_arguments(config: BackboneConfig, *, image_size_px: int) -> list[ModelArgs]:
     """Arguments to try in turn so that the network takes images of the recipe's sizes."""
     if config.name.startswith("point_vit"):
         return [{"num_points": config.args.get("num_points", image_size_px)}]
@@ -178,7 +178,7 @@ def build_from_config(config: Mapping[str, Any], *, num_classes: int = 0) -> Bac
     return backbone
 
 
-def load_timm(name: str, *, is_pretrained: bool, args: dict[str, Any]) -> Backbone:
+def load_timm(name: str, *, is_pretrained: bool, args: ModelArgs) -> Backbone:
     """A model of timm with timm's weights, or with random ones.
 
     Args:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.backbone import Backbone, ModelArgs
 from ssl_vision.backbones.build import wrap_model
 from ssl_vision.backbones.elastic_families import Family, extent_of, family_of, packed_groups
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Size, kept_blocks
@@ -327,7 +327,7 @@ def _wide_skeleton(parent: nn.Module, width: int) -> nn.Module:
     return small
 
 
-def _build_like(parent: nn.Module, changes: dict[str, object]) -> nn.Module:
+def _build_like(parent: nn.Module, changes: ModelArgs) -> nn.Module:
     """New network of the parent's kind: its constructor arguments with changes."""
     architecture, args = _description(parent)
     args |= changes
@@ -394,7 +394,7 @@ def _timm_model(parent: nn.Module) -> Any:
     return parent.model if isinstance(parent, Backbone) else parent
 
 
-def _description(parent: nn.Module) -> tuple[str, dict[str, Any]]:
+def _description(parent: nn.Module) -> tuple[str, ModelArgs]:
     """Name in timm and constructor arguments of a parent."""
     if isinstance(parent, Backbone):
         return parent.architecture, dict(parent.model_args)

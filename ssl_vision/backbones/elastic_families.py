@@ -16,6 +16,7 @@ from timm.models.resnet import Bottleneck
 from timm.models.swin_transformer import PatchMerging
 from torch import nn
 
+from ssl_vision.backbones.backbone import ModelArgs
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Extent, Size
 from ssl_vision.errors import ConfigError
 
@@ -40,8 +41,8 @@ class Family:
     model_type: type[nn.Module]
     block_lists: tuple[str, ...]
     measure: Callable[[Any], Size]
-    build_args: Callable[[Any, int], dict[str, object]]
-    depth_args: Callable[[Any, tuple[int, ...]], dict[str, object]]
+    build_args: Callable[[Any, int], ModelArgs]
+    depth_args: Callable[[Any, tuple[int, ...]], ModelArgs]
     width_unit: Callable[[Any], int]
     width_step: Callable[[Any], int]
     min_fraction: tuple[Fraction, ...]
@@ -152,7 +153,7 @@ def _swin_heads(model: Any, width: int) -> tuple[int, ...]:
     return tuple(heads * width // model.embed_dim for heads in first)
 
 
-def _swin_depths(model: Any, depths: tuple[int, ...]) -> dict[str, object]:
+def _swin_depths(model: Any, depths: tuple[int, ...]) -> ModelArgs:
     own = [len(stage.blocks) for stage in model.layers]
     return {"depths": (*own[:2], depths[0], *own[3:])}
 
@@ -214,12 +215,12 @@ def _convnext_dims(model: Any) -> list[int]:
     return [info["num_chs"] for info in model.feature_info]
 
 
-def _convnext_args(model: Any, width: int) -> dict[str, object]:
+def _convnext_args(model: Any, width: int) -> ModelArgs:
     dims = _convnext_dims(model)
     return {"dims": tuple(dim * width // dims[0] for dim in dims)}
 
 
-def _convnext_depths(model: Any, depths: tuple[int, ...]) -> dict[str, object]:
+def _convnext_depths(model: Any, depths: tuple[int, ...]) -> ModelArgs:
     own = [len(stage.blocks) for stage in model.stages]
     return {"depths": (*own[:2], depths[0], *own[3:])}
 

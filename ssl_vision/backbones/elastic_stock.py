@@ -8,6 +8,8 @@ import torch
 from timm.layers.layer_scale import LayerScale
 from torch import nn
 
+from ssl_vision.backbones.backbone import ModelArgs
+
 # Sizes with a name of their own; patch and image sizes complete the name.
 _STOCK_NAMES = (
     "vit_tiny_patch{patch}_{image}",
@@ -28,9 +30,7 @@ _STOCK_NAMES = (
 _SIZE_ARGS = ("dynamic_img_size", "strict_img_size")
 
 
-def stock_name(
-    model: nn.Module, architecture: str, args: dict[str, object]
-) -> tuple[str, dict[str, object]]:
+def stock_name(model: nn.Module, architecture: str, args: ModelArgs) -> tuple[str, ModelArgs]:
     """Shortest description timm builds the same network from.
 
     Args:
@@ -46,7 +46,7 @@ def stock_name(
     return (architecture, args) if name is None else (name, _size_args(args))
 
 
-def find_stock_name(model: nn.Module, architecture: str, args: dict[str, object]) -> str | None:
+def find_stock_name(model: nn.Module, architecture: str, args: ModelArgs) -> str | None:
     """Name from which timm builds the same network without arguments, if there is one.
 
     Args:
@@ -67,7 +67,7 @@ def find_stock_name(model: nn.Module, architecture: str, args: dict[str, object]
     return None
 
 
-def _size_args(args: dict[str, object]) -> dict[str, object]:
+def _size_args(args: ModelArgs) -> ModelArgs:
     return {name: value for name, value in args.items() if name in _SIZE_ARGS}
 
 
@@ -86,7 +86,7 @@ def _text(model: nn.Module) -> tuple[str, list[tuple[str, torch.Size]]]:
     return repr(model), [(name, value.shape) for name, value in model.named_parameters()]
 
 
-def fold_layer_scale(model: Any, args: dict[str, object]) -> dict[str, object]:
+def fold_layer_scale(model: Any, args: ModelArgs) -> ModelArgs:
     """Multiply each LayerScale of a ViT into the projection before it, in place.
 
     gamma * (W x + b) = (gamma W) x + gamma b. Networks without LayerScale are left alone.

@@ -12,7 +12,7 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.backbone import Backbone, ModelArgs
 from ssl_vision.errors import ConfigError
 from ssl_vision.nn.point_blocks import PointPatchEmbed, PositionedBlocks, position_mlp
 from ssl_vision.points.grouping import PointPatches, group_points
@@ -45,7 +45,7 @@ class PointTransformer(nn.Module):
     """
 
     num_classes = 0
-    pretrained_cfg: dict[str, Any]
+    pretrained_cfg: dict[str, object]
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class PointTransformer(nn.Module):
             raise ValueError("num_groups, group_size and depth must be at least 1.")
         if patch_hidden < 4 or patch_hidden % 4:
             raise ValueError(f"patch_hidden={patch_hidden} must be a multiple of 4.")
-        self.arguments: dict[str, Any] = {
+        self.arguments: ModelArgs = {
             **{"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads},
             **{"num_groups": num_groups, "group_size": group_size, "num_points": num_points},
             **{"mlp_ratio": mlp_ratio, "patch_hidden": patch_hidden, "class_token": class_token},
@@ -190,7 +190,7 @@ class PointViT(Backbone):
     model: PointTransformer
 
     def __init__(
-        self, model: PointTransformer, *, architecture: str, model_args: dict[str, Any]
+        self, model: PointTransformer, *, architecture: str, model_args: ModelArgs
     ) -> None:
         super().__init__(model, architecture=architecture, model_args=model_args)
         self.token_width = model.embed_dim
@@ -240,9 +240,7 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[-1]))
 
 
-def _build(
-    name: str, pretrained: bool, defaults: dict[str, Any], arguments: dict[str, Any]
-) -> nn.Module:
+def _build(name: str, pretrained: bool, defaults: ModelArgs, arguments: ModelArgs) -> nn.Module:
     """Network for timm's `create_model`, which adds arguments of its own."""
     if pretrained:
         raise ConfigError(

@@ -6,7 +6,7 @@ import torch
 from timm.models import ConvNeXt, ResNet, SwinTransformer, checkpoint_seq
 from torch import Tensor, nn
 
-from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.backbone import Backbone, ModelArgs
 from ssl_vision.errors import ConfigError
 from ssl_vision.types import Features
 
@@ -18,7 +18,7 @@ class TimmPyramid(Backbone):
     one after the patch embedding, the stem, or the ResNet's first pooling (POA).
     """
 
-    def __init__(self, model: nn.Module, *, architecture: str, model_args: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Module, *, architecture: str, model_args: ModelArgs) -> None:
         super().__init__(model, architecture=architecture, model_args=model_args)
         self._is_channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self._num_class_tokens = int(getattr(model, "cls_token", None) is not None)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.backbone import Backbone, ModelArgs
 from ssl_vision.backbones.packed import can_pack, encode_packed
 from ssl_vision.nn.patches import dino_positions
 from ssl_vision.types import Features
@@ -19,7 +19,7 @@ class TimmViT(Backbone):
     has_tokens = True
     is_packed = False  # crops of several sizes in one pass
 
-    def __init__(self, model: nn.Module, *, architecture: str, model_args: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Module, *, architecture: str, model_args: ModelArgs) -> None:
         super().__init__(model, architecture=architecture, model_args=model_args)
         self.patch_px = int(self.model.patch_embed.patch_size[0])
         self.num_prefix: int = self.model.num_prefix_tokens

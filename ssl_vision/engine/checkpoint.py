@@ -14,9 +14,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict, cast
 
 import torch
+from torch import Tensor
 
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import fsync_path, read_json
@@ -24,8 +25,26 @@ from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.safe_load import safe_load
 
 SCHEMA = 1
+
+
+class State(TypedDict, total=False):
+    """What a checkpoint holds; see `state.capture` and `Checkpointer`."""
+
+    schema: int
+    step: int
+    epoch: int
+    samples_seen: int
+    method: dict[str, object]  # its counters
+    state_dict: dict[str, Tensor]
+    optimizer: dict[str, dict[str, object]]  # moments by parameter name
+    scaler: dict[str, object] | None
+    loader: dict[str, int]  # place in the data
+    data_fingerprint: str
+    config: str  # YAML
+
+
 # Version -> function that turns a state of that version into one of the next.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+MIGRATIONS: dict[int, Callable[[State], State]] = {}
 
 _STATE, _MANIFEST, _PREFIX, _TEMPORARY = "state.pt", "manifest.json", "step_", ".tmp-"
 _SLACK_BYTES = 1 << 20  # of file overhead and logs, beside the tensors
@@ -85,7 +104,7 @@ def newest_complete(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint 
     return None
 
 
-def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
+def load_state(checkpoint: Checkpoint) -> State:
     """State of a checkpoint on the CPU, brought to today's schema.
 
     Raises:
@@ -96,14 +115,15 @@ def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
     return migrate(safe_load(path), origin=path)
 
 
-def migrate(state: Any, *, origin: Path) -> dict[str, Any]:
+def migrate(content: object, *, origin: Path) -> State:
     """Apply the migrations between a state's schema and today's.
 
     Raises:
         CheckpointError: Not a state of ours, of the future, or too old.
     """
-    if not isinstance(state, dict) or not isinstance(state.get("schema"), int):
+    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise CheckpointError(f"{origin}: not a training checkpoint of this package.")
+    state = cast(State, content)
     while state["schema"] < SCHEMA:
         migration = MIGRATIONS.get(state["schema"])
         if migration is None:
@@ -118,7 +138,7 @@ def migrate(state: Any, *, origin: Path) -> dict[str, Any]:
 
 
 def write_checkpoint(
-    folder: Path, state: Mapping[str, Any], *, step: int, texts: Mapping[str, str] | None = None
+    folder: Path, state: Mapping[str, object], *, step: int, texts: Mapping[str, str] | None = None
 ) -> Checkpoint:
     """Write a checkpoint and return once it is complete and on disk.
 
@@ -170,7 +190,7 @@ def remove_temporaries(folder: Path) -> int:
     return len(leftovers)
 
 
-def state_bytes(state: Any) -> int:
+def state_bytes(state: object) -> int:
     """Bytes of all tensors in nested containers."""
     if isinstance(state, torch.Tensor):
         return state.numel() * state.element_size()
@@ -195,7 +215,7 @@ class CheckpointWriter:
         self._error: BaseException | None = None
 
     def submit(
-        self, state: Mapping[str, Any], *, step: int, texts: Mapping[str, str] | None = None
+        self, state: Mapping[str, object], *, step: int, texts: Mapping[str, str] | None = None
     ) -> None:
         """Start writing; waits for the previous write first, and raises what it raised."""
         self.wait()
@@ -222,7 +242,7 @@ class CheckpointWriter:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, state: Mapping[str, Any], step: int, texts: Mapping[str, str] | None) -> None:
+    def _run(self, state: Mapping[str, object], step: int, texts: Mapping[str, str] | None) -> None:
         try:
             written = write_checkpoint(self._folder, state, step=step, texts=texts)
             older = [c for c in list_checkpoints(self._folder) if c < written]
@@ -240,7 +260,7 @@ class _HashingFile:
         self.sha256 = hashlib.sha256()
         self.bytes = 0
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
         self.sha256.update(view)
         self.bytes += len(view)
@@ -251,7 +271,7 @@ class _HashingFile:
         self._file.flush()
 
 
-def _write_state(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+def _write_state(path: Path, state: Mapping[str, object]) -> dict[str, object]:
     with path.open("xb") as file:
         hashing = _HashingFile(file)
         torch.save(dict(state), hashing)  # type: ignore[arg-type]
@@ -259,7 +279,7 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     return {"bytes": hashing.bytes, "sha256": hashing.sha256.hexdigest()}
 
 
-def _write_synced(path: Path, text: str) -> dict[str, Any]:
+def _write_synced(path: Path, text: str) -> dict[str, object]:
     data = text.encode()
     with path.open("xb") as file:
         file.write(data)
@@ -267,14 +287,14 @@ def _write_synced(path: Path, text: str) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _check_plain(value: Any, where: str) -> None:
+def _check_plain(value: object, where: str) -> None:
     """Only what `weights_only=True` loads: tensors, numbers, strings, dicts, lists, tuples."""
     if type(value) is torch.Tensor or value is None or type(value) in (bool, int, float, str):
         return
     if isinstance(value, Mapping) and type(value).__module__ in ("builtins", "collections"):
         for key, item in value.items():
             _check_plain(item, f"{where}.{key}")
-    elif type(value) in (list, tuple):
+    elif isinstance(value, list | tuple) and type(value) in (list, tuple):
         for i, item in enumerate(value):
             _check_plain(item, f"{where}[{i}]")
     else:

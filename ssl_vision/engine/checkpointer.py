@@ -1,13 +1,12 @@
 """When a run saves, and how it goes back to what it saved."""
 
 from collections.abc import Callable
-from typing import Any
 
 from torch.optim import Optimizer
 
 from ssl_vision.config import to_yaml
 from ssl_vision.distributed import any_rank, barrier, broadcast_object
-from ssl_vision.engine.checkpoint import CheckpointWriter, load_state, newest_complete
+from ssl_vision.engine.checkpoint import CheckpointWriter, State, load_state, newest_complete
 from ssl_vision.engine.run import Run
 from ssl_vision.engine.state import capture, restore
 from ssl_vision.engine.strategy import loss_scaler
@@ -80,7 +79,7 @@ class Checkpointer:
         """
         self._writer.wait()
 
-    def restore_newest(self, method: Method) -> dict[str, Any] | None:
+    def restore_newest(self, method: Method) -> State | None:
         """Put the newest complete checkpoint back; its state, or None without one."""
         found = None
         if self._run.is_main:
@@ -92,7 +91,7 @@ class Checkpointer:
         self.restore(state, method)
         return state
 
-    def restore(self, state: dict[str, Any], method: Method) -> None:
+    def restore(self, state: State, method: Method) -> None:
         """Put a state back, and the data stream with it."""
         run = self._run
         restore(state, method, self._optimizer, scaler=loss_scaler(run.fabric))
@@ -114,7 +113,7 @@ class Checkpointer:
         self._last_saved = None  # the same step, but another data offset: save it anew
         return step
 
-    def _state(self, method: Method) -> dict[str, Any]:
+    def _state(self, method: Method) -> State:
         run = self._run
         state = capture(method, self._optimizer, scaler=loss_scaler(run.fabric))
         state["loader"] = run.stream.state(step=method.step)
@@ -123,13 +122,13 @@ class Checkpointer:
         state["config"] = to_yaml(run.config)
         return state
 
-    def _mark(self, state: dict[str, Any], *, is_urgent: bool) -> None:
+    def _mark(self, state: State, *, is_urgent: bool) -> None:
         """Say on what data the state was trained; refuses others than the run's."""
         guard = self._run.guard
         state["data_fingerprint"] = "" if guard is None else guard.fingerprint(is_urgent=is_urgent)
         self._run.say_notes()
 
-    def _submit(self, state: dict[str, Any], method: Method) -> None:
+    def _submit(self, state: State, method: Method) -> None:
         described = self._describe(method)
         texts = {} if described is None else {"backbone.json": described}
         self._run.folder.sync("metrics.jsonl")

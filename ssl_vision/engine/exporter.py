@@ -2,7 +2,7 @@
 
 import copy
 import json
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -13,6 +13,16 @@ from ssl_vision.methods.base import Method
 from ssl_vision.typed import as_word
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import describe_backbone, export_backbone
+
+
+class _Input(TypedDict):
+    """How images reach the network; see `export_backbone`."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    size_px: int
+    crop_pct: float
 
 
 class Exporter:
@@ -65,7 +75,7 @@ class Exporter:
             f"    ssl-vision embed {run} data.path=DIR OUT"
         )
 
-    def _input(self) -> dict[str, Any]:
+    def _input(self) -> _Input:
         view = self._run.config.data.evaluation_view()
         data = self._run.config.data
         return {

@@ -137,7 +137,7 @@ class SpeedMeter:
             return
         images_per_s = steps * method.plan.global_batch_size / seconds
         wait_share = min(1.0, (run.stream.waited_s - waited) / seconds)
-        record: dict[str, Any] = {
+        record: dict[str, object] = {
             "step": method.step,
             "images_per_s": round(images_per_s, 2),
             "seconds_per_step": round(seconds / steps, 6),

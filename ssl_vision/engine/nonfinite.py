@@ -7,7 +7,7 @@ culprit is written down, and the policy decides whether the run goes on.
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal, TypedDict, TypeVar
 
 import torch.distributed as dist
 
@@ -24,6 +24,8 @@ _WINDOW = 1000  # updates
 _MAX_ROLLBACKS = 10  # of one process's life; a run that needs more has another problem
 _GRADIENT = "gradient of"
 _SHOWN_IDS, _SHOWN_NAMES = 8, 3
+
+Value = TypeVar("Value")
 
 
 class NonFiniteGuard:
@@ -99,16 +101,24 @@ class NonFiniteGuard:
         )
 
 
+class _Finding(TypedDict):
+    """What one process saw: non-finite terms, samples of the batches they were in."""
+
+    rank: int
+    terms: list[str]
+    samples: list[int]
+
+
 def _is_overflow_of_scaling(run: Run, update: Update) -> bool:
     """Whether only fp16's scaled gradients overflowed: every loss is finite, on all processes."""
     if loss_scaler(run.fabric) is None:
         return False
     is_finite = all(bool(output.loss.isfinite()) for output in update.outputs)
-    return all(_gather({"is_finite": is_finite}, key="is_finite"))
+    return all(_gather(is_finite))
 
 
-def _find(update: Update) -> dict[str, Any]:
-    """What this process saw: non-finite terms, samples of the batches they were in."""
+def _find(update: Update) -> _Finding:
+    """What this process saw."""
     terms, samples = [], []
     for output, index in zip(update.outputs, update.index, strict=True):
         values = {"loss": float(output.loss)}
@@ -125,7 +135,7 @@ def _find(update: Update) -> dict[str, Any]:
     return {"rank": rank(), "terms": terms, "samples": samples}
 
 
-def _culprits(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _culprits(findings: Sequence[_Finding]) -> list[_Finding]:
     """Processes with a bad loss; with bad gradients only where no loss is to blame.
 
     Averaging gradients over processes spreads one process's NaN to all.
@@ -134,17 +144,15 @@ def _culprits(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [f for f in found if not f["terms"][0].startswith(_GRADIENT)] or found
 
 
-def _gather(value: dict[str, Any], *, key: str | None = None) -> list[Any]:
-    """One process's finding from each process; rare enough for pickles."""
-    if not is_distributed():
-        found: list[Any] = [value]
-    else:
-        found = [None] * world_size()
+def _gather(value: Value) -> list[Value]:
+    """One value from each process; rare enough for pickles."""
+    found = [value] * world_size()
+    if is_distributed():
         dist.all_gather_object(found, value)
-    return [item[key] for item in found] if key else found
+    return found
 
 
-def _describe(findings: Sequence[dict[str, Any]]) -> list[str]:
+def _describe(findings: Sequence[_Finding]) -> list[str]:
     described = []
     for finding in findings:
         ids = finding["samples"]

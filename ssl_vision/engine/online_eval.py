@@ -93,7 +93,7 @@ class OnlineEval:
         signs = _signs(_spread(seen.bank.features["pooled"].float(), _MAX_RANK_ROWS))
         verdict = self._judge(method, signs | scores, seen)
         shown = scores | seen.floors | signs
-        values: dict[str, Any] = {f"eval/{name}": value for name, value in shown.items()}
+        values: dict[str, object] = {f"eval/{name}": value for name, value in shown.items()}
         values["eval/verdict"] = str(verdict)
         if run.config.data.on_error != "raise":
             values["eval/unreadable"] = len(seen.unreadable)

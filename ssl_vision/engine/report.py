@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from PIL import Image
@@ -15,7 +14,7 @@ from torch import Tensor
 from ssl_vision.engine.collapse import FINE
 from ssl_vision.engine.curves import curve
 from ssl_vision.engine.point_pictures import draw_views
-from ssl_vision.engine.run_dir import UNREADABLE_NAME, RunFolder, read_jsonl
+from ssl_vision.engine.run_dir import UNREADABLE_NAME, Record, RunFolder, read_jsonl
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import write_atomically
 from ssl_vision.types import Batch
@@ -120,9 +119,9 @@ def write_report(
 
 def render(
     config_text: str,
-    metrics: Sequence[Mapping[str, Any]],
-    speeds: Sequence[Mapping[str, Any]],
-    environment: Mapping[str, Any],
+    metrics: Sequence[Record],
+    speeds: Sequence[Record],
+    environment: Mapping[str, object],
     views: Batch | None,
     completion: bytes | None = None,
     unreadable: Mapping[str, str] | None = None,
@@ -194,7 +193,7 @@ def picture(views: Mapping[str, Tensor], *, num_samples: int) -> Image.Image | N
     return sheet
 
 
-def _verdict(metrics: Sequence[Mapping[str, Any]]) -> str:
+def _verdict(metrics: Sequence[Record]) -> str:
     verdicts = [record["eval/verdict"] for record in metrics if "eval/verdict" in record]
     if not verdicts:
         return "<p>No verdict: online_eval.every_epochs is 0.</p>"
@@ -203,13 +202,13 @@ def _verdict(metrics: Sequence[Mapping[str, Any]]) -> str:
     return f'<p class="{kind}">{html.escape(verdicts[-1])}</p>'
 
 
-def _floors(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+def _floors(metrics: Sequence[Record]) -> list[str]:
     """What costs nothing and has to be beaten, where there are labels."""
     known = {name: record[name] for record in metrics for name in _FLOORS if name in record}
     return [f"<p>{_FLOORS[name]}: {100 * value:.2f} %</p>" for name, value in known.items()]
 
 
-def _unreadable(metrics: Sequence[Mapping[str, Any]], reasons: Mapping[str, str]) -> list[str]:
+def _unreadable(metrics: Sequence[Record], reasons: Mapping[str, str]) -> list[str]:
     """A line for each use of the data that met samples that cannot be read, and their list."""
     latest = {name: record[name] for record in metrics for name in _UNREADABLE if name in record}
     lines = [
@@ -224,7 +223,7 @@ def _unreadable(metrics: Sequence[Mapping[str, Any]], reasons: Mapping[str, str]
     return [*lines, f"<ul>{items}</ul>"] if shown else lines
 
 
-def _scores(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+def _scores(metrics: Sequence[Record], names: Sequence[str]) -> str:
     rows = [record for record in metrics if any(name in record for name in names)]
     numeric = [name for name in names if name != "eval/verdict"]
     if not rows:
@@ -240,7 +239,7 @@ def _scores(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     return f"<table><tr><th>update</th>{head}</tr>{body}</table>"
 
 
-def _curves(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+def _curves(records: Sequence[Record], names: Sequence[str]) -> list[str]:
     curves = []
     for name in names:
         points = [(r["step"], r[name]) for r in records if name in r]
@@ -274,5 +273,5 @@ def _completed(png: bytes | None) -> str:
     )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float | int) else ""

@@ -108,10 +108,10 @@ def describe_changes(changes: Mapping[str, tuple[Any, Any]], *, was: bool = Fals
     return ", ".join(f"{k}: {_show(o)} -> {_show(n)}" for k, (o, n) in changes.items())
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(tree: Any, prefix: str = "") -> dict[str, object]:
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
-    items: dict[str, Any] = {}
+    items: dict[str, object] = {}
     for key, value in tree.items():
         items |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return items

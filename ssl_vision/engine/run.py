@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import lightning as L
 from rich.console import Console
@@ -29,7 +28,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)  # latest value of each
     start: dict[str, float] = field(default_factory=dict)  # scores and signs before any update
 
-    def record(self, step: int, values: dict[str, Any]) -> None:
+    def record(self, step: int, values: dict[str, object]) -> None:
         """Add a line to metrics.jsonl and remember the numbers."""
         self.metrics |= {k: v for k, v in values.items() if isinstance(v, float | int)}
         if self.is_main:

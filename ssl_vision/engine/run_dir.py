@@ -11,12 +11,15 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import fsync_path, write_atomically
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "omegaconf", "numba", "ffcv")
+
+# A line of metrics.jsonl or of its kind.
+Record: TypeAlias = dict[str, Any]
 
 UNREADABLE_NAME = "unreadable.json"  # samples that could not be read: name -> reason
 
@@ -90,11 +93,11 @@ class RunFolder:
         except (OSError, ValueError):
             return None
 
-    def write_json(self, name: str, content: Any) -> None:
+    def write_json(self, name: str, content: object) -> None:
         """Replace a JSON file of the folder atomically."""
         self.write(name, json.dumps(content, indent=1) + "\n")
 
-    def append(self, name: str, record: Mapping[str, Any]) -> None:
+    def append(self, name: str, record: Mapping[str, object]) -> None:
         """Add one JSON line, in one write; a reader never sees a line change.
 
         Raises:
@@ -134,7 +137,7 @@ class RunFolder:
             fsync_path(path)
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path) -> list[Record]:
     """Records of a JSON-lines file; a torn last line is left out.
 
     Raises:
@@ -146,7 +149,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _parse_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+def _parse_lines(path: Path) -> tuple[list[Record], list[int]]:
     """Records of a JSON-lines file, and numbers of the lines before the last that are none."""
     *lines, torn = path.read_text(errors="replace").split("\n")
     # What follows the last line's end is torn, even if complete by chance.
@@ -157,7 +160,7 @@ def _parse_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     return [record for record in records if record is not None], damaged
 
 
-def _parse_line(line: str) -> dict[str, Any] | None:
+def _parse_line(line: str) -> Record | None:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -166,7 +169,7 @@ def _parse_line(line: str) -> dict[str, Any] | None:
     return record if is_record else None
 
 
-def describe_environment(*, world_size: int, device: str) -> dict[str, Any]:
+def describe_environment(*, world_size: int, device: str) -> dict[str, object]:
     """Versions, machine and git state, for `environment.json`."""
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
@@ -187,7 +190,7 @@ def describe_environment(*, world_size: int, device: str) -> dict[str, Any]:
     }
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
+def git_state(folder: Path) -> dict[str, object] | None:
     """Commit and whether files differ from it; None outside a checkout or without git."""
     try:
         commit, status = (
@@ -214,7 +217,7 @@ def _write_line(descriptor: int, line: bytes) -> None:
         raise OSError(errno.ENOSPC, f"{written} of {len(line)} bytes were written, disk full?")
 
 
-def _is_nonfinite(value: Any) -> bool:
+def _is_nonfinite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 

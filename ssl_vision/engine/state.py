@@ -7,21 +7,23 @@ of processes and any strategy.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from ssl_vision.engine.checkpoint import SCHEMA
+from ssl_vision.engine.checkpoint import SCHEMA, State
 from ssl_vision.errors import CheckpointError
 from ssl_vision.methods.base import Method
 
+Value = TypeVar("Value")
 _MAX_NAMES = 5  # of differing tensors in a message
 
 
-def capture(method: Method, optimizer: Optimizer, *, scaler: Any = None) -> dict[str, Any]:
+def capture(method: Method, optimizer: Optimizer, *, scaler: GradScaler | None = None) -> State:
     """CPU copy of the training state; a collective under FSDP2.
 
     Args:
@@ -29,7 +31,7 @@ def capture(method: Method, optimizer: Optimizer, *, scaler: Any = None) -> dict
         optimizer: Its optimizer.
         scaler: Gradient scaler of fp16 training, if any.
     """
-    counters: dict[str, Any] = {}
+    counters: dict[str, object] = {}
     method.on_save_checkpoint(counters)
     return {
         "schema": SCHEMA,
@@ -42,7 +44,7 @@ def capture(method: Method, optimizer: Optimizer, *, scaler: Any = None) -> dict
 
 
 def restore(
-    state: Mapping[str, Any], method: Method, optimizer: Optimizer, *, scaler: Any = None
+    state: State, method: Method, optimizer: Optimizer, *, scaler: GradScaler | None = None
 ) -> None:
     """Put a captured state back, in place.
 
@@ -80,7 +82,7 @@ def _names(method: Method) -> dict[int, str]:
     return {id(parameter): name for name, parameter in method.named_parameters()}
 
 
-def _optimizer_state(method: Method, optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+def _optimizer_state(method: Method, optimizer: Optimizer) -> dict[str, dict[str, object]]:
     """Moments by parameter name: the order of parameters may change, names do not."""
     names = _names(method)
     return {
@@ -90,7 +92,7 @@ def _optimizer_state(method: Method, optimizer: Optimizer) -> dict[str, dict[str
 
 
 def _restore_optimizer(
-    saved: Mapping[str, Mapping[str, Any]], method: Method, optimizer: Optimizer
+    saved: Mapping[str, Mapping[str, object]], method: Method, optimizer: Optimizer
 ) -> None:
     names = _names(method)
     optimizer.state.clear()
@@ -102,7 +104,7 @@ def _restore_optimizer(
                 counter_on_cpu = not (group.get("fused") or group.get("capturable"))
                 optimizer.state[parameter] = {
                     key: value.clone()
-                    if key == "step" and counter_on_cpu
+                    if isinstance(value, Tensor) and key == "step" and counter_on_cpu
                     else _like(value, parameter)
                     for key, value in moments.items()
                 }
@@ -113,7 +115,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: Value) -> Value | Tensor:
     """CPU copy of a tensor, whole; other values as they are."""
     return whole(value.detach()).to("cpu", copy=True) if isinstance(value, Tensor) else value
 
@@ -127,7 +129,7 @@ def _assign(target: Tensor, source: Tensor) -> None:
         target.copy_(source)
 
 
-def _like(value: Any, parameter: Tensor) -> Any:
+def _like(value: Value, parameter: Tensor) -> Value | Tensor:
     """A saved moment in the place and layout of its parameter; scalars only in its place."""
     if not isinstance(value, Tensor):
         return value

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -290,7 +289,7 @@ def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:
 
 def _note_session(run: Run, method: Method, step: int) -> None:
     """environment.json: one entry per start of the run."""
-    session: dict[str, Any] = {"from_step": step} | describe_environment(
+    session: dict[str, object] = {"from_step": step} | describe_environment(
         world_size=world_size(), device=_device_name(method)
     )
     earlier = run.folder.read_json("environment.json")

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -111,12 +112,13 @@ class Method(L.LightningModule):
     modality: ClassVar[Literal["image", "points"]] = "image"
     reads_labels: ClassVar[bool] = False  # training then leaves out unlabelled and held-out images
     is_shardable: ClassVar[bool] = True  # whether FSDP2 may split its parameters over processes
+    config: MethodConfig  # a subclass names its own
 
     def __init__(
         self, config: MethodConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
     ) -> None:
         super().__init__()
-        self.config: Any = config
+        self.config = config
         self.backbone = backbone
         self.optim = optim
         self.plan = plan
@@ -293,15 +295,16 @@ class Method(L.LightningModule):
         self,
         epoch: int,
         batch_idx: int,
-        optimizer: Any,
-        optimizer_closure: Callable[[], Any] | None = None,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], float] | None = None,
     ) -> None:
         """One update; the Trainer calls this once per update, also under gradient accumulation.
 
         The closure holds the update's last forward and backward; `on_before_optimizer_step` comes
         between them and the step itself.
         """
-        self.begin_update(optimizer)
+        inner = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        self.begin_update(inner)
         optimizer.step(closure=optimizer_closure)
         if self._outcome.is_skipped and rank() == 0:
             warnings.warn(

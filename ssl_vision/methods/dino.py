@@ -99,7 +99,7 @@ class Dino(SelfDistillation):
         set_drop_path(self.teacher, 0.0)
         self.center = Center(config.num_prototypes, momentum=config.center_momentum)
         self.patch_head: PrototypeHead | None = None
-        self.teacher_patch_head: EmaTeacher | None = None
+        self.teacher_patch_head: EmaTeacher[PrototypeHead] | None = None
         if self.has_patch_loss:
             self.patch_center = Center(config.num_prototypes, momentum=config.center_momentum)
             if not config.is_patch_head_shared:
@@ -215,8 +215,8 @@ class Dino(SelfDistillation):
     def _heads(self) -> list[PrototypeHead]:
         return [self.head] if self.patch_head is None else [self.head, self.patch_head]
 
-    def _teachers(self) -> list[tuple[EmaTeacher, nn.Module]]:
-        pairs: list[tuple[EmaTeacher, nn.Module]] = [
+    def _teachers(self) -> list[tuple[EmaTeacher[nn.Module], nn.Module]]:
+        pairs: list[tuple[EmaTeacher[nn.Module], nn.Module]] = [
             (self.teacher, self.backbone),
             (self.teacher_head, self.head),
         ]

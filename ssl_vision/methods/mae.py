@@ -13,7 +13,7 @@ from a device's generator. Recipes train in bf16, theirs in fp16 with loss scali
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ class Mae(Method):
                 f"method.mask_ratio={config.mask_ratio} leaves {self.num_keep} of {num_patches} "
                 "patches; at least one must be seen and one hidden."
             )
-        _init_encoder(backbone.model)
+        _init_encoder(backbone)
         num_channels = backbone.model.patch_embed.proj.weight.shape[1]
         self.decoder = MaskedDecoder(
             backbone.width,
@@ -171,8 +171,9 @@ class Mae(Method):
         )
 
 
-def _init_encoder(model: Any) -> None:
+def _init_encoder(backbone: Backbone) -> None:
     """The authors' initialisation and fixed positions, in a timm ViT."""
+    model = backbone.model
     init_as_mae(model)
     weight = model.patch_embed.proj.weight
     nn.init.xavier_uniform_(weight.view(len(weight), -1))  # like a linear layer

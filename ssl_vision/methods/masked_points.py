@@ -73,6 +73,7 @@ class Reconstruction(NamedTuple):
 class MaskedPoints(Method):
     """Base of Point-MAE and Point-CMAE."""
 
+    config: PointMaskConfig
     modality: ClassVar[Literal["image", "points"]] = "points"
 
     def __init__(

@@ -321,6 +321,6 @@ class Poa(SelfDistillation):
             assert isinstance(head, PrototypeHead)
             yield head
 
-    def _teachers(self) -> list[tuple[EmaTeacher, nn.Module]]:
+    def _teachers(self) -> list[tuple[EmaTeacher[nn.Module], nn.Module]]:
         # The elastic student is part of the whole one.
         return [(self.teacher, self.backbone), (self.teacher_heads, self.heads)]

@@ -76,6 +76,8 @@ class Branch(nn.Module):
 class PointCmae(MaskedPoints):
     """Mask the tokens twice, reconstruct twice, and make the two reconstructions agree."""
 
+    config: PointCmaeConfig
+
     def __init__(
         self, config: PointCmaeConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
     ) -> None:

@@ -33,6 +33,8 @@ class PointMaeConfig(PointMaskConfig):
 class PointMae(MaskedPoints):
     """Hide most patches, encode the rest, reconstruct the points of the hidden ones."""
 
+    config: PointMaeConfig
+
     def __init__(
         self, config: PointMaeConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
     ) -> None:

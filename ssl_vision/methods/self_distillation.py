@@ -92,7 +92,7 @@ class SelfDistillation(Method):
     """
 
     config: SelfDistillationConfig
-    teacher: EmaTeacher
+    teacher: EmaTeacher[Backbone]
     has_patch_loss: bool
 
     def __init__(
@@ -109,7 +109,7 @@ class SelfDistillation(Method):
 
     # What a method defines ---------------------------------------------------------------
 
-    def _teachers(self) -> Iterable[tuple[EmaTeacher, nn.Module]]:
+    def _teachers(self) -> Iterable[tuple[EmaTeacher[nn.Module], nn.Module]]:
         """Each teacher network with the student it follows."""
         raise NotImplementedError
 
@@ -200,6 +200,4 @@ class SelfDistillation(Method):
 
     def export_backbone(self) -> Backbone:
         """The teacher's backbone, which is what the authors evaluate."""
-        network = self.teacher.network
-        assert isinstance(network, Backbone)
-        return network
+        return self.teacher.network

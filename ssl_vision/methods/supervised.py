@@ -158,7 +158,7 @@ class Supervised(Method):
             init_linear(self.token_head, std=config.head_init_std)
         if config.tune == "head":
             freeze_all_but_classifier(backbone)
-        self.teacher: EmaTeacher | None = None
+        self.teacher: EmaTeacher[Backbone] | None = None
         if config.ema_momentum is not None:
             self.teacher = EmaTeacher(backbone)
             set_drop_path(self.teacher, 0.0)

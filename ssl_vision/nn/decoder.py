@@ -1,7 +1,7 @@
 """The light transformer that reconstructs hidden patches (MAE, section 3)."""
 
 from functools import partial
-from typing import Any
+from typing import cast
 
 import torch
 from timm.models.vision_transformer import Block
@@ -96,4 +96,4 @@ def init_as_mae(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-_layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)
+_layer_norm = cast(type[nn.LayerNorm], partial(nn.LayerNorm, eps=1e-6))

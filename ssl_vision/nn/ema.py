@@ -1,7 +1,7 @@
 """Teachers that follow a student as an exponential moving average of its weights."""
 
 import copy
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -26,7 +26,10 @@ def ema_update(teacher: nn.Module, student: nn.Module, *, momentum: float) -> No
         torch._foreach_add_(averages, values, alpha=1 - momentum)
 
 
-class EmaTeacher(nn.Module):
+Network_co = TypeVar("Network_co", bound=nn.Module, covariant=True)
+
+
+class EmaTeacher(nn.Module, Generic[Network_co]):
     """A frozen copy of a network that follows it.
 
     It stays in training mode with its student: batch norms use the statistics of the batch, as
@@ -36,13 +39,13 @@ class EmaTeacher(nn.Module):
         network: The copy.
     """
 
-    def __init__(self, student: nn.Module) -> None:
+    def __init__(self, student: Network_co) -> None:
         super().__init__()
-        self.network: Any = copy.deepcopy(student)
+        self.network = copy.deepcopy(student)
         self.network.requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """What the copy makes of the arguments, without gradient."""
         return self.network(*args, **kwargs)
 

@@ -1,12 +1,23 @@
 """LARS as Barlow Twins, DINO and MAE's linear probe compute it (You et al. 2017, adapted)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict, cast, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
+
+
+class _Settings(TypedDict):
+    """Of a parameter group."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    trust_coefficient: float
+    is_lr_in_momentum: bool
+    is_adapted: bool | None
 
 
 class LARS(Optimizer):
@@ -54,15 +65,22 @@ class LARS(Optimizer):
         }
         super().__init__(params, defaults)
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            with_gradient = [p for p in group["params"] if p.grad is not None]
+        for each in self.param_groups:
+            group = cast(_Settings, each)
+            with_gradient = [p for p in each["params"] if p.grad is not None]
             adapted = [p for p in with_gradient if _is_adapted(p, group)]
             plain = [p for p in with_gradient if not _is_adapted(p, group)]
             if adapted:
@@ -71,7 +89,7 @@ class LARS(Optimizer):
                 self._move(plain, [p.grad for p in plain if p.grad is not None], group)
         return loss
 
-    def _move(self, params: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
+    def _move(self, params: list[Tensor], updates: list[Tensor], group: _Settings) -> None:
         """Add the updates to the momenta, then move the parameters along them."""
         for param in params:
             if "momentum_buffer" not in self.state[param]:
@@ -83,12 +101,12 @@ class LARS(Optimizer):
         torch._foreach_add_(params, buffers, alpha=-1.0 if is_inside else -lr)
 
 
-def _is_adapted(param: Tensor, group: dict[str, Any]) -> bool:
+def _is_adapted(param: Tensor, group: _Settings) -> bool:
     """Whether a tensor is decayed and rescaled: what its group says, else by its dimensions."""
     return param.ndim > 1 if group["is_adapted"] is None else bool(group["is_adapted"])
 
 
-def _adapted_gradients(params: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+def _adapted_gradients(params: list[Tensor], group: _Settings) -> list[Tensor]:
     """Decayed gradients, rescaled to a fraction of their parameter's norm; new tensors."""
     gradients = [p.grad for p in params if p.grad is not None]
     if group["weight_decay"]:

@@ -43,7 +43,7 @@ def evaluate(
     weights: str | Path | EvalConfig,
     *,
     tasks: Sequence[str] = (),
-    data: str | Path | Mapping[str, Any] | None = None,
+    data: str | Path | Mapping[str, object] | None = None,
     out: str | Path | None = None,
     is_quiet: bool = True,
     **settings: Any,
@@ -67,7 +67,7 @@ def evaluate(
         return evaluate_as(weights, Console(quiet=is_quiet, stderr=True))
     if data is None:
         raise ConfigError("data.path: no value; add data=PATH.")
-    given: dict[str, Any] = {"weights": str(weights), **settings}
+    given: dict[str, object] = {"weights": str(weights), **settings}
     given["data"] = dict(data) if isinstance(data, Mapping) else {"path": str(data)}
     if tasks:
         given["tasks"] = list(tasks)
@@ -175,7 +175,7 @@ def _check_frozen(loaded: LoadedBackbone) -> None:
 # What was evaluated ----------------------------------------------------------------------------
 
 
-def _describe_weights(config: EvalConfig, loaded: LoadedBackbone) -> dict[str, Any]:
+def _describe_weights(config: EvalConfig, loaded: LoadedBackbone) -> dict[str, object]:
     parameters = loaded.backbone.model.parameters()
     return {
         "source": loaded.source,
@@ -204,7 +204,7 @@ def method_of(weights: str) -> str | None:
     return None
 
 
-def _describe_data(config: EvalConfig, run: EvalRun) -> dict[str, Any]:
+def _describe_data(config: EvalConfig, run: EvalRun) -> dict[str, object]:
     val = run.val_source
     return {
         "path": config.data.path,

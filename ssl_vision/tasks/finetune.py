@@ -4,7 +4,6 @@ It trains on one process; for several GPUs, resuming and checkpoints train the m
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from ssl_vision.data.subsets import fraction_rows, rows_of_list
 from ssl_vision.distributed import world_size
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Interval
-from ssl_vision.evaluation.classification import ClassificationReport
+from ssl_vision.evaluation.classification import ClassificationReport, Proportion
 from ssl_vision.evaluation.finetune import FINETUNE_PRESETS, FinetuneConfig, finetune
 from ssl_vision.evaluation.plots import Axis, line_chart
 from ssl_vision.evaluation.points_classification import POINT_FINETUNE_PRESETS, PointFinetuneConfig
@@ -93,7 +92,7 @@ def _protocol(config: FinetuneConfig) -> str:
 
 
 def _measurements(report: ClassificationReport) -> tuple[Measurement, ...]:
-    shares: dict[str, Any] = {"top1": report.top1, "top5": report.top5}
+    shares: dict[str, Proportion] = {"top1": report.top1, "top5": report.top5}
     return (
         *(
             Measurement(name=name, value=share.value, interval=Interval(share.low, share.high))

@@ -1,7 +1,6 @@
 """The task `knn`: a weighted vote of the nearest training images."""
 
 import warnings
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ def run_knn(run: EvalRun) -> TaskResult:
     scores = _knn(run, config)
     quoted = scores[config.quoted_k]
     best = max(scores, key=lambda k: scores[k].top1)
-    details: dict[str, Any] = {
+    details: dict[str, object] = {
         "k": {k: score._asdict() for k, score in scores.items()},
         "best_k": {"k": best, "top1": scores[best].top1, "selected_on_test": True},
     }

@@ -56,7 +56,7 @@ def run_linear(run: EvalRun) -> TaskResult:
     )
 
 
-def _head(head: Any) -> dict[str, Any]:
+def _head(head: Any) -> dict[str, object]:
     return {**head._asdict(), "test": head.test._asdict()}
 
 

@@ -1,7 +1,5 @@
 """The task `parts`: part segmentation of clouds."""
 
-from typing import Any
-
 from ssl_vision.data.clouds.source import PartSource
 from ssl_vision.errors import DataError
 from ssl_vision.evaluation.points_parts import PartsConfig, finetune_parts
@@ -32,7 +30,7 @@ def run_parts(run: EvalRun) -> TaskResult:
         "class mIoU": scores.class_miou,
         "point accuracy": scores.accuracy,
     }
-    by_class: dict[str, Any] = {
+    by_class: dict[str, object] = {
         test.class_names[kind]: value for kind, value in scores.by_class.items()
     }
     return TaskResult(

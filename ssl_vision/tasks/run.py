@@ -139,7 +139,7 @@ class EvalRun:
         )
         self.warnings = pair_warnings(self.bank_source, self.val_source)
 
-    def describe_transform(self) -> dict[str, Any]:
+    def describe_transform(self) -> dict[str, object]:
         """How images or clouds were shown, as JSON values."""
         if self.point_view is not None:
             return asdict(self.point_view)
@@ -375,7 +375,7 @@ class EvalRun:
             self.say(f"features of {len(source)} images found in {store.folder}")
         return torch.from_numpy(store.rows(names)), store.read(names)
 
-    def _store_key(self, data: str) -> dict[str, Any]:
+    def _store_key(self, data: str) -> dict[str, object]:
         return {
             "weights": self.loaded.sha256,
             "network": self._network,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ssl_vision.config import EvalConfig, Sections, load_eval_config, make_eval_config
 from ssl_vision.tasks import TASKS
@@ -18,6 +17,6 @@ def load_settings(paths: Sequence[str | Path], overrides: Sequence[str] = ()) ->
     return load_eval_config(paths, overrides, sections=SECTIONS)
 
 
-def make_settings(values: Mapping[str, Any]) -> EvalConfig:
+def make_settings(values: Mapping[str, object]) -> EvalConfig:
     """`config.make_eval_config` with the sections of all tasks."""
     return make_eval_config(values, sections=SECTIONS)

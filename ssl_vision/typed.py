@@ -44,8 +44,11 @@ _MAX_NODES = 100_000  # aliases of aliases would grow without end
 
 def as_word(path: str | Path) -> str:
     """A path as a shell's argument that every command takes for a word, not for a setting."""
-    text = str(path)  # what has a `/` before its `=` or `:` is neither key=value nor zoo:NAME
-    return shlex.quote(f"./{text}" if re.match(r"[-~]|[^/]*[=:]", text) else text)
+    text = str(path)
+    if text.startswith("~"):  # not the home folder, in a shell or here
+        text = str(Path(text).absolute())
+    # What has a `/` before its `=` or `:` is neither key=value nor zoo:NAME.
+    return shlex.quote(f"./{text}" if re.match(r"-|[^/]*[=:]", text) else text)
 
 
 class Typed(str):

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -5,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_vision.distributed import all_gather, all_reduce_mean, all_reduce_sum, any_rank, rank
+from ssl_vision.distributed import (
+    all_gather,
+    all_reduce_mean,
+    all_reduce_sum,
+    any_rank,
+    rank,
+    usable_cores,
+)
 
 ROWS = torch.arange(8.0).reshape(4, 2) / 7  # rows of both processes
 
@@ -50,3 +58,13 @@ def test_one_process_is_the_identity() -> None:
     assert all_reduce_sum(rows) is rows
     assert all_gather(rows) is rows
     assert any_rank(True)
+
+
+def test_cores_are_counted_where_the_system_does_not_say_which(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7})
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert usable_cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1

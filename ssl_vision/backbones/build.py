@@ -1,8 +1,10 @@
 """timm name -> Backbone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
+from unittest.mock import patch
 
 import timm
 from timm.layers.drop import DropPath
@@ -16,6 +18,7 @@ from ssl_vision.backbones.settings import check_model_args
 from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.errors import CheckpointError, ConfigError, did_you_mean
+from ssl_vision.network import is_offline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +199,10 @@ def load_timm(name: str, *, is_pretrained: bool, args: ModelArgs) -> Backbone:
         check_architecture(name, key="timm model")
         check_model_args(name, args, key=f"timm:{name}")
     try:
-        model = timm.create_model(name, pretrained=is_pretrained, num_classes=0, **args)
+        with _caches_only():
+            model = timm.create_model(name, pretrained=is_pretrained, num_classes=0, **args)
+            # Arguments saved beside weights of a hub are part of the network, too.
+            of_hub = load_model_config_from_hf(name.partition(":")[2])[2] if has_source else {}
     except TypeError as error:
         raise ConfigError(f"{args} do not fit timm:{name}: {error}") from error
     # Network, cache and hub failures have no common base; whatever it was, the way out is one.
@@ -210,9 +216,25 @@ def load_timm(name: str, *, is_pretrained: bool, args: ModelArgs) -> Backbone:
         ) from error
     pretrained_cfg: Any = model.pretrained_cfg
     architecture = pretrained_cfg.get("architecture") or name.split(".")[0]
-    # Arguments saved beside weights of a hub are part of the network, too.
-    saved = dict(load_model_config_from_hf(name.partition(":")[2])[2] or {}) if has_source else {}
-    return wrap_model(model, architecture=architecture, model_args={**saved, **args})
+    return wrap_model(model, architecture=architecture, model_args={**(of_hub or {}), **args})
+
+
+@contextmanager
+def _caches_only() -> Iterator[None]:
+    """With SSL_VISION_OFFLINE, what timm and its hub do not find in their caches is an error."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError("SSL_VISION_OFFLINE is set, and they are in no cache")
+
+    if not is_offline():
+        yield
+        return
+    with (
+        patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),
+        patch("torch.hub.download_url_to_file", refuse),
+        patch("timm.models._hub.download_url_to_file", refuse),
+    ):
+        yield
 
 
 def check_architecture(name: str, *, key: str) -> None:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from ssl_vision.distributed import is_distributed
 from ssl_vision.engine.run import Run
-from ssl_vision.errors import DeviceMemoryError, PeerError, SslVisionError
+from ssl_vision.errors import ConfigError, DeviceMemoryError, PeerError, SslVisionError
 from ssl_vision.methods.base import Method
 
 # What gloo, NCCL and the store say when the other end is gone.
@@ -22,6 +22,8 @@ _PEER_WORDS = (
     "socket",
 )
 
+_ONE_SAMPLE = "Expected more than 1 value per channel"  # says torch's batch norm
+
 
 @contextmanager
 def explained(run: Run, method: Method) -> Iterator[None]:
@@ -30,6 +32,7 @@ def explained(run: Run, method: Method) -> Iterator[None]:
     Raises:
         DeviceMemoryError: Instead of `torch.OutOfMemoryError`.
         PeerError: Instead of a collective's RuntimeError.
+        ConfigError: Instead of batch norm's ValueError about a batch of one.
     """
     try:
         yield
@@ -37,6 +40,14 @@ def explained(run: Run, method: Method) -> Iterator[None]:
         raise
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryError(describe_memory(run, method)) from error
+    except ValueError as error:
+        if _ONE_SAMPLE not in str(error):
+            raise
+        raise ConfigError(
+            f"update {method.step + 1} has a batch of one sample, of which batch norm has no "
+            f"statistics; set data.drop_last=true or another data.global_batch_size than "
+            f"{run.config.data.global_batch_size}."
+        ) from error
     except (RuntimeError, dist.DistError) as error:
         words = str(error).lower()
         if is_distributed() and any(word in words for word in _PEER_WORDS):

@@ -23,6 +23,7 @@ from ssl_vision.engine.cluster import cluster_environment
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method
+from ssl_vision.network import is_offline
 from ssl_vision.nn.batch_norm import synchronize_batch_norm
 
 _TIMEOUT = timedelta(minutes=30)  # of a collective; a process that died is noticed by then
@@ -211,7 +212,11 @@ def _loggers(config: TrainConfig) -> list[Logger]:
             else:
                 from lightning.pytorch.loggers import WandbLogger
 
-                loggers.append(WandbLogger(save_dir=config.run_path, name=config.run_path.name))
+                loggers.append(
+                    WandbLogger(
+                        save_dir=config.run_path, name=config.run_path.name, offline=is_offline()
+                    )
+                )
         except ImportError as error:
             raise ConfigError(
                 f"loggers={name} is not installed; run pip install {name}, or leave it out."

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import fsync_path, read_json, read_text
+from ssl_vision.network import is_offline
 from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.transfer import BrokenTransferError, Pace, Transfer
 
@@ -92,11 +93,6 @@ def cache_home() -> Path:
         return Path(home).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "ssl_vision"
-
-
-def is_offline() -> bool:
-    """Whether SSL_VISION_OFFLINE forbids the network."""
-    return os.environ.get("SSL_VISION_OFFLINE", "0").lower() not in ("", "0", "false", "no")
 
 
 def mirrored(url: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ssl_vision.config import to_yaml
 from ssl_vision.engine import checkpoint as store
@@ -251,3 +252,19 @@ def test_a_torn_log_does_not_stop_a_resume(recipe, tail):
     records = [json.loads(line) for line in log.read_text().splitlines()]
     assert {3, 6} <= {record["step"] for record in records}
     assert log.read_text().startswith(whole)
+
+
+def test_a_last_batch_of_one_trains_or_says_why_not(recipe, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for row in range(7):
+        Image.new("RGB", (16, 16), (30 * row, 0, 0)).save(tmp_path / "photos" / f"{row}.png")
+    rows = (f"data.path={tmp_path / 'photos'}", "data.drop_last=false", "trainer.epochs=1",
+            "optim.warmup_epochs=0")  # fmt: skip
+    for size, steps in ((2, 4), (3, 3), (6, 2)):  # 7 = 3 x 2 + 1 = 2 x 3 + 1 = 6 + 1
+        batch = f"data.global_batch_size={size}"
+        assert train(recipe("mae", *rows, batch, run=f"mae{size}")).steps == steps
+        with pytest.raises(ConfigError, match=r"batch of one sample.*drop_last=true") as caught:
+            train(recipe("barlow_twins", *rows, batch, run=f"norm{size}"))
+        assert "\n" not in str(caught.value)
+    assert train(recipe("mae", *rows, "data.global_batch_size=1", run="one")).steps == 7
+    assert train(recipe("barlow_twins", *rows, "data.global_batch_size=5", run="two")).steps == 2

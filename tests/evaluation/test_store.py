@@ -16,7 +16,7 @@ from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.distributed import rank, world_size
 from ssl_vision.errors import CheckpointError, DataError
 from ssl_vision.evaluation.features import FeatureSpec, extract_features, normalizer
-from ssl_vision.evaluation.store import FeatureStore, cache_folder, evict, fill_store
+from ssl_vision.evaluation.store import FeatureStore, _create, cache_folder, evict, fill_store
 from ssl_vision.types import Batch
 
 ROWS = 23
@@ -192,3 +192,15 @@ def test_rows_that_cannot_be_read_are_left_out_and_tried_again(tmp_path: Path) -
     assert loader.delivered == [4]
     for name, value in expected().items():
         torch.testing.assert_close(again.read([name])[name], value)
+
+
+def test_every_byte_has_its_place_without_fallocate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    path = tmp_path / "a.npy"
+    _create(path, np.dtype(np.float32), (700_000,))
+    assert path.stat().st_blocks * 512 >= path.stat().st_size > 2_800_000
+    array = np.load(path, mmap_mode="r")
+    assert array.shape == (700_000,)
+    assert not array.any()

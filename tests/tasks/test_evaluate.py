@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ssl_vision.evaluation.knn import knn_accuracy
 from ssl_vision.evaluation.report import load_evaluation
 from ssl_vision.evaluation.results import Evaluation
 from ssl_vision.tasks import TASKS
+from ssl_vision.tasks import run as tasks_run
 from ssl_vision.tasks.evaluate import evaluate, method_of, report_folder
 from ssl_vision.tasks.few_shot import draw_shots
 from ssl_vision.tasks.linear import run_linear
@@ -350,3 +352,40 @@ def test_a_runs_features_at_another_size_are_its_own_wherever_they_come_from(
     # Nor are features of the other rule found in the cache.
     again = EvalRun(config, loaded, say=print)
     assert not torch.allclose(features, again.features("train", "pooled"))
+
+
+def test_pictures_that_change_during_the_pass_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = image_folder(tmp_path / "photos", {"a": 8, "b": 8})
+    fill = tasks_run.fill_store
+
+    def fill_and_change(*arguments: Any, **settings: Any) -> int:
+        number = fill(*arguments, **settings)
+        shutil.copy(root / "b" / "1_0.png", root / "a" / "0_0.png")
+        return number
+
+    monkeypatch.setattr(tasks_run, "fill_store", fill_and_change)
+    with pytest.raises(DataError, match="changed while they were read"):
+        evaluate(TINY, tasks=["knn"], data=root, out=tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setenv("SSL_VISION_HOME", str(tmp_path / "home"))
+    assert not list((tmp_path / "home").rglob("*.npy"))
+    found = evaluate(TINY, tasks=["knn"], data=root, out=tmp_path / "out")
+    assert found.data["num_computed"] == 16
+
+
+@pytest.mark.parametrize("weights", [TINY, CONV])
+def test_batches_of_one_are_scored_like_others(weights: str, tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "photos", {"a": 6, "b": 7})
+    scores = [
+        evaluate(
+            weights,
+            tasks=["knn"],
+            data={"path": str(root), "batch_size": size},
+            cache={"mode": "off"},
+            out=tmp_path / str(size),
+        )["knn"].measurements[0].value
+        for size in (1, 4, 12, 64)
+    ]  # fmt: skip
+    assert len(set(scores)) == 1

@@ -12,6 +12,7 @@ from ssl_vision.data.images.folder import FolderSource
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.data.source import Source, Split
 from ssl_vision.errors import DataError
+from ssl_vision.network import is_offline
 
 _Load = Callable[[Path, Split, bool, DecodeConfig], Source]
 
@@ -86,9 +87,11 @@ def load_torchvision(
     Raises:
         DataError: If it is not there and may not, or cannot, be fetched.
     """
-    root = data_root()
+    root, may_fetch = data_root(), download and not is_offline()
     try:
-        return _LOADERS[name](root, split, download, decode)
+        return _LOADERS[name](root, split, may_fetch, decode)
     except (RuntimeError, OSError) as error:
-        advice = "the download failed" if download else "use data.download=true to fetch it"
+        advice = "the download failed" if may_fetch else "use data.download=true to fetch it"
+        if download and not may_fetch:
+            advice = "SSL_VISION_OFFLINE is set, so it is not fetched"
         raise DataError(f"data set {name} was not found in {root}: {advice} ({error}).") from error

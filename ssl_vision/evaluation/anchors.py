@@ -106,8 +106,13 @@ def published_protocol(anchor: Anchor) -> str | None:
     if anchor.task == "finetune" or "best" in anchor.note:
         return None
     is_lightly = "lightly" in anchor.source
+    is_of_dino = anchor.source.endswith("of dino")
+    if is_of_dino and not anchor.architecture.startswith("vit"):
+        return None  # how ResNet and XCiT were read was not verified
     if anchor.task == "knn":
-        return f"knn-pooled-{'k200-t0.1' if is_lightly else 'k20-t0.07'}-crop0.875"
+        if is_lightly:
+            return "knn-pooled-k200-t0.1-crop0.875" if "k=200, T=0.1" in anchor.note else None
+        return "knn-pooled-k20-t0.07-crop0.875" if is_of_dino else None  # nor k of others
     if is_lightly:
         return "linear-lightly-crop0.875"
     own = _LINEAR_PRESETS.get(anchor.method)

@@ -2,7 +2,8 @@
 
 The protocol of Wu et al. 2018 (InstDisc) as DINO uses it: cosine similarity, votes weighted by
 exp(similarity / T). One search at the largest k serves every k, since the neighbours of a smaller
-k are the first ones.
+k are the first ones. Bank rows of equal similarity come in a mixed order: they stand by class
+in the bank, and a collapsed network would else name the first one.
 """
 
 import warnings
@@ -116,6 +117,7 @@ def knn_classify(
         DataError: Labels that do not fit the bank, or non-finite features.
     """
     ks = [k] if isinstance(k, int) else list(k)
+    options.setdefault("ties", "mixed")
     neighbours = find_neighbours(bank, queries, k=clamp_k(ks, len(bank)), **options)
     ranked = rank_classes(
         neighbours, bank_labels, k=ks, temperature=temperature, num_classes=num_classes, top=1
@@ -151,6 +153,7 @@ def knn_accuracy(
     truth = torch.as_tensor(query_labels).long().cpu()
     if num_classes is None:
         num_classes = int(max(torch.as_tensor(bank_labels).max(), truth.max())) + 1
+    options.setdefault("ties", "mixed")
     neighbours = find_neighbours(bank, queries, k=clamp_k(k, len(bank)), **options)
     ranked = rank_classes(
         neighbours, bank_labels, k=k, temperature=temperature, num_classes=num_classes

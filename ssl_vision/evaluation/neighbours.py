@@ -2,8 +2,10 @@
 
 A float32 search rounds differently in every library, so libraries disagree about ties, and at the
 k-th place about members. Here a library only proposes candidates; their scores are computed again
-in float64, rounded to float32, and ordered by (score, smaller row). A query whose proposals might
-have cut through a tie is scored against the whole block. Both searches thus return the same rows.
+in float64, rounded to float32, and ordered by (score, smaller row), or among equal scores in a
+mixed order: rows stand class by class, and the first class would win every tie. A query whose
+proposals might have cut through a tie is scored against the whole block. Both searches thus return
+the same rows.
 """
 
 import itertools
@@ -22,9 +24,14 @@ from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.arrays import Array, as_tensor
 
 Search = Literal["auto", "faiss", "torch"]
+Ties = Literal["rows", "mixed"]
 
 BLOCK_BYTES = 2**30  # float32 bytes of the bank held at once
 _CHUNK_BYTES = 64 * 2**20  # float32 bytes of one score matrix
+_MASK = 0x7FFFFFFF  # rows have 31 bits
+_FACTOR = 0x45D9F3B  # odd, so that products permute them
+_ROUNDS = 3
+_START = 0x5BD1E995 & _MASK  # without it row 0 would stay first
 _MARGIN = 8  # candidates beyond k: enough unless there are ties
 # Bound on the error of a float32 inner product of unit vectors, whatever the order of summation:
 # far above what is seen (1e-6) and far below the gaps between neighbours.
@@ -37,7 +44,7 @@ class Neighbours(NamedTuple):
     Attributes:
         scores: Cosine similarity, float32, (Q, k); -inf where the bank ran out.
         rows: Row in the bank, int64, (Q, k); -1 where the bank ran out. Equal scores stand in
-            order of their rows.
+            the order that `ties` says.
     """
 
     scores: Tensor
@@ -50,6 +57,7 @@ class SearchOptions(TypedDict, total=False):
     search: Search
     bank_ids: Array | None
     query_ids: Array | None
+    ties: Ties
     device: torch.device | str
     block_bytes: int
 
@@ -62,6 +70,7 @@ def find_neighbours(
     search: Search = "auto",
     bank_ids: Array | None = None,
     query_ids: Array | None = None,
+    ties: Ties = "rows",
     device: torch.device | str = "cpu",
     block_bytes: int = BLOCK_BYTES,
 ) -> Neighbours:
@@ -75,6 +84,7 @@ def find_neighbours(
         bank_ids: Identity of each bank row, int64, (N,); with `query_ids`, rows of the query's
             own id are left out, wherever they rank.
         query_ids: Identity of each query, int64, (Q,).
+        ties: Order of equal scores: by row, or mixed, the same for every query and search.
         device: Where torch searches; FAISS uses it too when it is a GPU build.
         block_bytes: Bank rows are taken in blocks of this many float32 bytes.
 
@@ -92,10 +102,12 @@ def find_neighbours(
     with _exact_matmul(torch.device(device)):
         for start in range(0, len(bank), block_rows):
             block = _unit_rows(bank[start : start + block_rows], device)
-            found = _search_block(block, unit_queries, min(wanted, len(block)), propose)
-            merged = torch.cat([keys, _shift_rows(found, start)], dim=1)
+            places = torch.arange(start, start + len(block))
+            places = _mixed(places) if ties == "mixed" else places
+            found = _search_block(block, places, unit_queries, min(wanted, len(block)), propose)
+            merged = torch.cat([keys, found], dim=1)
             keys = merged.sort(dim=1, descending=True).values[:, :wanted]
-    return _unpack(keys, k=k, own_rows=own_rows)
+    return _unpack(keys, k=k, own_rows=own_rows, ties=ties)
 
 
 def _check(bank: Array, queries: Array, k: int) -> None:
@@ -172,12 +184,16 @@ def _propose_torch(block: Tensor, queries: Tensor, num: int) -> tuple[Tensor, Te
 
 
 def _search_block(
-    block: Tensor, queries: Tensor, k: int, search: Literal["faiss", "faiss_gpu", "torch"]
+    block: Tensor,
+    places: Tensor,
+    queries: Tensor,
+    k: int,
+    search: Literal["faiss", "faiss_gpu", "torch"],
 ) -> Tensor:
-    """Ordered keys of the k best rows of a block, (Q, k)."""
+    """Ordered keys of the k best rows of a block, (Q, k); places order its rows among equals."""
     num = min(k + _MARGIN, len(block))
     rough, rows = _propose(block, queries, num, search)
-    keys = _order_keys(_score_pairs(block, queries, rows), rows)
+    keys = _order_keys(_score_pairs(block, queries, rows), places[rows])
     keys = keys.sort(dim=1, descending=True).values[:, :k]
     if num == len(block):
         return keys
@@ -185,19 +201,18 @@ def _search_block(
     ranked = rough.sort(dim=1, descending=True).values
     unsure = (ranked[:, k - 1] - ranked[:, -1] <= 2 * _SCORE_ERROR).nonzero().flatten()
     if len(unsure):
-        keys[unsure] = _search_exhaustively(block, queries[unsure.to(queries.device)], k)
+        keys[unsure] = _search_exhaustively(block, places, queries[unsure.to(queries.device)], k)
     return keys
 
 
-def _search_exhaustively(block: Tensor, queries: Tensor, k: int) -> Tensor:
+def _search_exhaustively(block: Tensor, places: Tensor, queries: Tensor, k: int) -> Tensor:
     """Keys of the k best rows from float64 scores of every row, (Q, k); slow and safe."""
-    rows = torch.arange(len(block))
     chunk = max(1, _CHUNK_BYTES // (8 * len(block)))
     wide = block.double().T
     parts = []
     for part in queries.split(chunk):
         scores = (part.double() @ wide).float().cpu()
-        parts.append(_order_keys(scores, rows).topk(k, dim=1).values)
+        parts.append(_order_keys(scores, places).topk(k, dim=1).values)
     return torch.cat(parts)
 
 
@@ -244,21 +259,34 @@ def _dot_rows(
             scores[i, j] = np.float32(total)
 
 
-def _order_keys(scores: Tensor, rows: Tensor) -> Tensor:
-    """One int64 per (score, row) that sorts as wanted: higher score first, then smaller row."""
+def _order_keys(scores: Tensor, places: Tensor) -> Tensor:
+    """One int64 per (score, place) that sorts as wanted: higher score, then smaller place."""
     bits = (scores + 0.0).contiguous().view(torch.int32)  # + 0.0 turns -0.0 into 0.0
     rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
-    return (rising << 32) | (0x7FFFFFFF - rows)
+    return (rising << 32) | (_MASK - places)
 
 
-def _shift_rows(keys: Tensor, start: int) -> Tensor:
-    """The keys with rows counted from the beginning of the bank."""
-    return keys - start
+def _mixed(rows: Tensor) -> Tensor:
+    """Rows -> places in an order that has nothing to do with theirs: a permutation of 31 bits."""
+    places = rows ^ _START
+    for _ in range(_ROUNDS):
+        places = (places ^ (places >> 16)) * _FACTOR & _MASK
+    return places
 
 
-def _unpack(keys: Tensor, *, k: int, own_rows: Tensor | None) -> Neighbours:
+def _unmixed(places: Tensor) -> Tensor:
+    """Inverse of `_mixed`; x ^ (x >> 16) is its own inverse on 31 bits."""
+    rows = places
+    for _ in range(_ROUNDS):
+        rows = rows * pow(_FACTOR, -1, _MASK + 1) & _MASK
+        rows = rows ^ (rows >> 16)
+    return rows ^ _START
+
+
+def _unpack(keys: Tensor, *, k: int, own_rows: Tensor | None, ties: Ties) -> Neighbours:
     """Keys -> neighbours without the queries' own rows, padded to k columns."""
-    rows = 0x7FFFFFFF - (keys & 0x7FFFFFFF)
+    rows = _MASK - (keys & _MASK)
+    rows = _unmixed(rows) if ties == "mixed" else rows
     rising = (keys >> 32).to(torch.int32)
     scores = torch.where(rising < 0, rising ^ 0x7FFFFFFF, rising).contiguous().view(torch.float32)
     if own_rows is not None:

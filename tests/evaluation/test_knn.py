@@ -8,7 +8,7 @@ import torch
 
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.knn import knn_accuracy, knn_classify, rank_classes
-from ssl_vision.evaluation.neighbours import Neighbours, has_faiss
+from ssl_vision.evaluation.neighbours import Neighbours, find_neighbours, has_faiss
 
 SEARCHES = [
     "torch",
@@ -17,14 +17,17 @@ SEARCHES = [
 
 
 def brute_force(bank, labels, queries, k, temperature):  # type: ignore[no-untyped-def]
-    """Cosine, the k best by (score, row), exp(s / T) summed per class, lower class wins."""
+    """Cosine, the k best by (score, place), exp(s / T) summed per class, lower class wins."""
+    # Among equal neighbours of one query all of the bank's rows stand in one order.
+    everything = find_neighbours(np.ones_like(bank), queries[:1], k=len(bank), ties="mixed")
+    place = {row: i for i, row in enumerate(everything.rows[0].tolist())}
     answers = []
     for query in queries:
         scores = [
             float(np.float32(np.dot(row, query) / np.linalg.norm(row) / np.linalg.norm(query)))
             for row in bank
         ]
-        nearest = sorted(range(len(bank)), key=lambda i: (-scores[i], i))[:k]
+        nearest = sorted(range(len(bank)), key=lambda i: (-scores[i], place[i]))[:k]
         votes: dict[int, list[float]] = {}
         for i in nearest:
             votes.setdefault(int(labels[i]), []).append(math.exp(scores[i] / temperature))
@@ -174,3 +177,19 @@ def test_classes_without_a_vote_are_minus_one_and_never_right() -> None:
         bank[:1], labels[:1], bank[:1], k=1, temperature=0.07, bank_ids=[0], query_ids=[0]
     )
     assert alone.tolist() == [-1]  # nobody but itself could have voted
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_collapsed_network_does_not_name_the_first_folder(search: str) -> None:
+    """Rows stand class by class; with equal features each class has its share of the voters."""
+    labels = torch.arange(8).repeat_interleave(500)
+    bank, query = torch.ones(4000, 6), torch.ones(1, 6)
+    neighbours = find_neighbours(bank, query, k=400, search=search, ties="mixed")
+    voters = labels[neighbours.rows[0]].bincount(minlength=8)
+    # Drawn without replacement: 50 each, standard deviation 6.3.
+    assert int((voters - 50).abs().max()) < 4 * 6.3
+    named = {
+        int(knn_classify(bank[:n], labels[:n], query, k=1, temperature=0.07, search=search)[0])
+        for n in range(500, 4001, 500)
+    }
+    assert len(named) > 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.evaluation.neighbours import find_neighbours, has_faiss
+from ssl_vision.evaluation.neighbours import _mixed, _unmixed, find_neighbours, has_faiss
 
 SEARCHES = [
     "torch",
@@ -114,3 +114,30 @@ def test_what_cannot_be_searched_is_said() -> None:
         find_neighbours(good, good, k=0)
     with pytest.raises(ConfigError, match="auto, faiss or torch"):
         find_neighbours(good, good, k=1, search="annoy")  # type: ignore[arg-type]
+
+
+def test_the_mixed_order_is_one_order_of_all_rows_whatever_the_block_and_search() -> None:
+    bank, queries = np.ones((700, 5)), np.ones((3, 5))
+    whole = find_neighbours(bank, queries, k=700, ties="mixed", search="torch")
+    assert whole.rows[0].sort().values.tolist() == list(range(700))
+    assert bool((whole.rows == whole.rows[0]).all())
+    for search in ("torch", *(["faiss"] if has_faiss() else [])):
+        options = {"ties": "mixed", "search": search, "block_bytes": 5 * 4 * 90}
+        few = find_neighbours(bank, queries, k=40, **options)
+        assert torch.equal(few.rows, whole.rows[:, :40])
+        own = torch.arange(3)
+        left = find_neighbours(
+            bank, queries, k=40, bank_ids=torch.arange(700), query_ids=own, **options
+        )
+        for row, query in zip(left.rows.tolist(), own.tolist(), strict=True):
+            assert row == [each for each in whole.rows[0].tolist() if each != query][:40]
+
+
+def test_the_order_of_31_bit_rows_is_a_permutation() -> None:
+    ends = torch.tensor([0, 1, 2**16, 2**30 + 5, 2**31 - 2, 2**31 - 1])
+    rows = torch.cat([ends, torch.arange(10**6)]).unique()
+    places = _mixed(rows)
+    assert len(places.unique()) == len(rows)
+    assert int(places.min()) >= 0
+    assert int(places.max()) < 2**31
+    assert torch.equal(_unmixed(places), rows)

@@ -232,7 +232,7 @@ def test_several_weights_end_in_one_table(
     table = (tmp_path / "comparison.md").read_text()
     assert TINY + " |" in table
     assert TINY + "&seed=1 |" in table
-    assert "knn-pooled-k5-t0.07-crop0.9-train100-val50/2" in table
+    assert "knn-pooled-k5-t0.07-crop0.9-train100-val50/3" in table
     folders = sorted(str(path.parent) for path in tmp_path.glob("*/results.json"))
     assert len(folders) == 2
     assert main(["evaluate", "compare", *folders, f"out={tmp_path / 'again'}"]) == 0

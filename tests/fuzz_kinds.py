@@ -64,6 +64,7 @@ def _decode(data: bytes, folder: Path) -> object:
     from ssl_vision.data.decode import Decoder
 
     decoder = _kept.setdefault("decoder", Decoder())
+    assert isinstance(decoder, Decoder)
     if "whole" not in _kept:
         _kept["whole"] = _pictures(_jpeg, 3)[0]
         _kept["pixels"] = Decoder().decode(_kept["whole"]).copy()

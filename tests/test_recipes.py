@@ -20,6 +20,7 @@ from ssl_vision.data.images.arrays import ArraySource
 from ssl_vision.data.loader import MultiViewLoader
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
+from ssl_vision.methods.supervised import SupervisedConfig
 from ssl_vision.optim.lars import LARS
 from ssl_vision.optim.recipe import learning_rate
 from ssl_vision.views import ViewConfig
@@ -300,6 +301,7 @@ def test_the_headers_way_to_deits_own_recipe_is_its_updates_views_and_rates(size
     words = header.split("Its 300 epochs")[0].replace("#", " ").split()
     config = load(name, *(word.rstrip(".") for word in words if "=" in word))
     view = config.data.views["train"]
+    assert isinstance(config.method, SupervisedConfig)
     assert config.method.mixing.name == "mixup_cutmix"
     assert (view.count, view.erase.prob) == (3, 0.25)
     steps = 1_281_167 // config.data.global_batch_size

@@ -70,7 +70,7 @@ def rendered(view: ViewConfig, augment_on: str) -> torch.Tensor:
         path="digits", views={"a": view}, global_batch_size=16, augment_on=augment_on
     )
     data = DataModule(config, seed=1)
-    images = data.train_source.images
+    images = data.train_source.images  # type: ignore[attr-defined]
     images[:] = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
     batch = next(iter(data.train_loader()))
     return data.prepare(batch).views["a"]

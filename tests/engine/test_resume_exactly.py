@@ -37,7 +37,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
 
 def test_what_a_resumed_run_forgets_is_named(tmp_path, monkeypatch):
     """So that "equal" above means something."""
-    restore = checkpointer.restore
+    restore = checkpointer.restore  # type: ignore[attr-defined]
 
     def forgetful(state, method, optimizer, *, scaler=None):
         restore(state, method, optimizer, scaler=scaler)

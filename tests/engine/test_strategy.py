@@ -78,7 +78,7 @@ def test_slurm_starts_the_processes_and_does_not_requeue_by_itself(recipe, monke
     for name, value in ours.items():
         monkeypatch.setenv(name, value)
     fabric = build_fabric(recipe("mae", "trainer.devices=2"))
-    environment = fabric.strategy.cluster_environment
+    environment = fabric.strategy.cluster_environment  # type: ignore[attr-defined]
     assert isinstance(environment, SLURMEnvironment)
     assert environment.creates_processes_externally
     assert not environment.auto_requeue

@@ -56,7 +56,7 @@ def test_decayed_parameters_are_the_authors(golden: Callable[[str], dict[str, np
                 if is_head
                 else f"network.{rename_encoder(name)}"
             )
-        assert {names[id(p)] for p in group["params"]} == official
+        assert {names[id(p)] for p in group["params"]} == official  # type: ignore[attr-defined]
 
 
 def test_tuning_warms_up_clips_and_ends_low() -> None:

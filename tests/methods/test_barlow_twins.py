@@ -7,7 +7,6 @@ from torch import nn
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import ConfigError
-from ssl_vision.methods import METHODS
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.optim import OptimConfig
@@ -120,7 +119,7 @@ def test_a_batch_of_one_is_refused_before_training():
 )
 def test_views_are_checked(views, words):
     with pytest.raises(ConfigError, match=words):
-        METHODS["barlow_twins"].config().check_views(views)
+        BarlowTwinsConfig().check_views(views)
 
 
 @pytest.mark.parametrize("settings", [{"projector_dims": ()}, {"redundancy_weight": -1.0}])

@@ -16,7 +16,7 @@ def make(name: str) -> MaskedPoints:
     backbone = build_backbone(BackboneConfig(name="point_vit_tiny", args=SIZES), image_size_px=0)
     entry = METHODS[name]
     method = entry.module(
-        entry.config(decoder_depth=1, decoder_heads=3),
+        entry.config(decoder_depth=1, decoder_heads=3),  # type: ignore[call-arg]
         backbone,
         optim=OptimConfig(),
         plan=TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=2),

@@ -411,6 +411,7 @@ def test_tiny_recipes_load_and_train_a_step(recipe: str, num_sizes: int) -> None
     plan = replace(PLAN, image_size_px=size_px)
     backbone = build_backbone(config.backbone, image_size_px=size_px)
     method = Poa(config.method, backbone, optim=config.optim, plan=plan)
+    assert isinstance(config.method, PoaConfig)
     assert len(elastic.sizes(backbone, config.method.elastic)) == num_sizes
     views = {
         "global_1": torch.randn(2, 3, size_px, size_px),

@@ -154,7 +154,7 @@ def test_mixup_is_drawn_per_process_and_batch_unless_it_belongs_to_smmix(
     """DeiT's and MAE's processes, and batches of one update, mix each by its own lambda."""
     method = _method(mixing=MixingConfig(name=name, switch_prob=0.001), args={"depth": 1})
     shares: dict[tuple[int, int], tuple[float, ...]] = {}
-    mix = supervised.mix_batch
+    mix = supervised.mix_batch  # type: ignore[attr-defined]
 
     def spy(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         images, targets = mix(*args, **kwargs)

@@ -358,7 +358,7 @@ def test_pictures_that_change_during_the_pass_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = image_folder(tmp_path / "photos", {"a": 8, "b": 8})
-    fill = tasks_run.fill_store
+    fill = tasks_run.fill_store  # type: ignore[attr-defined]
 
     def fill_and_change(*arguments: Any, **settings: Any) -> int:
         number = fill(*arguments, **settings)

@@ -43,7 +43,9 @@ def cut(picture: Image.Image, random: np.random.Generator) -> Image.Image:
     zoom = random.uniform(1.0, 3.0)
     w, h = min(picture.width, int(width * zoom)), min(picture.height, int(height * zoom))
     left, top = random.integers(picture.width - w + 1), random.integers(picture.height - h + 1)
-    window = picture.crop((left, top, left + w, top + h)).resize((width, height), Image.BICUBIC)
+    window = picture.crop((left, top, left + w, top + h)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     pixels = np.asarray(window, np.float32)
     # Noise that grows with brightness, as of photons, plus a slow texture.
     noise = random.normal(0, 1, pixels.shape).astype(np.float32)

@@ -163,7 +163,8 @@ def step_of(name: str, s: dict[str, Any]) -> Run:
     )
     entry = METHODS[name]
     plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=s["clouds"])
-    method = entry.module(entry.config(), backbone, optim=OptimConfig(), plan=plan)
+    config = entry.config()  # type: ignore[call-arg]  # each method has its name
+    method = entry.module(config, backbone, optim=OptimConfig(), plan=plan)
     method.to(s["device"]).train()
     points = torch.randn(s["clouds"], s["points"], 3, device=s["device"])
     batch = Batch(views={"cloud": points}, index=torch.arange(s["clouds"], device=s["device"]))

@@ -36,6 +36,8 @@ def test_mnist5k_is_split_4000_to_1000_by_class_and_disjoint() -> None:
     train, val = mnist5k("train"), mnist5k("val")
     assert (len(train), len(val)) == (4000, 1000)
     assert np.bincount(train.labels).tolist() == [400] * 10
+    assert isinstance(train, ArraySource)
+    assert isinstance(val, ArraySource)
     rows = {image.tobytes() for image in train.images} & {image.tobytes() for image in val.images}
     assert not rows
     assert mnist5k("val").fingerprint() == val.fingerprint() != train.fingerprint()

@@ -69,8 +69,11 @@ def test_a_file_that_vanished_is_named(tmp_path) -> None:
 
 def test_splits_are_entered_by_name(tmp_path) -> None:
     touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg")
-    assert build_source(str(tmp_path)).paths == ["a/1.jpg", "b/2.jpg"]
-    assert build_source(str(tmp_path), split="val").paths == ["a/3.jpg", "b/4.jpg"]
+    train, val = (build_source(str(tmp_path), split=split) for split in ("train", "val"))
+    assert isinstance(train, FolderSource)
+    assert isinstance(val, FolderSource)
+    assert train.paths == ["a/1.jpg", "b/2.jpg"]
+    assert val.paths == ["a/3.jpg", "b/4.jpg"]
 
 
 def test_a_missing_split_and_a_strange_file_are_refused(tmp_path) -> None:

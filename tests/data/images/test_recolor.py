@@ -38,7 +38,7 @@ def module(where: str, device: str = "cpu") -> tuple[DataModule, list]:
     )  # fmt: skip
     data = DataModule(config, seed=3)
     # Colour, so that every operation has something to do.
-    images = data.train_source.images
+    images = data.train_source.images  # type: ignore[attr-defined]
     noise = np.random.default_rng(0).integers(0, 200, images.shape, dtype=np.uint8)
     images[:] = np.maximum(images, noise)
     loader = data.train_loader()

@@ -5,6 +5,7 @@ so are the results. DINOv2's protocol chooses C among 45 values on a tenth of th
 and fits again on all. Regularisation falls along the path, each fit starting from the one before.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -120,6 +121,19 @@ def logistic_probe(
     classifier = fit_logistic(rows, labels, c=c, config=config, num_classes=num_classes)
     accuracy = score_ranking(classifier.rank(test), truth.cpu())
     return LogregResult(accuracy, c, selection, classifier)
+
+
+def edge_warning(found: LogregResult) -> tuple[str, ...]:
+    """A line where the best C is the grid's last and better than the one beside it."""
+    rising = sorted(found.selection)
+    for order, way in ((rising, "smaller"), (rising[::-1], "larger")):
+        edge, *others = order or [math.nan]
+        if others and found.c == edge and found.selection[others[0]] < found.selection[edge]:
+            return (
+                f"the best C, {edge:g}, stands at the edge of logreg.cs: a {way} one may be "
+                "better; widen the grid.",
+            )
+    return ()
 
 
 def fit_path(

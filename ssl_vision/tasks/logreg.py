@@ -1,6 +1,6 @@
 """The task `logreg`: logistic regression at its optimum."""
 
-from ssl_vision.evaluation.logreg import LogregConfig, logistic_probe
+from ssl_vision.evaluation.logreg import LogregConfig, edge_warning, logistic_probe
 from ssl_vision.evaluation.plots import Axis, line_chart
 from ssl_vision.evaluation.results import TaskResult, accuracy_measurements
 from ssl_vision.tasks.run import ACCURACY, EvalRun
@@ -33,6 +33,7 @@ def run_logreg(run: EvalRun) -> TaskResult:
         measurements=accuracy_measurements(found.accuracy),
         details={"c": found.c, "selection": found.selection},
         plots=plots,
+        warnings=edge_warning(found),
     )
 
 

@@ -9,7 +9,15 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.evaluation.logreg import LogregConfig, fit_logistic, fit_path, logistic_probe
+from ssl_vision.evaluation.accuracy import Accuracy
+from ssl_vision.evaluation.logreg import (
+    LogregConfig,
+    LogregResult,
+    edge_warning,
+    fit_logistic,
+    fit_path,
+    logistic_probe,
+)
 
 TIGHT = LogregConfig(tolerance=1e-9, max_iterations=5000)
 
@@ -88,3 +96,22 @@ def test_features_that_are_not_finite_are_refused() -> None:
     for train, test, side in ((x, x[:2], "training"), (x[:2], x, "test")):
         with pytest.raises(DataError, match=f"1 of 6 rows of {side} features"):
             logistic_probe(train, y[: len(train)], test, y[: len(test)])
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        ({0.1: 0.5, 1.0: 0.6, 10.0: 0.7}, "larger"),
+        ({0.1: 0.7, 1.0: 0.6, 10.0: 0.5}, "smaller"),
+        ({0.1: 0.5, 1.0: 0.7, 10.0: 0.6}, None),
+        ({0.1: 0.7, 1.0: 0.7, 10.0: 0.5}, None),  # as good inside the grid
+        ({1.0: 0.7}, None),
+        ({}, None),
+    ],
+)
+def test_a_best_c_at_the_edge_of_the_grid_is_said(selection, said) -> None:
+    c = max(selection, key=lambda each: selection[each]) if selection else 1.0
+    found = LogregResult(Accuracy(0.7, 1.0, 0.7, 10), c, selection, None)  # type: ignore[arg-type]
+    (line,) = edge_warning(found) or (None,)
+    assert (line is not None) == (said is not None)
+    assert said is None or f"a {said} one" in line

@@ -1,10 +1,16 @@
 """A digest of contents changes with the bytes, whatever sizes and times say."""
 
+import hashlib
 import os
 import shutil
+import struct
 from pathlib import Path
 
+import numpy as np
+
 from ssl_vision.data.contents import FileContents, hash_files
+from ssl_vision.data.images.folder import FolderSource
+from ssl_vision.data.source import SubsetSource
 
 
 def test_other_bytes_of_the_same_size_and_time_are_seen(tmp_path: Path) -> None:
@@ -39,3 +45,18 @@ def test_every_byte_of_a_large_file_and_the_order_count(tmp_path: Path) -> None:
 def test_pipes_and_missing_files_count_as_unreadable(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert hash_files([str(tmp_path / "pipe")]) != hash_files([str(tmp_path / "absent")])
+
+
+def test_the_former_rule_is_that_of_saved_runs(tmp_path: Path) -> None:
+    """Written out by hand: names, and sizes as 64-bit integers; the first 16 digits of SHA-256."""
+    for name, size in (("a/x.png", 3), ("b/y.png", 500)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(bytes(size))
+    parts = b"a/x.png\nb/y.png\0" + struct.pack("<2q", 3, 500) + b"\0"
+    expected = hashlib.sha256(parts).hexdigest()[:16]
+    whole = FolderSource(tmp_path)
+    assert whole.former_fingerprint() == expected
+    chosen = SubsetSource(whole, np.array([1]))
+    parts = expected.encode() + b"\0" + struct.pack("<q", 1) + b"\0"
+    assert chosen.former_fingerprint() == hashlib.sha256(parts).hexdigest()[:16]
+    assert chosen.fingerprint() not in (whole.fingerprint(), chosen.former_fingerprint())

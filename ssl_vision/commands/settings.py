@@ -101,7 +101,7 @@ def sections_of_tasks() -> dict[str, str]:
 
 
 def _sections(module: str) -> Iterator[tuple[str, str]]:
-    """Of one task's file: `TASK = Task(..., settings={"knn": KnnConfig})`."""
+    """Sections of one task's file: `TASK = Task(..., settings={"knn": KnnConfig})`."""
     for node in _parse(module).body:
         if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != "TASK":
             continue

@@ -126,7 +126,7 @@ def _whole(source: Source, row: int) -> Hashable:
 
 
 def _digest(source: Source, row: int, starts: Sequence[int]) -> Hashable:
-    """Of the size and some pieces; None where the sample cannot be read."""
+    """Digest of the size and some pieces; None where the sample cannot be read."""
     state = hashlib.sha256(str(source.num_bytes(row)).encode())
     try:
         for start in starts:

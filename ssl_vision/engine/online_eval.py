@@ -149,7 +149,6 @@ class OnlineEval:
         return (self._data.normalize(batch.to(device)) for batch in loader)
 
     def _images(self, backbone: Any, loader: Any) -> Iterator[Tensor]:
-        """Their only view."""
         for batch in self._batches(backbone, loader):
             (view,) = batch.views.values()
             yield view

@@ -39,7 +39,6 @@ class StopSignals:
         self.received: int | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
         if self.received is not None:
             os._exit(128 + number)  # asked twice: no cleaning up, checkpoints are whole anyway
         self.received = number

@@ -70,7 +70,7 @@ class RunFolder:
             pass  # a file system without locks; the claim is a courtesy, not a need
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Let go of the folder's lock, so that another process may take it."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 
 class _Settings(TypedDict):
-    """Of a parameter group."""
+    """Settings of a parameter group."""
 
     lr: float
     momentum: float

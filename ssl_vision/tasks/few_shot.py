@@ -16,7 +16,7 @@ from ssl_vision.tasks.task import Task
 
 
 def run_few_shot(run: EvalRun) -> TaskResult:
-    """KNN and logistic regression on n labelled images per class, several draws."""
+    """Accuracy of kNN and logistic regression on n labelled images per class, several draws."""
     config = run.config.settings(FewShotConfig)
     unit = torch.nn.functional.normalize(run.features("train", "pooled").float(), dim=1)
     queries = torch.nn.functional.normalize(run.features("val", "pooled").float(), dim=1)

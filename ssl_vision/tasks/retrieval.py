@@ -10,7 +10,7 @@ from ssl_vision.tasks.task import Task
 
 
 def run_retrieval(run: EvalRun) -> TaskResult:
-    """MAP and recall@k by class."""
+    """Mean average precision and recall@k among images of the same class."""
     config = run.config.settings(RetrievalConfig)
     queries, wanted = run.features("val", "pooled"), run.labels("val")
     gallery, labels, ids = run.features("train", "pooled"), run.labels("train"), None

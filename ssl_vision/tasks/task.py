@@ -13,7 +13,7 @@ def pooled(run: EvalRun) -> tuple[str, ...]:
 
 
 def no_features(run: EvalRun) -> tuple[str, ...]:
-    """Of a task that runs the network itself."""
+    """Features of a task that runs the network itself: none."""
     return ()
 
 

@@ -38,7 +38,7 @@ POLICIES = ("rand_augment", "erase")
 
 
 def policies_of(view: ViewConfig) -> list[str]:
-    """Those of `POLICIES` that a view has."""
+    """Policies of the table `POLICIES` that a view has."""
     return [name for name in POLICIES if getattr(view, name) is not None]
 
 

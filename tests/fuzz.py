@@ -17,6 +17,7 @@ Kinds are rows of `KINDS` in `fuzz_kinds.py`. Settings, as name=value:
 
 import json
 import os
+import re
 import resource
 import select
 import subprocess
@@ -198,6 +199,29 @@ def png_of(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
         checksum = zlib.crc32(name + content).to_bytes(4, "big")
         parts += [len(content).to_bytes(4, "big"), name, content, checksum]
     return b"".join(parts)
+
+
+_WORDS = (b"-1", b"0", b"1", b"nan", b"inf", b"-0.5", b"1e19", b"1e400", b"2147483648", b"9" * 20,
+          b"9" * 5000, b"x", b"", b"#", b"\\", b"1 1 1 1", b"\n", b"\xff", b"3,0,1,2", b"OFF",
+          b"uchar", b"int", b"double", b"list", b"end_header")  # fmt: skip
+
+
+def mutate_words(seeds: Sequence[bytes], generator: Generator) -> bytes:
+    """Text with one to four of its words replaced or lines moved about, or its bytes damaged."""
+    if generator.random() < 0.4:
+        return mutate_bytes(seeds, generator)
+    words = re.split(rb"(\s)", seeds[generator.integers(len(seeds))])
+    for _ in range(int(generator.integers(1, 5))):
+        reach = len(words) if generator.random() < 0.5 else min(len(words), 60)
+        at, draw = int(generator.integers(reach)), generator.random()
+        if draw < 0.7:
+            words[at] = _WORDS[generator.integers(len(_WORDS))]
+        elif draw < 0.85:
+            del words[at : at + int(generator.integers(1, 30))]
+        else:
+            words[at:at] = words[at : at + int(generator.integers(1, 30))]
+        words = words or [b""]
+    return b"".join(words)
 
 
 _VALUES = (None, True, False, 0, -1, 1, 1.5, 1e308, 1 << 62, -(1 << 70), "", "x", "a\nb", "\ud800",

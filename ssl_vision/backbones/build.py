@@ -12,6 +12,7 @@ from timm.models import VisionTransformer, load_model_config_from_hf
 from torch import nn
 
 from ssl_vision.backbones.backbone import Backbone, ModelArgs
+from ssl_vision.backbones.bounds import bounded_network
 from ssl_vision.backbones.packed import can_pack
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.backbones.settings import check_model_args
@@ -19,6 +20,8 @@ from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.errors import CheckpointError, ConfigError, did_you_mean
 from ssl_vision.network import is_offline
+
+_MAX_ELEMENTS = 1 << 34  # of a network whose weights nobody has seen yet: 64 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,24 +161,31 @@ def _size_arguments(config: BackboneConfig, *, image_size_px: int) -> list[Model
     return [{**size, "dynamic_img_size": True}, {**size, "strict_img_size": False}, size]
 
 
-def build_from_config(config: Mapping[str, Any], *, num_classes: int = 0) -> Backbone:
+def build_from_config(
+    config: Mapping[str, Any], *, num_classes: int = 0, max_elements: int = _MAX_ELEMENTS
+) -> Backbone:
     """Network of random weights as an export's `config.json` describes it.
 
     Args:
         config: `architecture`, `model_args` and `position_rule` are read.
         num_classes: Classes of a classifier on top; `Backbone` features are the same without.
+        max_elements: Parameters and buffers the network may have.
 
     Raises:
-        ConfigError: This timm does not know the architecture or refuses the arguments.
+        ConfigError: This timm does not know the architecture or refuses the arguments, or the
+            network would be larger.
     """
     name, args = str(config["architecture"]), dict(config.get("model_args") or {})
     check_architecture(name, key="architecture")
     check_model_args(name, args, key="model_args")
     try:
-        model = timm.create_model(name, num_classes=num_classes, **args)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ConfigError(f"model_args={args} do not fit {name}: {error}") from error
-    backbone = wrap_model(model, architecture=name, model_args=args)
+        with bounded_network(max_elements):
+            model = timm.create_model(name, num_classes=num_classes, **args)
+        backbone = wrap_model(model, architecture=name, model_args=args)
+    except Exception as error:  # constructors meet a stranger's numbers with any of Python's
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        shown = f"{args}"[:200]
+        raise ConfigError(f"model_args={shown} do not fit {name}: {reason}") from error
     if (rule := config.get("position_rule", "timm")) != "timm":
         backbone.set_position_rule(rule)
     return backbone

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ssl_vision.errors import CheckpointError
-from ssl_vision.files import fsync_path, read_json
+from ssl_vision.files import fsync_path, read_json, shown
 from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.safe_load import safe_load
 
@@ -86,7 +86,7 @@ def find_defect(checkpoint: Checkpoint) -> str | None:
         if _STATE not in files or manifest["step"] != checkpoint.step:
             return "the manifest belongs to another checkpoint"
     except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
+        return f"{shown(Path(error.filename).name)} is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except (CheckpointError, ValueError, KeyError, TypeError, AttributeError):

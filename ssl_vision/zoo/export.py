@@ -32,6 +32,7 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 HEADS_NAME = "heads.safetensors"
 CARD_NAME = "README.md"
+_SLACK_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,12 +280,11 @@ def read_export(
     """
     folder = Path(folder)
     config = read_config(folder)
-    try:
-        num_classes = int(config.get("num_classes") or 0) if with_classifier else 0
-        backbone = build_from_config(config, num_classes=num_classes)
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
     weights = safe_load(folder / WEIGHTS_NAME)
+    num_classes = int(config.get("num_classes") or 0) if with_classifier else 0
+    backbone = build_for_weights(
+        config, weights, num_classes=num_classes, path=folder / CONFIG_NAME
+    )
     if not num_classes:
         classifier = config["pretrained_cfg"].get("classifier") or ()
         names = [classifier] if isinstance(classifier, str) else list(classifier)
@@ -292,6 +292,22 @@ def read_export(
         weights = {n: value for n, value in weights.items() if not n.startswith(dropped)}
     load_weights(backbone.model, weights, source=folder / WEIGHTS_NAME)
     return backbone.eval(), config
+
+
+def build_for_weights(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], *, num_classes: int, path: Path
+) -> Backbone:
+    """The network of an export's config, if it is no larger than the weights it is to get.
+
+    Raises:
+        CheckpointError: It is, or the config fits no network; the message names `path`.
+    """
+    # Twice: buffers that are not stored, such as the windows of Swin; and small ones of their own.
+    most = 2 * sum(value.numel() for value in weights.values()) + _SLACK_ELEMENTS
+    try:
+        return build_from_config(config, num_classes=num_classes, max_elements=most)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: object) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.backbones.build import build_from_config, load_timm
+from ssl_vision.backbones.build import load_timm
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.files import read_json
 from ssl_vision.randomness import derive_key, seeded
@@ -25,6 +25,7 @@ from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import (
     CONFIG_NAME,
     WEIGHTS_NAME,
+    build_for_weights,
     check_config,
     load_weights,
     read_card,
@@ -147,10 +148,7 @@ def _from_checkpoint(folder: Path, *, source: str) -> LoadedBackbone:
     weights = {
         n.removeprefix(prefix): value for n, value in state.items() if str(n).startswith(prefix)
     }
-    try:
-        backbone = build_from_config(config)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    backbone = build_for_weights(config, weights, num_classes=0, path=path)
     load_weights(backbone.model, weights, source=folder / STATE_NAME)
     return _describe(backbone.eval(), config, source=source)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
@@ -167,3 +168,53 @@ def test_incomplete_or_mismatched_folders_are_explained(tmp_path: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="no usable JSON"):
         read_export(folder)
+
+
+def test_a_config_asks_for_no_more_than_its_weights_can_fill(tmp_path: Path) -> None:
+    export_backbone(tiny(), tmp_path, **INPUT)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for args in ({"embed_dim": 32768}, {"depth": 20000}, {"num_heads": 7}):
+        changed = {**config, "model_args": {**config["model_args"], **args}}
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=r"config\.json: model_args") as caught:
+            read_export(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+SHAPES: dict[str, object] = {
+    "architecture": 7, "model_args": [1], "num_classes": -1, "card": {"metrics": []},
+    "pretrained_cfg": [], "pretrained_cfg.mean": ["x"], "pretrained_cfg.std": [0.0],
+    "pretrained_cfg.input_size": [3, 0, 32], "pretrained_cfg.crop_pct": "all",
+    "pretrained_cfg.classifier": [1], "pretrained_cfg.license": {"a": 1}, "pretrained_cfg.tag": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", list(SHAPES))
+def test_values_of_other_types_in_a_config_are_named(tmp_path: Path, key: str) -> None:
+    export_backbone(tiny(), tmp_path, **INPUT)
+    config = json.loads((tmp_path / "config.json").read_text())
+    *above, name = key.split(".")
+    (config[above[0]] if above else config)[name] = SHAPES[key]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"config\.json: {key} has a value that cannot be"):
+        read_export(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> None:
+    export_backbone(tiny(), tmp_path, **INPUT)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = sorted(weights)[3]
+    weights[name].view(-1)[-1] = value
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"1 of {len(weights)} tensors .* first {name}"):
+        read_export(tmp_path)
+
+
+def test_finite_weights_whose_sum_overflows_are_loaded(tmp_path: Path) -> None:
+    export_backbone(tiny(), tmp_path, **INPUT)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["norm.weight"][:] = 3e38
+    save_file(weights, tmp_path / "model.safetensors")
+    backbone, _ = read_export(tmp_path)
+    assert torch.equal(backbone.model.norm.weight, weights["norm.weight"])

@@ -8,8 +8,9 @@ import torch.distributed as dist
 
 from ssl_vision.distributed import is_distributed
 from ssl_vision.engine.run import Run
-from ssl_vision.errors import ConfigError, DeviceMemoryError, PeerError, SslVisionError
+from ssl_vision.errors import DeviceMemoryError, PeerError, SslVisionError
 from ssl_vision.methods.base import Method
+from ssl_vision.nn.batch_norm import one_sample_explained
 
 # What gloo, NCCL and the store say when the other end is gone.
 _PEER_WORDS = (
@@ -22,8 +23,6 @@ _PEER_WORDS = (
     "socket",
 )
 
-_ONE_SAMPLE = "Expected more than 1 value per channel"  # says torch's batch norm
-
 
 @contextmanager
 def explained(run: Run, method: Method) -> Iterator[None]:
@@ -34,20 +33,15 @@ def explained(run: Run, method: Method) -> Iterator[None]:
         PeerError: Instead of a collective's RuntimeError.
         ConfigError: Instead of batch norm's ValueError about a batch of one.
     """
+    size = run.config.data.global_batch_size
+    way_out = f"set data.drop_last=true or another data.global_batch_size than {size}"
     try:
-        yield
+        with one_sample_explained(way_out):
+            yield
     except SslVisionError:
         raise
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryError(describe_memory(run, method)) from error
-    except ValueError as error:
-        if _ONE_SAMPLE not in str(error):
-            raise
-        raise ConfigError(
-            f"update {method.step + 1} has a batch of one sample, of which batch norm has no "
-            f"statistics; set data.drop_last=true or another data.global_batch_size than "
-            f"{run.config.data.global_batch_size}."
-        ) from error
     except (RuntimeError, dist.DistError) as error:
         words = str(error).lower()
         if is_distributed() and any(word in words for word in _PEER_WORDS):

@@ -23,6 +23,7 @@ from ssl_vision.backbones.classifier import (
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.classification import ClassificationReport, classification_report
 from ssl_vision.losses.smmix import smooth_labels, soft_cross_entropy
+from ssl_vision.nn.batch_norm import one_sample_explained
 from ssl_vision.nn.mixup import mix_batch
 from ssl_vision.optim.groups import ParamGroup, split_parameters
 from ssl_vision.optim.recipe import OptimConfig, apply_schedules, build_optimizer
@@ -193,13 +194,15 @@ def finetune(
     optim = config.optim()
     optimizer = build_optimizer(layer_groups(network, optim), optim)
     precision = autocast or nullcontext()
+    way_out = f"use another finetune.batch_size than {config.batch_size}"
     losses, step, began = [], 0, time.perf_counter()
     for _ in range(config.epochs):
         total = torch.zeros((), device=device)
         for batch in train:
             apply_schedules(optimizer, optim, plan=plan, step=step)
             images, labels = _images_and_labels(batch, normalize, device)
-            with seeded(derive_key(key, step), devices=_cuda(device)), precision:
+            draws = seeded(derive_key(key, step), devices=_cuda(device))
+            with one_sample_explained(way_out), draws, precision:
                 loss = training_loss(network, images, labels, num_classes, config, key=key + step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

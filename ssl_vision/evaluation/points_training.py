@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.errors import ConfigError
+from ssl_vision.nn.batch_norm import one_sample_explained
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.schedules import warmup_cosine
 from ssl_vision.types import Batch
@@ -106,6 +107,7 @@ def tune(
     optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=config.weight_decay))
     trained = [p for p in model.parameters() if p.requires_grad]
     step, mean_loss = 0, float("nan")
+    way_out = f"use a batch_size above {config.batch_size}"
     for epoch in range(config.epochs):
         losses = []
         for batch in batches_of(epoch):
@@ -119,7 +121,7 @@ def tune(
                     total_steps=config.epochs * steps_per_epoch,
                     is_peak_included=False,
                 )
-            with seeded(derive_key(seed, "tune", step)):
+            with one_sample_explained(way_out), seeded(derive_key(seed, "tune", step)):
                 loss = loss_of(batch)
             optimizer.zero_grad()
             loss.backward()

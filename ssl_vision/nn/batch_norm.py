@@ -1,6 +1,7 @@
 """Batch norm over all processes, and batch norms fitted to data."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -10,10 +11,29 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from ssl_vision.distributed import all_reduce_mean, world_size
+from ssl_vision.errors import ConfigError
 
 ENOUGH_TO_FIT = 5000  # samples; statistics of more hardly differ
 
+_ONE_SAMPLE = "Expected more than 1 value per channel"  # says torch's batch norm
 Network = TypeVar("Network", bound=nn.Module)
+
+
+@contextmanager
+def one_sample_explained(way_out: str) -> Iterator[None]:
+    """Say what to do where a batch norm is trained on one value per channel.
+
+    Raises:
+        ConfigError: Instead of batch norm's ValueError; ends in `way_out`.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if _ONE_SAMPLE not in str(error):
+            raise
+        raise ConfigError(
+            f"a batch of one sample, of which batch norm has no statistics; {way_out}."
+        ) from error
 
 
 def has_batch_norm(network: nn.Module) -> bool:

@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from PIL import Image
 
 from ssl_vision.data.source import build_source
+from ssl_vision.errors import ConfigError
 from ssl_vision.tasks.evaluate import evaluate
 
 NETWORK = "timm:vit_tiny_patch16_224?pretrained=false&img_size=16&patch_size=8&depth=1"
@@ -29,3 +33,29 @@ def test_a_share_of_the_labels_is_trained_on_and_all_test_images_are_scored(
     assert "finetune-small-all-e1-labels0.1/1" in text
     assert f'"num_train": {num_train}' in text
     assert '"num_samples": 300' in text
+
+
+def test_a_last_batch_of_one_is_a_line_where_batch_norm_has_no_statistics(tmp_path: Path) -> None:
+    for row in range(10):
+        path = tmp_path / "photos" / "ab"[row % 2] / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (25 * row, 0, 0)).save(path)
+    settings: dict[str, Any] = {"preset": "small", "epochs": 1}
+    for weights, size, is_fit in (
+        ("timm:resnet10t?pretrained=false", 7, False),  # 8 training images = 7 + 1
+        ("timm:resnet10t?pretrained=false", 6, True),
+        (f"{NETWORK}&embed_dim=24&num_heads=3", 7, True),  # has no batch norm
+    ):
+        side = 32 if "resnet" in weights else 16
+        arguments: dict[str, Any] = {
+            "tasks": ["finetune"],
+            "data": {"path": str(tmp_path / "photos"), "size_px": side},
+            "out": tmp_path / "out",
+            "device": "cpu",
+            "finetune": {**settings, "batch_size": size},
+        }
+        if is_fit:
+            evaluate(weights, **arguments)
+            continue
+        with pytest.raises(ConfigError, match=r"batch of one sample.*finetune\.batch_size than 7"):
+            evaluate(weights, **arguments)

@@ -8,7 +8,7 @@ them and meets the test images once. Protocols: `linear_config.py`.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -24,6 +24,8 @@ from ssl_vision.evaluation.linear_config import LinearConfig
 from ssl_vision.evaluation.stacked_heads import BatchPlan, HeadSetting, ProbeHeads, head_grid
 from ssl_vision.randomness import keyed_generator
 from ssl_vision.types import Batch
+
+_RISE = 0.01  # of accuracy in the second half: more, and two images at least, is no noise
 
 FeatureSets = Mapping[str, Sequence[Array]]  # name -> parts (N, D_i), concatenated at use
 
@@ -108,13 +110,21 @@ def linear_probe(
     if len(grid) > 1 and config.select_on == "holdout":
         held, rows = split_holdout(len(data.labels), config.holdout, seed)
     results: list[HeadResult] = []
+    half: list[Accuracy] = []  # on the held-out images, after half of the updates
+
+    def look(heads: ProbeHeads) -> None:
+        if held is not None:
+            half.extend(heads.score(data.train, data.labels, rows=held))
+
     for group in _groups(grid, data, config.max_bytes):
-        heads = fit_heads(data, group, rows, config, seed)
+        heads = fit_heads(data, group, rows, config, seed, at_half_time=look)
         results += _judge(heads, data, held=held, has_choice=len(grid) > 1)
     best = choose_head(results)
     if len(grid) > 1:
         heads = fit_heads(data, [grid[best]], everything, config, seed)
-    return _result(heads, data, results, best, is_test_chosen=len(grid) > 1 and held is None)
+    rise = _rise_warning(half[best], results[best]) if half else []
+    found = _result(heads, data, results, best, is_test_chosen=len(grid) > 1 and held is None)
+    return replace(found, warnings=(*found.warnings, *rise))
 
 
 def linear_probe_online(
@@ -310,7 +320,13 @@ def _groups(
 
 
 def fit_heads(
-    data: ProbeData, group: Sequence[HeadSetting], rows: Tensor, config: LinearConfig, seed: int
+    data: ProbeData,
+    group: Sequence[HeadSetting],
+    rows: Tensor,
+    config: LinearConfig,
+    seed: int,
+    *,
+    at_half_time: Callable[[ProbeHeads], None] | None = None,
 ) -> ProbeHeads:
     """The heads of the group, trained on these rows of the training features."""
     plan = BatchPlan.of(len(rows), config)
@@ -318,6 +334,8 @@ def fit_heads(
     heads = ProbeHeads(group, **data.shapes, config=config, batch_size=size, seed=seed)
     names = list(dict.fromkeys(setting.features for setting in group))
     for step, batch in enumerate(plan.batches(seed)):
+        if at_half_time is not None and step == plan.total_steps // 2:
+            at_half_time(heads)
         own = rows[batch][rank() :: world_size()]
         features = {name: data.train[name].take(own) for name in names}
         labels = data.labels[own.to(data.device)]
@@ -341,6 +359,17 @@ def _judge(
             diverged_at=heads.diverged_at(i),
         )
         for i, setting in enumerate(heads.settings)
+    ]
+
+
+def _rise_warning(half: Accuracy, chosen: HeadResult) -> list[str]:
+    """A line where the second half of the updates, at falling rates, still gained accuracy."""
+    rise = chosen.selection - half.top1
+    if rise <= max(_RISE, 2 / half.num):
+        return []
+    return [
+        f"accuracy still rose by {100 * rise:.1f} points in the second half of the updates: train "
+        "longer (linear.epochs, linear.min_updates)."
     ]
 
 

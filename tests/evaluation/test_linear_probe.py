@@ -295,3 +295,17 @@ def test_a_default_probe_of_few_images_reaches_the_optimum() -> None:
     best = logistic_probe(x, y, tx, ty).accuracy.top1
     found = linear_probe(0.01 * x + 5, y, 0.01 * tx + 5, ty)
     assert found.accuracy.top1 > best - 0.02
+
+
+@pytest.mark.parametrize(("min_updates", "is_said"), [(8, True), (2000, False)])
+def test_accuracy_that_still_rises_at_the_end_is_said(min_updates: int, is_said: bool) -> None:
+    """Many classes and small rates: eight updates are far too few, two thousand enough."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(20, 64))
+    labels = np.arange(600) % 20
+    rows = (centres[labels] + 1.5 * rng.normal(size=(600, 64))).astype(np.float32)
+    config = LinearConfig(
+        base_lrs=(0.003, 0.01, 0.03), epochs=1, min_updates=min_updates, batch_size=256, holdout=0.3
+    )
+    found = linear_probe(rows, labels, rows, labels, config=config)
+    assert any("still rose" in line for line in found.warnings) == is_said

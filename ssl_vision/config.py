@@ -24,11 +24,10 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
-from ssl_vision.data.module import DataConfig
+from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.evaluation.settings import (
     CacheConfig,
-    EvalDataConfig,
 )
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
@@ -191,13 +190,26 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
     schema = OmegaConf.structured(TrainConfig)
     OmegaConf.set_readonly(schema, False)  # frozen dataclasses make read-only schemas
     schema.method = OmegaConf.structured(method.config)
-    schema.data = OmegaConf.structured(DataConfig)
+    schema.data = OmegaConf.structured(method.data)
     schema.optim = OmegaConf.structured(OptimConfig)
-    config = _finish(schema, layers, TrainConfig, kinds={"method": method.config})
-    is_points = method.module.modality == "points"
-    views: dict[str, Any] = dict(config.data.point_views if is_points else config.data.views)
-    config.method.check_views(views)
+    kinds = {"method": method.config, "data": method.data}
+    layers = [(origin, upgraded(content, method.data)) for origin, content in layers]
+    config = _finish(schema, layers, TrainConfig, kinds=kinds)
+    config.method.check_views(config.data.views)
     return config
+
+
+def upgraded(content: dict[str, Any], data: type[DataConfig]) -> dict[str, Any]:
+    """A config.yaml as it is written now; older ones had the views of clouds beside `views`.
+
+    Args:
+        content: Of the file.
+        data: Schema of its `data`, as its method names it.
+    """
+    given = content.get("data")
+    if not isinstance(given, dict) or not {"views", "point_views"} <= given.keys():
+        return content
+    return {**content, "data": data.upgraded(given)}
 
 
 def load_eval_config(

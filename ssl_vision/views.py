@@ -145,6 +145,9 @@ class ViewConfig:
         check_prob("flip_prob", self.flip_prob)
         check_prob("gray_prob", self.gray_prob)
 
+    def __str__(self) -> str:
+        return f"{self.count} x {self.size_px} px"
+
 
 def evaluation_view(
     *, size_px: int, interpolation: str = "bicubic", center_fraction: float = 0.875

@@ -98,8 +98,8 @@ def _images(
 
 def _packed(folder: Path) -> Sequence[bytes]:
     """Small .beton files of JPEG files, of pixels and of both, of two classes."""
+    from ssl_vision.data.images.find import build_source
     from ssl_vision.data.images.pack import PackConfig, pack
-    from ssl_vision.data.source import build_source
 
     for number, data in enumerate(_pictures(_jpeg, 6)):
         place = folder / "images" / "ab"[number % 2]
@@ -124,7 +124,7 @@ def _read_beton(data: bytes, folder: Path) -> object:
     source, refused = BetonSource(path), None
     for index in range(min(len(source), 100)):
         try:
-            int(source.pixels(index, Decoder()).sum())
+            int(source.sample(index, Decoder()).sum())
         except DataError as error:
             refused = error
     if (block := source.raw_block(np.arange(min(len(source), 100)))) is None and refused:
@@ -221,7 +221,7 @@ def _configs(folder: Path) -> Sequence[bytes]:
     for name, args in networks.items():
         place = folder / name
         if not (place / CONFIG_NAME).exists():
-            backbone = build_backbone(BackboneConfig(name=name, args=args), image_size_px=32)
+            backbone = build_backbone(BackboneConfig(name=name, args=args), input_size=32)
             export_backbone(
                 backbone, place, mean=[0.5] * 3, std=[0.5] * 3, interpolation="bicubic", size_px=32
             )

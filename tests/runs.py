@@ -131,7 +131,7 @@ def mae_run(recipe: Callable[..., TrainConfig]) -> Path:
     from ssl_vision.zoo.export import export_backbone
 
     config = recipe("mae")
-    plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=8, image_size_px=16)
+    plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=8, input_size=16)
     method = build_method(config, plan)
     for parameter in method.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -143,8 +143,8 @@ def mae_run(recipe: Callable[..., TrainConfig]) -> Path:
     export_backbone(
         method.export_backbone(),
         run / "export",
-        mean=config.data.mean,
-        std=config.data.std,
+        mean=config.data.input_spec.mean,
+        std=config.data.input_spec.std,
         interpolation="bicubic",
         size_px=16,
     )

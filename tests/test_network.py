@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_vision.data.source import build_source
+from ssl_vision.data.images.find import build_source
 from ssl_vision.errors import CheckpointError, DataError, SslVisionError
 from ssl_vision.network import is_offline
 from ssl_vision.zoo.weights import resolve_weights

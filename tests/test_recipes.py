@@ -17,7 +17,7 @@ from torchvision.transforms import GaussianBlur, RandomApply
 from ssl_vision.backbones.build import build_backbone
 from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.images.arrays import ArraySource
-from ssl_vision.data.loader import MultiViewLoader
+from ssl_vision.data.images.loader import MultiViewLoader
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.methods.supervised import SupervisedConfig
@@ -199,7 +199,7 @@ RATES = {
 def method_of(config: TrainConfig) -> Method:
     """The recipe's method with parameters that have no storage."""
     with torch.device("meta"):
-        backbone = build_backbone(config.backbone, image_size_px=224)
+        backbone = build_backbone(config.backbone, input_size=224)
         return METHODS[config.method.name].module(
             config.method, backbone, optim=config.optim, plan=PLAN
         )
@@ -247,7 +247,7 @@ def test_barlow_twins_takes_the_authors_steps_with_true_gradients() -> None:
 def start_of(recipe: str, *overrides: str) -> nn.Module:
     """The recipe's network, made small: starts are laws of the fan-in, not of the depth."""
     torch.manual_seed(0)
-    return build_backbone(load(recipe, *overrides).backbone, image_size_px=64).model
+    return build_backbone(load(recipe, *overrides).backbone, input_size=64).model
 
 
 def assert_uniform(values: torch.Tensor, bound: float) -> None:

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.recolor import BATCHED
 from ssl_vision.data.kernels.color import OPERATIONS
 from ssl_vision.data.kernels.policy import POLICIES
-from ssl_vision.data.module import DataConfig, DataModule
+from ssl_vision.data.module import DataModule
 from ssl_vision.errors import ConfigError
 from ssl_vision.views import (
     BlurConfig,
@@ -66,7 +67,7 @@ def other(field: dataclasses.Field, default: ViewConfig) -> ViewConfig:
 
 
 def rendered(view: ViewConfig, augment_on: str) -> torch.Tensor:
-    config = DataConfig(
+    config = ImageData(
         path="digits", views={"a": view}, global_batch_size=16, augment_on=augment_on
     )
     data = DataModule(config, seed=1)
@@ -88,7 +89,7 @@ def test_every_field_is_rendered_or_refused_on_cpu_and_device(field) -> None:
         with pytest.raises(ConfigError, match=field.name):
             rendered(view, "device")
         return
-    std = max(DataConfig(path="digits").std)  # pixels are normalised by one of about this size
+    std = max(ImageData(path="digits").std)  # pixels are normalised by one of about this size
     assert ((on_cpu - rendered(view, "device")).abs() * 255 * std).max() <= 1.1  # levels
 
 

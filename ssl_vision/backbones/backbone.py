@@ -21,13 +21,17 @@ class Backbone(nn.Module):
         architecture: Its timm name.
         model_args: Arguments that, with the name, make timm build the same model again.
         width: Size of the pooled features, D.
-        modality: Whether it takes images (B, C, S, S) or point clouds (B, M, 3).
+        modality: What it takes, a key of `MODALITIES`: images (B, C, S, S), clouds (B, M, 3).
+        is_in_timm: Whether timm alone can build it.
+        hub_task: What model hubs call its task.
         patch_px: Pixels per patch side; None where patches are not the network's input.
         has_tokens: Whether hidden patches can be left out of, or masked in, the input (a ViT).
         mask_token: Learned stand-in of a masked patch, (1, 1, D); None unless asked for.
     """
 
-    modality: Literal["image", "points"] = "image"
+    modality: str = "images"
+    is_in_timm: bool = True
+    hub_task: str = "image-feature-extraction"
     has_tokens: bool = False
     patch_px: int | None = None
 
@@ -96,6 +100,26 @@ class Backbone(nn.Module):
             f"method.position_rule={rule}: backbone.name={self.architecture} has no learned "
             "positions per patch; use position_rule=timm."
         )
+
+    def set_num_groups(self, num_groups: int) -> None:
+        """How many patches a cloud is cut into.
+
+        Raises:
+            ConfigError: The network cuts no clouds.
+        """
+        raise ConfigError(
+            f"data.num_groups={num_groups}: {self.architecture} cuts no point clouds into patches; "
+            "leave it out."
+        )
+
+    def sample_shape(self, size: int) -> list[int]:
+        """Shape of one input of a size: (C, S, S)."""
+        return [int(self.model_args.get("in_chans", 3)), size, size]
+
+    @property
+    def own_input_size(self) -> int | None:
+        """Size of the inputs it was built for, where no file has to say it."""
+        return None
 
     @property
     def num_layers(self) -> int:

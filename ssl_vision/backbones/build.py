@@ -41,12 +41,12 @@ class BackboneConfig:
             raise ConfigError(f"backbone.drop_path={self.drop_path} must be from 0 to below 1.")
 
 
-def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
+def build_backbone(config: BackboneConfig, *, input_size: int) -> Backbone:
     """Network of random weights, without classifier.
 
     Args:
         config: What to build.
-        image_size_px: Side of the largest view; networks of fixed input size get positions for it.
+        input_size: Side of the largest view; networks of fixed input size get positions for it.
             Of point clouds the number of points.
 
     Raises:
@@ -54,7 +54,7 @@ def build_backbone(config: BackboneConfig, *, image_size_px: int) -> Backbone:
     """
     check_architecture(config.name, key="backbone.name")
     check_model_args(config.name, config.args, key="backbone.args")
-    model, args = _create(config, image_size_px=image_size_px)
+    model, args = _create(config, input_size=input_size)
     if config.is_checkpointed:
         model.set_grad_checkpointing(True)
     if config.init == "torch":
@@ -125,14 +125,14 @@ def start_as_torch(module: nn.Module) -> None:
             nn.init.zeros_(table)
 
 
-def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[Any, ModelArgs]:
+def _create(config: BackboneConfig, *, input_size: int) -> tuple[Any, ModelArgs]:
     """Model of timm, and the arguments that rebuild it (without the training-only drop path)."""
     common: ModelArgs = dict(config.args)
     if config.in_chans != 3:
         common["in_chans"] = config.in_chans
     training_only: ModelArgs = {"drop_path_rate": config.drop_path} if config.drop_path else {}
     reasons: list[str] = []
-    for extra in _size_arguments(config, image_size_px=image_size_px):
+    for extra in _size_arguments(config, input_size=input_size):
         args = {**common, **extra}
         try:
             model = timm.create_model(config.name, num_classes=0, **args, **training_only)
@@ -149,14 +149,14 @@ def _create(config: BackboneConfig, *, image_size_px: int) -> tuple[Any, ModelAr
     raise ConfigError(f"backbone.args={common} do not fit {config.name}: {reasons[0]}")
 
 
-def _size_arguments(config: BackboneConfig, *, image_size_px: int) -> list[ModelArgs]:
+def _size_arguments(config: BackboneConfig, *, input_size: int) -> list[ModelArgs]:
     """Arguments to try in turn so that the network takes images of the recipe's sizes."""
     if config.name.startswith("point_vit"):
-        return [{"num_points": config.args.get("num_points", image_size_px)}]
+        return [{"num_points": config.args.get("num_points", input_size)}]
     pretrained_cfg = timm.get_pretrained_cfg(config.name)
     if pretrained_cfg is None or not pretrained_cfg.fixed_input_size:
         return [{}]
-    size = {"img_size": config.args.get("img_size", image_size_px)}
+    size = {"img_size": config.args.get("img_size", input_size)}
     # ViTs resample their positions; window networks (Swin) only drop their size check.
     return [{**size, "dynamic_img_size": True}, {**size, "strict_img_size": False}, size]
 

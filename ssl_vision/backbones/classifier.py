@@ -59,7 +59,7 @@ def classifier_from(
     std: float,
     drop_path: float,
     global_pool: str | None,
-    image_size_px: int,
+    input_size: int,
     is_random: bool = False,
 ) -> Backbone:
     """A new network with a classifier, started from another's weights.
@@ -71,14 +71,14 @@ def classifier_from(
         drop_path: Stochastic depth rate.
         global_pool: `avg` pools patches (MAE's fine-tuning), `token` reads the class token; None
             keeps what the source does. Only networks with tokens have a choice.
-        image_size_px: Side of the images it will see.
+        input_size: Side of the images it will see.
         is_random: Leave the weights random: the same network from scratch.
     """
     args = dict(source.model_args)
     if global_pool is not None and source.has_tokens:
         args["global_pool"] = global_pool
     config = BackboneConfig(name=source.architecture, args=args, drop_path=drop_path)
-    target = build_backbone(config, image_size_px=image_size_px)
+    target = build_backbone(config, input_size=input_size)
     if not is_random:
         transfer_weights(source, target)
     add_classifier(target, num_classes=num_classes, std=std)

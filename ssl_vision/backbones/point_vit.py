@@ -186,7 +186,9 @@ class PointViT(Backbone):
     """
 
     has_tokens = True
-    modality = "points"
+    modality = "clouds"
+    is_in_timm = False
+    hub_task = "point-cloud"
     model: PointTransformer
 
     def __init__(
@@ -199,6 +201,19 @@ class PointViT(Backbone):
     def num_patches(self, size_px: int) -> int:
         """Patches G, whatever the number of points."""
         return self.model.num_groups
+
+    def set_num_groups(self, num_groups: int) -> None:
+        """See `PointTransformer.set_num_groups`."""
+        self.model.set_num_groups(num_groups)
+
+    def sample_shape(self, size: int) -> list[int]:
+        """(M, 3), of the number of points it was built for."""
+        return [int(self.model.num_points), 3]
+
+    @property
+    def own_input_size(self) -> int | None:
+        """Points of a cloud."""
+        return int(self.model.num_points)
 
     @property
     def num_layers(self) -> int:

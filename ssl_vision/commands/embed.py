@@ -115,7 +115,7 @@ def embed(
             "precision": config.precision,
             "fingerprint": source.fingerprint(),
             "unreadable": run.unreadable(),
-            "transform": run.describe_transform(),
+            "transform": run.shown.transform,
             "files": {name: list(shape) for name, shape in shapes.items()},
         }
         write_atomically(folder / "meta.json", json.dumps(meta, indent=1))
@@ -149,8 +149,9 @@ def _write_arrays(
     with frozen(backbone), torch.no_grad():
         backbone.to(run.device)
         for batch in run.loader(source, run.view):
+            (samples,) = batch.views.values()
             with torch.autocast(run.device.type, dtype=half, enabled=half is not None):
-                features = backbone(run.normalize(batch.views["image"].to(run.device)))
+                features = backbone(run.normalize(samples.to(run.device)))
             found: dict[str, Tensor | None] = {"pooled": features.pooled}
             if has_patches:
                 found["patches"] = features.patches

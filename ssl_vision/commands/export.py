@@ -84,14 +84,14 @@ def export_weights(
     loaded = resolve_weights(weights)
     card = loaded.card
     if formats is None:
-        formats = ("timm",) if loaded.backbone.modality == "image" else ()
+        formats = ("timm",) if loaded.backbone.is_in_timm else ()
     return export_backbone(
         loaded.backbone,
         folder,
         mean=loaded.mean,
         std=loaded.std,
         interpolation=loaded.interpolation,
-        size_px=size_px or loaded.size_px,
+        size_px=size_px or loaded.input_size,
         crop_pct=loaded.crop_pct,
         card=replace(card, title=title or card.title, license=license or card.license),
         dtype=_DTYPES[dtype],

@@ -158,7 +158,7 @@ class ElasticRun:
             mean=self.loaded.mean,
             std=self.loaded.std,
             interpolation=self.loaded.interpolation,
-            size_px=self.loaded.size_px,
+            size_px=self.loaded.input_size,
             crop_pct=self.loaded.crop_pct,
             card=ModelCard(
                 title=f"{network.architecture}, {card.label} of a POA run",
@@ -174,13 +174,13 @@ class ElasticRun:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, S, S) of the images features are taken from."""
-        size_px = self.loaded.size_px
+        size_px = self.loaded.input_size
         return int(self.parent.model_args.get("in_chans", 3)), size_px, size_px
 
     def _score_key(self) -> str:
         """What the measurements hold for: these weights, on these images."""
         data = self.config.data
-        return f"{self.loaded.sha256} {data.path} {data.val_path} {self.loaded.size_px}"
+        return f"{self.loaded.sha256} {data.path} {data.val_path} {self.loaded.input_size}"
 
 
 def _with(card: SubNetworkCard, found: Mapping[str, float]) -> SubNetworkCard:

@@ -13,8 +13,8 @@ from rich.progress import (
 )
 
 from ssl_vision.commands.arguments import parse
+from ssl_vision.data.images.find import build_source
 from ssl_vision.data.images.pack import PackReport, PrepareConfig, pack
-from ssl_vision.data.source import build_source
 
 
 def run_prepare(arguments: Sequence[str]) -> int:

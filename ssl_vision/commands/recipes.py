@@ -41,7 +41,8 @@ def method_settings(name: str) -> dict[str, str]:
     table = table_of_classes("ssl_vision.methods", "METHODS")
     if name not in table:
         raise ConfigError(f"method.name={name!r} is unknown; choose one of {', '.join(table)}.")
-    return {"method": table[name]}
+    data = table_of_classes("ssl_vision.methods", "METHODS", argument=2)
+    return {"method": table[name], "data": data[name]}
 
 
 def _list() -> str:

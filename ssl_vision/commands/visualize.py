@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +24,10 @@ from ssl_vision.commands.pictures import (
     spotlight,
 )
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.loader import MultiViewLoader
-from ssl_vision.data.module import normalize
-from ssl_vision.data.source import Source, build_source, digest
+from ssl_vision.data.images.find import build_source
+from ssl_vision.data.images.loader import MultiViewLoader
+from ssl_vision.data.images.normalize import normalize
+from ssl_vision.data.source import Source, digest
 from ssl_vision.engine.point_pictures import visualize_clouds
 from ssl_vision.engine.saved_method import load_method, mae_of_export
 from ssl_vision.errors import ConfigError, DataError
@@ -128,16 +130,38 @@ def visualize(
             raise ConfigError(f"what={kind} must be one of {', '.join(KINDS)}.")
     loaded = resolve_weights(weights)
     run = Path(weights) if (Path(weights) / "config.yaml").is_file() else None
-    if loaded.backbone.modality == "points":
-        return visualize_clouds(
-            None if run is None else load_method(run),
-            list(images),
-            out,
-            num_points=size_px or loaded.size_px,
-            count=count,
-        )
-    pixels = _read_images(images, loaded, count=count, size_px=size_px or loaded.size_px)
-    scene = Scene(loaded=loaded, pixels=pixels, run=run)
+    asked = _Asked(loaded, run, list(images), out, tuple(what), count, size_px, note)
+    return _VISUALIZE[loaded.backbone.modality](asked)
+
+
+class _Asked(NamedTuple):
+    """What `visualize` is given, its weights read."""
+
+    loaded: LoadedBackbone
+    run: Path | None
+    samples: list[str]
+    out: Path
+    what: tuple[str, ...]
+    num_samples: int
+    size: int | None
+    note: Callable[[str], None]
+
+
+def _of_clouds(asked: _Asked) -> list[Path]:
+    return visualize_clouds(
+        None if asked.run is None else load_method(asked.run),
+        asked.samples,
+        asked.out,
+        num_points=asked.size or asked.loaded.input_size,
+        count=asked.num_samples,
+    )
+
+
+def _of_images(asked: _Asked) -> list[Path]:
+    loaded, out, what, note = asked.loaded, asked.out, asked.what, asked.note
+    size_px = asked.size or loaded.input_size
+    pixels = _read_images(asked.samples, loaded, count=asked.num_samples, size_px=size_px)
+    scene = Scene(loaded=loaded, pixels=pixels, run=asked.run)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in what or KINDS:
@@ -151,6 +175,12 @@ def visualize(
         paths.append(out / f"{kind}.png")
         picture.save(paths[-1])
     return paths
+
+
+_VISUALIZE: dict[str, Callable[[_Asked], list[Path]]] = {  # by modality
+    "images": _of_images,
+    "clouds": _of_clouds,
+}
 
 
 @torch.no_grad()
@@ -224,8 +254,8 @@ def draw_reconstruction(scene: Scene) -> Image.Image:
             "reconstructions need MAE's decoder: the run folder of an mae run, or official "
             "weights with it (zoo:mae_vit_base_16?file=full)."
         )
-    if scene.pixels.shape[-1] != method.plan.image_size_px:
-        raise ConfigError(f"reconstructions need size_px={method.plan.image_size_px}.")
+    if scene.pixels.shape[-1] != method.plan.input_size:
+        raise ConfigError(f"reconstructions need size_px={method.plan.input_size}.")
     found = method.reconstruct(scene.images)
     is_shown = (found.masked != 0).any(dim=1, keepdim=True)
     columns = {
@@ -265,9 +295,9 @@ class _Chosen(Source):
     def fingerprint(self, *, num_threads: int | None = None) -> str:
         return digest(*(self.name(i) for i in range(len(self))))
 
-    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
+    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
         source, row = self.parts[index]
-        return source.pixels(row, decoder)
+        return source.sample(row, decoder)
 
 
 class _File(Source):
@@ -285,9 +315,9 @@ class _File(Source):
     def fingerprint(self, *, num_threads: int | None = None) -> str:
         return digest(str(self.path))
 
-    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
+    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
         try:
-            return decoder.decode(self.path.read_bytes())
+            return (decoder or Decoder()).decode(self.path.read_bytes())
         except (DataError, OSError) as error:
             raise DataError(f"{self.path}: {error}") from error
 

@@ -198,7 +198,7 @@ def _write(
         mean=loaded.mean,
         std=loaded.std,
         interpolation=loaded.interpolation,
-        size_px=loaded.size_px,
+        size_px=loaded.input_size,
         crop_pct=loaded.crop_pct,
         card=card,
         formats=("timm",),
@@ -225,7 +225,7 @@ def _append_entry(
             }
         },
         "input": {
-            "size": [3, loaded.size_px, loaded.size_px],
+            "size": [3, loaded.input_size, loaded.input_size],
             "mean": list(loaded.mean),
             "std": list(loaded.std),
             "interpolation": loaded.interpolation,

@@ -10,36 +10,29 @@ end with it, also when the loop over it is left early.
 """
 
 import os
-import sys
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 
-from ssl_vision.data.decode import Decoder
-from ssl_vision.data.kernels.color import color_table, has_color, recolor_rows, scratch_size
-from ssl_vision.data.kernels.crop import crop_kernel, crop_table
-from ssl_vision.data.kernels.draws import view_stream
-from ssl_vision.data.kernels.policy import policy_rows, policy_table
 from ssl_vision.data.levels import Notes
-from ssl_vision.data.source import RawBlock, Source
+from ssl_vision.data.source import Source
 from ssl_vision.distributed import usable_cores
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
-from ssl_vision.views import ViewConfig
 
 _ViewKind = TypeVar("_ViewKind")  # the settings of a view
 
 OnError = Literal["raise", "substitute", "leave_out"]
 
-_BATCHES_AHEAD = 3
+BATCHES_AHEAD = 3
 _MAX_SUBSTITUTES = 100  # draws of a replacement before the data set is called unreadable
 
 
@@ -57,60 +50,6 @@ def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.argsort(value ^ (value >> np.uint64(31)), kind="stable")
-
-
-class _View(NamedTuple):
-    size_px: int
-    stream: np.uint64
-    crop: Callable[..., None]  # the kernel of its interpolation
-    crop_table: np.ndarray
-    color: np.ndarray | None  # table of jitter, grayscale, blur, solarize; None: all are off
-    policy: np.ndarray | None  # table of RandAugment and erasing; None: both are off
-
-    def draw(
-        self,
-        block: RawBlock,
-        samples: np.ndarray,
-        out: np.ndarray,
-        row: int,
-        epoch: int,
-        scratch: np.ndarray,
-    ) -> None:
-        """Every drawing of the view of some images, into rows of `out` (k, B, 3, S, S)."""
-        self.crop(*block, samples, out, row, self.crop_table, self.stream, epoch)
-        if self.color is not None:
-            recolor_rows(out, row, samples, self.color, self.stream, epoch, scratch)
-        if self.policy is not None:
-            policy_rows(out, row, samples, self.policy, self.stream, epoch)
-
-
-class _Tools:
-    """What a thread needs for itself."""
-
-    def __init__(self, size_px: int, notes: Notes) -> None:
-        self.decoder = Decoder(notes)
-        self.scratch = np.empty(scratch_size(size_px), np.float32)
-
-
-class _Buffers:
-    """Memory of earlier batches, used again once nobody holds a tensor of it.
-
-    A tensor made by `torch.from_numpy` keeps its array alive, so the array's reference count
-    tells whether any tensor still shares the memory.
-    """
-
-    def __init__(self) -> None:
-        self._arrays: dict[tuple[int, ...], list[np.ndarray]] = {}
-
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        kept = self._arrays.setdefault(shape, [])
-        for place in range(len(kept)):
-            if sys.getrefcount(kept[place]) == 2:  # the list's and the argument's
-                return kept[place]
-        array = np.empty(shape, np.uint8)
-        if len(kept) < 2 * _BATCHES_AHEAD:
-            kept.append(array)
-        return array
 
 
 @dataclass
@@ -166,6 +105,8 @@ class EpochLoader(Generic[_ViewKind]):
         num_substituted: Rows that were given to another sample so far by this process.
     """
 
+    modality: ClassVar[str]  # of the samples that a subclass draws
+
     def __init__(
         self,
         source: Source,
@@ -184,6 +125,11 @@ class EpochLoader(Generic[_ViewKind]):
     ) -> None:
         if batch_size < 1 or not views:
             raise ConfigError(f"a loader needs views and batch_size >= 1, got {batch_size}.")
+        if source.modality != self.modality:
+            raise ConfigError(
+                f"{source.name(0)} is of a data set of {source.modality}; what is asked for takes "
+                f"{self.modality}: use other data, or a method and network of {source.modality}."
+            )
         self.source, self.views = source, dict(views)
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
@@ -197,7 +143,6 @@ class EpochLoader(Generic[_ViewKind]):
         self._has_said_notes = False
         self._consumed = 0  # samples of this epoch handed out, over all processes
         self._is_restored = False
-        self._buffers = _Buffers()
         if len(self) == 0:
             raise DataError(
                 f"the data has {len(source)} images, fewer than one global batch of "
@@ -280,7 +225,7 @@ class EpochLoader(Generic[_ViewKind]):
         with _Workers(self, views) as workers:
             jobs: deque[Job] = deque()
             while starts or jobs:
-                while starts and len(jobs) < _BATCHES_AHEAD:
+                while starts and len(jobs) < BATCHES_AHEAD:
                     jobs.append(workers.submit(epoch, self._rows(order, starts.popleft())))
                 job = jobs.popleft()
                 job.done.wait()
@@ -359,81 +304,6 @@ class EpochLoader(Generic[_ViewKind]):
             f"{_MAX_SUBSTITUTES} samples drawn to replace sample {original} cannot be read "
             f"either, the last one for: {reason}."
         )
-
-
-class MultiViewLoader(EpochLoader[ViewConfig]):
-    """Batches of uint8 views of images, on the CPU; one decode serves all views of an image.
-
-    See `EpochLoader` for the arguments and the position.
-    """
-
-    def _prepare(self) -> dict[str, _View]:
-        """Tables and keys of the views; also compiles their kernels, here and not in a thread."""
-        views = {}
-        pixel, one = np.zeros(3, np.uint8), np.ones(1, np.int64)
-        block = RawBlock(one * pixel.ctypes.data, one, one)
-        out, scratch = np.empty((1, 1, 3, 1, 1), np.uint8), np.empty(scratch_size(1), np.float32)
-        for name, view in self.views.items():
-            stream = view_stream(self.seed, name)
-            color = color_table(view) if has_color(view) else None
-            tables = crop_table(view), color, policy_table(view)
-            views[name] = _View(view.size_px, stream, crop_kernel(view), *tables)
-            views[name].draw(block, one, out, 0, 0, scratch)
-        return views
-
-    def _new_job(self, epoch: int, indices: np.ndarray) -> Job:
-        images, tensors = {}, {}
-        for name, view in self.views.items():
-            shape = (view.count, len(indices), 3, view.size_px, view.size_px)
-            if self.pin_memory:  # torch keeps a ring of page-locked blocks, safe across streams
-                tensors[name] = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-                images[name] = tensors[name].numpy()
-            else:
-                images[name] = self._buffers.take(shape)
-                tensors[name] = torch.from_numpy(images[name])
-        return Job(epoch, indices.copy(), images, tensors, rows_left=len(indices))
-
-    # One sample --------------------------------------------------------------------------
-
-    def _render(
-        self, job: Job, start: int, stop: int, views: dict[str, _View], tools: _Tools
-    ) -> None:
-        """Fill rows [start, stop) of a job."""
-        indices = job.indices[start:stop]
-        block = self.source.raw_block(indices)
-        if block is not None:
-            self._draw_views(job, start, block, indices, views, tools)
-            if self.source.is_intact():
-                return  # else one by one, to say which sample is gone or to replace it
-        for row in range(start, stop):
-            original = job.indices[row : row + 1].copy()  # keys the views, also of a substitute
-            pixels = self._pixels(job, row, tools.decoder)
-            if pixels is None:
-                continue
-            address, (height, width, _) = np.array([pixels.ctypes.data]), pixels.shape
-            block = RawBlock(address, np.array([height]), np.array([width]))
-            self._draw_views(job, row, block, original, views, tools)
-
-    def _draw_views(
-        self,
-        job: Job,
-        row: int,
-        block: RawBlock,
-        samples: np.ndarray,
-        views: dict[str, _View],
-        tools: _Tools,
-    ) -> None:
-        """Every view of some decoded images, into the rows from `row` on."""
-        for name, view in views.items():
-            view.draw(block, samples, job.images[name], row, job.epoch, tools.scratch)
-
-    def _make_tools(self, views: dict[str, _View]) -> _Tools:
-        """What one thread needs for itself."""
-        return _Tools(max(view.size_px for view in views.values()), self.notes)
-
-    def _pixels(self, job: Job, row: int, decoder: Decoder) -> np.ndarray | None:
-        """Pixels of a row's sample, or of its substitute."""
-        return self._read_row(job, row, lambda index: self.source.pixels(index, decoder))
 
 
 class _Workers:

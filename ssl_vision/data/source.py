@@ -1,20 +1,17 @@
-"""What a data set is to the loader, and the door that finds one by path or name."""
+"""The contract of every data set: numbered samples with optional labels."""
 
 import hashlib
 import os
+import unicodedata
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.levels import DEFAULT, DecodeConfig
-from ssl_vision.data.splits import VAL_NAMES, NotSplitError, NoValSplitError, find_splits
 from ssl_vision.errors import DataError
 from ssl_vision.files import open_regular
 
-_PACKED = ".beton"
 Split = Literal["train", "val"]
 
 
@@ -33,9 +30,10 @@ class RawBlock(NamedTuple):
 
 
 class Source(ABC):
-    """Numbered images with optional labels; reading is safe from many threads.
+    """Numbered samples with optional labels; reading is safe from many threads.
 
     Attributes:
+        modality: What the samples are: a key of `MODALITIES`.
         labels: Class of each sample, int64, (n,); None where there are none.
         class_names: Name of each class; empty without labels.
         notes: What was chosen, or left out, when it was opened: a line each.
@@ -43,6 +41,7 @@ class Source(ABC):
         only_class: Name of the one folder all samples lie in; a class, if others hold that it is.
     """
 
+    modality: str = "images"
     labels: np.ndarray | None = None
     class_names: list[str]
     notes: tuple[str, ...] = ()
@@ -70,8 +69,13 @@ class Source(ABC):
         return self.fingerprint()
 
     @abstractmethod
-    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
-        """One image, uint8, (H, W, 3), contiguous; valid until the decoder's next image.
+    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
+        """One sample, contiguous: an image, uint8, (H, W, 3), or a cloud, float32, (M, 3).
+
+        Args:
+            index: Its number.
+            decoder: Of image files; a thread that reads many has one of its own, and the image is
+                valid until its next one. None makes one. Other samples need none.
 
         Raises:
             DataError: With the reason, if the sample cannot be read.
@@ -113,14 +117,6 @@ class Source(ABC):
         except OSError as error:
             raise DataError(error.strerror or str(error)) from error
 
-    def cloud(self, index: int) -> np.ndarray:
-        """One point cloud, float32, (M, 3), of a source that has them.
-
-        Raises:
-            DataError: With the reason, if there is none.
-        """
-        raise DataError(f"{self.name(index)} is an image, not a point cloud.")
-
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
         """The images in memory, where they need no decoding; else None.
 
@@ -143,6 +139,7 @@ class SubsetSource(Source):
     def __init__(self, source: Source, indices: np.ndarray) -> None:
         self.source = source
         self.indices = np.asarray(indices, np.int64)
+        self.modality = source.modality
         self.labels = None if source.labels is None else source.labels[self.indices]
         self.class_names = source.class_names
         self.notes, self.only_class = source.notes, source.only_class
@@ -163,9 +160,9 @@ class SubsetSource(Source):
         """Likewise by the former rule."""
         return digest(self.source.former_fingerprint(), self.indices)
 
-    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
-        """One image of the whole source."""
-        return self.source.pixels(int(self.indices[index]), decoder)
+    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
+        """One sample of the whole source."""
+        return self.source.sample(int(self.indices[index]), decoder)
 
     def encoded(self, index: int) -> bytes | None:
         """File bytes in the whole source."""
@@ -182,10 +179,6 @@ class SubsetSource(Source):
     def stored(self, index: int, start: int, stop: int) -> bytes:
         """Bytes in the whole source."""
         return self.source.stored(int(self.indices[index]), start, stop)
-
-    def cloud(self, index: int) -> np.ndarray:
-        """One cloud of the whole source."""
-        return self.source.cloud(int(self.indices[index]))
 
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
         """The images in memory, where the whole source has them there."""
@@ -211,64 +204,6 @@ def digest(*parts: str | np.ndarray) -> str:
     return state.hexdigest()[:16]
 
 
-def build_source(
-    path: str, *, split: Split = "train", download: bool = False, decode: DecodeConfig = DEFAULT
-) -> Source:
-    """The data set at a path, or of a name.
-
-    Args:
-        path: `digits` or `mnist5k` (built in); a torchvision name (cifar10, cifar100, stl10,
-            imagenette, flowers102); a .beton file; or a folder. A folder that holds `train` and
-            `val` folders (or train.beton and val.beton) is entered by `split`; see `find_splits`.
-        split: Which part.
-        download: Whether a named data set may be fetched.
-        decode: What image files mean where their format leaves it open; a .beton file holds what
-            was decided when it was packed.
-
-    Raises:
-        DataError: If there is nothing of that name, or no such split; NoValSplitError if there is
-            only a training split, NotSplitError if it holds one whole.
-    """
-    from ssl_vision.data.images.arrays import BUILTIN
-    from ssl_vision.data.images.torchvision_sets import NAMES, load_torchvision
-
-    if path in BUILTIN:
-        return BUILTIN[path](split)
-    if path in NAMES:
-        return load_torchvision(path, split=split, download=download, decode=decode)
-    return _from_disk(Path(path).expanduser(), split, decode)
-
-
-def _from_disk(path: Path, split: Split, decode: DecodeConfig) -> Source:
-    from ssl_vision.data.images.arrays import BUILTIN
-    from ssl_vision.data.images.folder import FolderSource, holds_images
-    from ssl_vision.data.images.torchvision_sets import NAMES
-
-    if not path.exists():
-        names = ", ".join([*BUILTIN, *NAMES])
-        raise DataError(
-            f"data path {str(path)!r} does not exist; give a folder of images, a .beton file, "
-            f"or one of {names}."
-        )
-    if path.is_file():
-        return _from_file(path, split)
-    splits = find_splits(path, holds=holds_images, suffixes=(_PACKED,))
-    part = splits.train if split == "train" else splits.val
-    if part is None:
-        kind = NotSplitError if splits.train == path else NoValSplitError
-        others = "', '".join(VAL_NAMES[1:])
-        raise kind(f"{path} has no folder '{VAL_NAMES[0]}' (or '{others}') or val{_PACKED}.")
-    source = _from_file(part, "train") if part.is_file() else FolderSource(part, decode=decode)
-    if split == "train":
-        source.notes = (*splits.notes, *source.notes)
-    return source
-
-
-def _from_file(path: Path, split: Split) -> Source:
-    if path.suffix.lower() != _PACKED:
-        raise DataError(f"{path} is neither a folder of images nor a .beton file.")
-    if split != "train":
-        raise NotSplitError(f"{path} is one split; give the other as data.val_path.")
-    from ssl_vision.data.images.beton import BetonSource
-
-    return BetonSource(path)
+def class_name(text: str) -> str:
+    """A class's name as it is compared: composed (NFC), however a file system wrote it."""
+    return unicodedata.normalize("NFC", text)

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssl_vision.data.images.folder import class_name
-from ssl_vision.data.source import Source
+from ssl_vision.data.source import Source, class_name
 from ssl_vision.errors import DataError
 from ssl_vision.randomness import derive_key, keyed_uniform
 

@@ -18,8 +18,8 @@ from ssl_vision.zoo.export import describe_backbone, export_backbone
 class _Input(TypedDict):
     """How images reach the network; see `export_backbone`."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str
     size_px: int
     crop_pct: float
@@ -76,14 +76,13 @@ class Exporter:
         )
 
     def _input(self) -> _Input:
-        view = self._run.config.data.evaluation_view()
-        data = self._run.config.data
+        spec = self._run.config.data.input_spec
         return {
-            "mean": data.mean,
-            "std": data.std,
-            "interpolation": view.interpolation,
-            "size_px": view.size_px,
-            "crop_pct": view.center_fraction,
+            "mean": spec.mean,
+            "std": spec.std,
+            "interpolation": spec.interpolation,
+            "size_px": spec.size,
+            "crop_pct": spec.crop_pct,
         }
 
     def _card(self, method: Method) -> ModelCard:

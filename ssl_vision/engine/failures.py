@@ -56,7 +56,7 @@ def explained(run: Run, method: Method) -> Iterator[None]:
 def describe_memory(run: Run, method: Method) -> str:
     """What was asked of the device, and what to lower, in order of what it costs."""
     config = run.config
-    views = ", ".join(f"{v.count} x {v.size_px} px" for v in config.data.views.values())
+    views = ", ".join(str(view) for view in config.data.views.values())
     batch = config.data.global_batch_size // run.fabric.world_size // config.trainer.accumulate
     peak = ""
     if method.device.type == "cuda":
@@ -68,7 +68,7 @@ def describe_memory(run: Run, method: Method) -> str:
         ways.append("trainer.precision=bf16")
     if not config.backbone.is_checkpointed:
         ways.append("backbone.is_checkpointed=true")
-    ways += ["fewer or smaller views (data.views.*.count, size_px)", "data.global_batch_size"]
+    ways += ["fewer or smaller views (data.views)", "data.global_batch_size"]
     return (
         f"the device is out of memory at update {method.step}{peak}: {batch} samples per process, "
         f"views {views}, precision {config.trainer.precision}. In this order, try "

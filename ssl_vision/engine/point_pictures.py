@@ -14,7 +14,7 @@ from ssl_vision.data.clouds.layouts import read_cloud
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.methods.base import Method
 from ssl_vision.methods.masked_points import MaskedPoints
-from ssl_vision.points.pictures import draw_cloud, rotating_row, stack_rows
+from ssl_vision.points.pictures import rotating_row, stack_rows
 from ssl_vision.points.views import evaluation_point_view, render_view
 
 _INPUT, _VISIBLE, _PREDICTED = (20, 60, 130), (70, 70, 70), (190, 60, 20)
@@ -58,33 +58,6 @@ def draw_completion(
     return _with_words(stack_rows(rows), words, size_px=size_px)
 
 
-def draw_views(
-    views: Mapping[str, Tensor], *, num_samples: int, size_px: int
-) -> Image.Image | None:
-    """One row per cloud, its views side by side; None where there are no clouds.
-
-    Args:
-        views: Name -> clouds, (k*B, M, 3); others are left out.
-        num_samples: B.
-        size_px: Side of one projection.
-    """
-    clouds = [v for v in views.values() if v.ndim == 3 and v.shape[2] == 3]
-    if not clouds:
-        return None
-    columns = [
-        view[j * num_samples : (j + 1) * num_samples]
-        for view in clouds
-        for j in range(min(3, len(view) // num_samples))
-    ]
-    rows = [
-        np.concatenate(
-            [draw_cloud(c[i].cpu().numpy(), angle=0.6, size_px=size_px) for c in columns], axis=1
-        )
-        for i in range(min(6, num_samples))
-    ]
-    return Image.fromarray(stack_rows(rows))
-
-
 def completion_png(method: Method, views: Mapping[str, Tensor] | None) -> bytes | None:
     """PNG of two completed clouds of a training batch; None for methods of images."""
     if views is None or not isinstance(method, MaskedPoints):
@@ -114,7 +87,7 @@ def read_clouds(given: list[str], *, num_points: int, count: int) -> Tensor:
             continue
         source = build_point_source(name)
         chosen = np.linspace(0, len(source) - 1, min(count, len(source)))
-        clouds += [source.cloud(int(row)) for row in chosen]
+        clouds += [source.sample(int(row)) for row in chosen]
     if not clouds:
         raise DataError("no cloud was given.")
     return render_view(

@@ -4,24 +4,19 @@ import base64
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from PIL import Image
-from torch import Tensor
 
 from ssl_vision.engine.collapse import FINE
 from ssl_vision.engine.curves import curve
-from ssl_vision.engine.point_pictures import draw_views
 from ssl_vision.engine.run_dir import UNREADABLE_NAME, Record, RunFolder, read_jsonl
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import write_atomically
-from ssl_vision.types import Batch
 
-_NUM_IMAGES = 6  # of the preview
-_MAX_DRAWINGS = 4  # of one view of one image
-_TILE_PX = 96
+TILE_PX = 96  # of the preview
 _MAX_LISTED = 50  # unreadable samples
 
 READING = {
@@ -91,13 +86,13 @@ pre{background:#f5f5f5;padding:.8em;overflow:auto;font-size:12px} img{image-rend
 
 
 def write_report(
-    folder: Path, *, views: Batch | None = None, completion: bytes | None = None
+    folder: Path, *, preview: Image.Image | None = None, completion: bytes | None = None
 ) -> Path:
     """Write report.html from the files of a run folder.
 
     Args:
         folder: The run folder.
-        views: A training batch, to show what the network is shown; uint8 images, or clouds.
+        preview: What the network is shown; see `Modality.sheet`.
         completion: PNG of completed point clouds, of methods that complete them.
 
     Raises:
@@ -110,7 +105,7 @@ def write_report(
         speeds = read_jsonl(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
         environment = json.loads((folder / "environment.json").read_text())
         bad = RunFolder(folder).read_json(UNREADABLE_NAME)
-        page = render(config_text, metrics, speeds, environment, views, completion, bad)
+        page = render(config_text, metrics, speeds, environment, preview, completion, bad)
         write_atomically(path, page)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from error
@@ -122,7 +117,7 @@ def render(
     metrics: Sequence[Record],
     speeds: Sequence[Record],
     environment: Mapping[str, object],
-    views: Batch | None,
+    preview: Image.Image | None,
     completion: bytes | None = None,
     unreadable: Mapping[str, str] | None = None,
 ) -> str:
@@ -149,7 +144,7 @@ def render(
         "<h2>Schedules and speed</h2>",
         *(_curves(metrics, by_room["optim"])),
         *(_curves(speeds, ["images_per_s", "data_wait_share"])),
-        _preview(views),
+        _preview(preview, config["data"].get("views", {})),
         _completed(completion),
         "<h2>Settings</h2>",
         f"<pre>{html.escape(config_text)}</pre>",
@@ -161,36 +156,6 @@ def render(
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style><body>"
         f"{''.join(parts)}</body></html>\n"
     )
-
-
-def picture(views: Mapping[str, Tensor], *, num_samples: int) -> Image.Image | None:
-    """One row of thumbnails per image, all its views side by side.
-
-    Args:
-        views: Name -> uint8 images, (k*B, 3, S, S), or clouds, (k*B, M, 3).
-        num_samples: B.
-    """
-    clouds = draw_views(views, num_samples=num_samples, size_px=_TILE_PX)
-    if clouds is not None:
-        return clouds
-    images = {n: v for n, v in views.items() if v.ndim == 4 and v.shape[1] == 3}
-    rows = min(_NUM_IMAGES, num_samples)
-    columns = [
-        (view, j * num_samples)
-        for view in images.values()
-        for j in range(min(_MAX_DRAWINGS, len(view) // num_samples))
-    ]
-    if not columns:
-        return None
-    sheet = Image.new("RGB", (len(columns) * _TILE_PX, rows * _TILE_PX), "white")
-    for x, (view, first) in enumerate(columns):
-        for y in range(rows):
-            pixels = view[first + y].permute(1, 2, 0).cpu().numpy()
-            tile = Image.fromarray(pixels).resize(
-                (_TILE_PX - 4, _TILE_PX - 4), Image.Resampling.BOX
-            )
-            sheet.paste(tile, (x * _TILE_PX + 2, y * _TILE_PX + 2))
-    return sheet
 
 
 def _verdict(metrics: Sequence[Record]) -> str:
@@ -248,16 +213,15 @@ def _curves(records: Sequence[Record], names: Sequence[str]) -> list[str]:
     return curves
 
 
-def _preview(views: Batch | None) -> str:
-    sheet = None if views is None else picture(views.views, num_samples=views.num_samples)
-    if sheet is None or views is None:
+def _preview(sheet: Image.Image | None, views: Iterable[str]) -> str:
+    if sheet is None:
         return ""
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     return (
-        f"<h2>Views</h2><p>What the network is shown, image by image: "
-        f"{html.escape(', '.join(views.views))}.</p>"
+        f"<h2>Views</h2><p>What the network is shown, sample by sample: "
+        f"{html.escape(', '.join(views))}.</p>"
         f'<img alt="training views" src="data:image/png;base64,{data}">'
     )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ssl_vision.config import TrainConfig, to_yaml
+from ssl_vision.config import TrainConfig, to_yaml, upgraded
 from ssl_vision.engine.checkpoint import list_checkpoints, remove_temporaries
 from ssl_vision.engine.run_dir import RunFolder
 from ssl_vision.errors import CheckpointError, ConfigError
@@ -69,7 +69,8 @@ def set_aside(folder: Path) -> None:
 
 def config_changes(saved: str, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Full key -> (value in the checkpoint, value now), without what only concerns the machine."""
-    old, new = _flat(yaml.safe_load(saved)), _flat(yaml.safe_load(to_yaml(config)))
+    old = _flat(upgraded(yaml.safe_load(saved), type(config.data)))
+    new = _flat(yaml.safe_load(to_yaml(config)))
     return {
         key: (old.get(key, _ABSENT), new.get(key, _ABSENT))
         for key in sorted(old.keys() | new.keys())

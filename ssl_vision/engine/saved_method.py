@@ -62,7 +62,7 @@ def _plan(config: TrainConfig) -> TrainPlan:
         steps_per_epoch=1,
         epochs=1,
         global_batch_size=config.data.global_batch_size,
-        image_size_px=config.data.size_px,
+        input_size=config.data.input_size,
         num_classes=1,
         seed=config.seed,
     )
@@ -96,14 +96,14 @@ def mae_of_export(loaded: LoadedBackbone) -> Mae | None:
         loaded.backbone,
         optim=OptimConfig(),
         plan=TrainPlan(
-            steps_per_epoch=1, epochs=1, global_batch_size=1, image_size_px=loaded.size_px
+            steps_per_epoch=1, epochs=1, global_batch_size=1, input_size=loaded.input_size
         ),
     )
     loaded.backbone.model.load_state_dict(encoder)  # building the method drew new weights
     method.decoder = MaskedDecoder(
         loaded.backbone.width,
         weights["pred.weight"].shape[0],
-        grid=isqrt(loaded.backbone.num_patches(loaded.size_px)),
+        grid=isqrt(loaded.backbone.num_patches(loaded.input_size)),
         num_prefix=loaded.backbone.model.num_prefix_tokens,
         width=width,
         depth=depth,

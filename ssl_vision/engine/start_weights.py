@@ -25,12 +25,8 @@ def start_from(weights: str, run: Run, method: Method) -> None:
         run.folder.write_json(RECORD, {"init_from": weights, "sha256": loaded.sha256})
     fresh = f"; starting fresh: {', '.join(report.fresh)}" if report.fresh else ""
     run.say(f"{report.num_loaded} tensors from {loaded.source}{fresh}")
-    data = run.config.data
-    if loaded.mean != tuple(data.mean) or loaded.std != tuple(data.std):
-        run.warn(
-            f"{weights} was trained with mean {list(loaded.mean)} and std {list(loaded.std)}, "
-            f"data.mean={list(data.mean)} and data.std={list(data.std)} differ."
-        )
+    if other := run.config.data.mismatch(loaded.spec):
+        run.warn(f"{weights} was trained with {other}")
 
 
 def say_of_start(weights: str, run: Run) -> None:

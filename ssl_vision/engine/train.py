@@ -7,10 +7,13 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from PIL import Image
 from rich.console import Console
 
 from ssl_vision.backbones.build import build_backbone, check_architecture
 from ssl_vision.config import TrainConfig, to_yaml
+from ssl_vision.data.config import DataConfig
+from ssl_vision.data.modalities import modality_of
 from ssl_vision.data.module import DataModule, per_process_batch
 from ssl_vision.distributed import world_size
 from ssl_vision.engine.checkpoint import CheckpointWriter, list_checkpoints
@@ -24,7 +27,7 @@ from ssl_vision.engine.nonfinite import NonFiniteGuard
 from ssl_vision.engine.online_eval import OnlineEval
 from ssl_vision.engine.point_pictures import completion_png
 from ssl_vision.engine.preemption import PreemptionWatcher, StopSignals
-from ssl_vision.engine.report import write_report
+from ssl_vision.engine.report import TILE_PX, write_report
 from ssl_vision.engine.resume import (
     check_changes,
     config_changes,
@@ -139,7 +142,7 @@ def build_plan(config: TrainConfig, data: DataModule) -> TrainPlan:
         steps_per_epoch=len(data.train_loader()) // config.trainer.accumulate,
         epochs=config.trainer.epochs,
         global_batch_size=config.data.global_batch_size,
-        image_size_px=config.data.size_px,
+        input_size=config.data.input_size,
         num_classes=data.num_classes,
         seed=config.seed,
     )
@@ -167,7 +170,7 @@ def build_method(config: TrainConfig, plan: TrainPlan) -> Method:
         ConfigError: Backbone and method do not go together, or settings contradict each other.
     """
     with seeded(derive_key(config.seed, "initial weights")):
-        backbone = build_backbone(config.backbone, image_size_px=plan.image_size_px)
+        backbone = build_backbone(config.backbone, input_size=plan.input_size)
         return METHODS[config.method.name].module(
             config.method, backbone, optim=config.optim, plan=plan
         )
@@ -325,7 +328,7 @@ def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
         first = run.stream.first
         write_report(
             run.folder.path,
-            views=first,
+            preview=None if first is None else _preview(first, run.config.data),
             completion=completion_png(method, None if first is None else first.views),
         )
         run.say(exporter.snippet())
@@ -335,3 +338,9 @@ def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
         metrics=dict(run.metrics),
         export=run.folder.export,
     )
+
+
+def _preview(batch: Batch, config: DataConfig) -> Image.Image | None:
+    """What the network is shown, of some samples of a training batch."""
+    modality = modality_of(config)
+    return modality.sheet(batch.views, num_samples=batch.num_samples, tile_px=TILE_PX)

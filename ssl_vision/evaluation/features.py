@@ -93,22 +93,6 @@ class FeatureSet:
     index: Tensor
 
 
-def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:
-    """Function from uint8 images, or floats in 0..255, to normalised float32.
-
-    Args:
-        mean: Per channel, of images scaled to 0..1.
-        std: Per channel.
-    """
-
-    def normalize(images: Tensor) -> Tensor:
-        center = torch.tensor(mean, device=images.device).view(-1, 1, 1) * 255
-        scale = torch.tensor(std, device=images.device).view(-1, 1, 1) * 255
-        return (images.float() - center) / scale
-
-    return normalize
-
-
 def extract_features(
     backbone: Backbone,
     batches: Iterable[Batch],

@@ -162,7 +162,7 @@ def finetune(
     num_classes: int,
     config: FinetuneConfig,
     normalize: Callable[[Tensor], Tensor],
-    image_size_px: int,
+    input_size: int,
     class_names: list[str] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -177,7 +177,7 @@ def finetune(
         num_classes: Number of classes.
         config: Settings.
         normalize: From the views' values to what the network takes.
-        image_size_px: Side of the training view.
+        input_size: Side of the training view.
         class_names: For the report.
         seed: Of the classifier's start, mixing and stochastic depth.
         device: Where to train.
@@ -185,7 +185,7 @@ def finetune(
     """
     key = derive_key(seed, "finetune")
     with seeded(key):
-        network = start_network(backbone, num_classes, config, image_size_px=image_size_px)
+        network = start_network(backbone, num_classes, config, input_size=input_size)
     network.to(device)
     num_steps = len(train)  # type: ignore[arg-type]
     plan = FinetunePlan(
@@ -218,7 +218,7 @@ def finetune(
 
 
 def start_network(
-    backbone: Backbone, num_classes: int, config: FinetuneConfig, *, image_size_px: int
+    backbone: Backbone, num_classes: int, config: FinetuneConfig, *, input_size: int
 ) -> Backbone:
     """The classifier before its first update; frozen but for the classifier with `tune: head`."""
     network = classifier_from(
@@ -228,7 +228,7 @@ def start_network(
         drop_path=0.0 if config.tune == "head" else config.drop_path,
         # A frozen network is read as it was trained.
         global_pool=None if config.tune == "head" else config.global_pool,
-        image_size_px=image_size_px,
+        input_size=input_size,
         is_random=config.start == "random",
     )
     if config.tune == "head":

@@ -209,7 +209,7 @@ def _batch(source: PartSource, rows: NDArray[np.int64], config: PartsConfig, *, 
     draw = keyed_uniform(derive_key(key, "choose"), ids, config.num_points)
     clouds, parts = [], []
     for row, uniform in zip(rows.tolist(), draw, strict=True):
-        cloud, part = source.cloud(row), source.parts(row)
+        cloud, part = source.sample(row), source.parts(row)
         chosen = (uniform * len(cloud)).long().clamp_(max=len(cloud) - 1)
         clouds.append(torch.from_numpy(cloud)[chosen])
         parts.append(torch.from_numpy(part)[chosen])

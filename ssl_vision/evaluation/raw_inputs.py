@@ -3,51 +3,37 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.data.modalities import MODALITIES
+from ssl_vision.data.modality import Modality
 from ssl_vision.evaluation.features import FeatureSet, joined
-from ssl_vision.points.pictures import raw_statistics
 from ssl_vision.types import Batch, Features
 
-_SIDE_PX = 32
 _MAX_KEPT = 5000  # samples of a data set, whose inputs are held against a network's features
 
 
-class Pixels(Backbone):
-    """Features are the pixels themselves, averaged down to 32 px."""
+class RawInputs(Backbone):
+    """A modality's features without a network; see `Modality.raw`."""
 
-    def __init__(self) -> None:
+    def __init__(self, modality: Modality) -> None:
         model: Any = nn.Identity()
-        model.num_features = 3 * _SIDE_PX**2
-        super().__init__(model, architecture="raw pixels", model_args={})
+        model.num_features = modality.raw.width
+        super().__init__(model, architecture=f"raw {modality.raw.name}", model_args={})
+        self.modality, self._of = modality.name, modality.raw.of
+
+    def set_num_groups(self, num_groups: int) -> None:
+        """Nothing is cut into patches."""
 
     def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
-        """Flattened images, (B, C * 32 * 32) or smaller where the images are."""
-        if images.ndim == 4 and images.shape[-1] > _SIDE_PX:
-            images = nn.functional.adaptive_avg_pool2d(images, _SIDE_PX)
-        return Features(pooled=images.flatten(1))
-
-
-class CloudStatistics(Backbone):
-    """Features are spreads and profiles of a cloud."""
-
-    modality = "points"
-
-    def __init__(self) -> None:
-        model: Any = nn.Identity()
-        model.num_features = 40
-        super().__init__(model, architecture="raw statistics", model_args={})
-
-    def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
-        """Statistics of clouds, (B, 40); see `raw_statistics`."""
-        return Features(pooled=torch.from_numpy(raw_statistics(images.cpu().numpy())))
+        """Of samples as networks take them, (B, D)."""
+        return Features(pooled=self._of(images))
 
 
 def raw_inputs(modality: str) -> Backbone:
-    """The inputs of a network as features: `image` or `points`, as in `Backbone.modality`."""
-    return CloudStatistics() if modality == "points" else Pixels()
+    """The inputs of a network as features; of `Backbone.modality`."""
+    return RawInputs(MODALITIES[modality])
 
 
 class KeptInputs:

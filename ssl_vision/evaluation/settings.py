@@ -1,40 +1,9 @@
 """Settings of an evaluation that belong to no single task."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalDataConfig:
-    """The images; how they are shown follows from the weights where nothing is said."""
-
-    path: str  # folder, .beton file, or name of a data set; its train split is the bank
-    val_path: str | None = None  # default: the val split of `path`, else a fixed fifth of it
-    name: str | None = None  # for published numbers, e.g. imagenet1k; default: from the path
-    download: bool = False
-    batch_size: int = 256
-    num_threads: int = 0  # 0: the cores this process may use
-    on_error: Literal["raise", "substitute"] = "raise"
-    size_px: int | None = None  # None: the weights' own, as for all below
-    num_points: int | None = None  # of point clouds, instead of size_px
-    num_groups: int | None = None  # of point clouds: patches each is cut into
-    is_normalized: bool = True  # of point clouds: into the unit sphere; ScanObjectNN's: false
-    center_fraction: float | None = None  # size_px / resized shorter side; DINO's protocol: 0.875
-    interpolation: Literal["bicubic", "bilinear"] | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
-    max_train: int | None = None  # a fixed draw of the training images, for first looks
-    max_val: int | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("batch_size", "size_px", "num_points", "num_groups", "max_train", "max_val"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{key}={value} must be 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)

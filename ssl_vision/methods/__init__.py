@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from ssl_vision.data.clouds.config import CloudData
+from ssl_vision.data.config import DataConfig
+from ssl_vision.data.images.config import ImageData
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import Method, MethodConfig
 from ssl_vision.methods.dino import Dino, DinoConfig
@@ -14,18 +17,19 @@ from ssl_vision.methods.supervised import Supervised, SupervisedConfig
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A method's settings and its module."""
+    """A method's settings, its module, and the settings of the data it takes."""
 
     config: type[MethodConfig]
     module: type[Method]
+    data: type[DataConfig]
 
 
 METHODS: dict[str, MethodEntry] = {
-    "point_cmae": MethodEntry(PointCmaeConfig, PointCmae),
-    "point_mae": MethodEntry(PointMaeConfig, PointMae),
-    "barlow_twins": MethodEntry(BarlowTwinsConfig, BarlowTwins),
-    "mae": MethodEntry(MaeConfig, Mae),
-    "dino": MethodEntry(DinoConfig, Dino),
-    "poa": MethodEntry(PoaConfig, Poa),
-    "supervised": MethodEntry(SupervisedConfig, Supervised),
+    "point_cmae": MethodEntry(PointCmaeConfig, PointCmae, CloudData),
+    "point_mae": MethodEntry(PointMaeConfig, PointMae, CloudData),
+    "barlow_twins": MethodEntry(BarlowTwinsConfig, BarlowTwins, ImageData),
+    "mae": MethodEntry(MaeConfig, Mae, ImageData),
+    "dino": MethodEntry(DinoConfig, Dino, ImageData),
+    "poa": MethodEntry(PoaConfig, Poa, ImageData),
+    "supervised": MethodEntry(SupervisedConfig, Supervised, ImageData),
 }

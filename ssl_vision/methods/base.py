@@ -9,7 +9,7 @@ trains it: the engine's loop (`engine/loop.py`), or Lightning's Trainer through 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -48,7 +48,7 @@ class TrainPlan:
     steps_per_epoch: int  # optimizer updates, not batches
     epochs: int
     global_batch_size: int  # samples per optimizer update, over processes and accumulation
-    image_size_px: int = 224  # of the largest view
+    input_size: int = 224  # of the largest view: side in px, or points of a cloud
     num_classes: int | None = None  # None where the data has no labels
     seed: int = 0
 
@@ -83,7 +83,7 @@ class Method(L.LightningModule):
     weights, under Lightning's Trainer:
 
         config = BarlowTwinsConfig(projector_dims=(512, 512))
-        backbone = build_backbone(BackboneConfig(name="resnet18"), image_size_px=64)
+        backbone = build_backbone(BackboneConfig(name="resnet18"), input_size=64)
         plan = TrainPlan(steps_per_epoch=len(images) // 64, epochs=10, global_batch_size=64)
         method = BarlowTwins(config, backbone, optim=OptimConfig(), plan=plan)
         loader = DataLoader(images, batch_size=64, drop_last=True, collate_fn=Batch.collate)
@@ -109,7 +109,6 @@ class Method(L.LightningModule):
         micro_step: Batches consumed so far; differs from `step` under gradient accumulation.
     """
 
-    modality: ClassVar[Literal["image", "points"]] = "image"
     reads_labels: ClassVar[bool] = False  # training then leaves out unlabelled and held-out images
     is_shardable: ClassVar[bool] = True  # whether FSDP2 may split its parameters over processes
     config: MethodConfig  # a subclass names its own

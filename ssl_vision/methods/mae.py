@@ -101,7 +101,7 @@ class Mae(Method):
                 "ViT of timm, for example vit_base_patch16_224."
             )
         self.patch_px = backbone.patch_px
-        num_patches = backbone.num_patches(plan.image_size_px)
+        num_patches = backbone.num_patches(plan.input_size)
         self.num_keep = num_kept(num_patches, mask_ratio=config.mask_ratio)
         if not 0 < self.num_keep < num_patches:
             raise ConfigError(

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.point_vit import PointViT, take_tokens
+from ssl_vision.data.config import View
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.chamfer import chamfer_distance
 from ssl_vision.methods.base import Method, MethodConfig, TrainPlan
@@ -17,7 +18,6 @@ from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.points.grouping import PointPatches
 from ssl_vision.points.masks import block_mask, draw_seed_index, random_mask, split_indices_at
 from ssl_vision.points.sampling import take_points
-from ssl_vision.points.views import PointViewConfig
 from ssl_vision.randomness import derive_key, keyed_uniform
 
 MaskKind = Literal["random", "block"]
@@ -46,15 +46,12 @@ class PointMaskConfig(MethodConfig):
                 f"method.decoder_drop_path={self.decoder_drop_path} must be from 0 to below 1."
             )
 
-    def check_views(self, views: Mapping[str, object]) -> None:
+    def check_views(self, views: Mapping[str, View]) -> None:
         """One drawing of one view of the cloud."""
-        is_one = len(views) == 1 and all(
-            isinstance(view, PointViewConfig) and view.count == 1 for view in views.values()
-        )
-        if not is_one:
+        if len(views) != 1 or any(view.count != 1 for view in views.values()):
             raise ConfigError(
                 f"method.name={self.name} needs exactly one view of the clouds, with count=1, in "
-                f"data.point_views; the recipe has {sorted(views)}."
+                f"data.views; the recipe has {sorted(views)}."
             )
 
 
@@ -74,7 +71,6 @@ class MaskedPoints(Method):
     """Base of Point-MAE and Point-CMAE."""
 
     config: PointMaskConfig
-    modality: ClassVar[Literal["image", "points"]] = "points"
 
     def __init__(
         self, config: PointMaskConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan

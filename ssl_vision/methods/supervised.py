@@ -153,7 +153,7 @@ class Supervised(Method):
         self.token_head: nn.Linear | None = None
         if config.mixing.name == "smmix":
             check_attention(backbone, queries=config.mixing.queries)
-            _check_grid(backbone, size_px=plan.image_size_px)
+            _check_grid(backbone, size_px=plan.input_size)
             self.token_head = nn.Linear(backbone.width, self.num_classes)
             init_linear(self.token_head, std=config.head_init_std)
         if config.tune == "head":

@@ -55,6 +55,9 @@ class PointViewConfig:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more, and finite.")
 
+    def __str__(self) -> str:
+        return f"{self.count} x {self.num_points} points"
+
 
 def evaluation_point_view(*, num_points: int, is_normalized: bool = True) -> PointViewConfig:
     """The view of frozen evaluation: farthest points, into the unit sphere, nothing random."""

@@ -107,8 +107,8 @@ def baselines(run: EvalRun) -> dict[str, EvalRun]:
 
 
 def _raw(run: EvalRun) -> EvalRun:
-    """Pixels as features; of clouds, hand-made statistics."""
-    backbone = raw_inputs("image" if run.point_view is None else "points")
+    """The modality's features without a network."""
+    backbone = raw_inputs(run.modality.name)
     name = backbone.architecture
     loaded = replace(run.loaded, backbone=backbone, source=name, sha256=name)
     return EvalRun(run.config, loaded, say=run.say, like=run)
@@ -142,7 +142,11 @@ def _fitted(untrained: EvalRun) -> EvalRun:
     with seeded(derive_key(untrained.config.seed, "batch norms")):
         fitted = with_fitted_batch_norms(
             backbone,
-            (untrained.normalize(batch.views["image"].to(untrained.device)) for batch in batches),
+            (
+                untrained.normalize(view.to(untrained.device))
+                for batch in batches
+                for view in batch.views.values()
+            ),
         )
     note = f"{untrained.loaded.source}; statistics of {len(rows)} samples of the bank"
     return _with_backbone(untrained, fitted, source=note)

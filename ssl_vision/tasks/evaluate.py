@@ -217,7 +217,7 @@ def _describe_data(config: EvalConfig, run: EvalRun) -> dict[str, object]:
             "train": data_digest(run.bank_source),
             "val": None if val is None else data_digest(val),
         },
-        "transform": run.describe_transform(),
+        "transform": run.shown.transform,
         "num_computed": run.num_computed,
         "notes": run.notes,
         "warnings": run.warnings,

@@ -3,6 +3,7 @@
 It trains on one process; for several GPUs, resuming and checkpoints train the method `supervised`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ from ssl_vision.tasks.task import Task, no_features
 
 def run_finetune(run: EvalRun) -> TaskResult:
     """Train, and report the last epoch; nothing is chosen on the test images."""
-    if run.point_view is not None:
-        return run_point_finetune(run)
+    return _FINETUNE[run.modality.name](run)
+
+
+def _finetune_images(run: EvalRun) -> TaskResult:
     config = run.config.settings(FinetuneConfig)
     if world_size() > 1:
         raise ConfigError(
@@ -49,7 +52,7 @@ def run_finetune(run: EvalRun) -> TaskResult:
         num_classes=len(train.class_names),
         config=config,
         normalize=run.normalize,
-        image_size_px=size_px,
+        input_size=size_px,
         class_names=train.class_names,
         seed=run.config.seed,
         device=run.device,
@@ -103,6 +106,11 @@ def _measurements(report: ClassificationReport) -> tuple[Measurement, ...]:
         Measurement(name="cross-entropy", value=report.cross_entropy, is_share=False),
     )
 
+
+_FINETUNE: dict[str, Callable[[EvalRun], TaskResult]] = {  # by modality
+    "images": _finetune_images,
+    "clouds": run_point_finetune,
+}
 
 TASK = Task(
     run=run_finetune,

@@ -48,7 +48,7 @@ def run_knn(run: EvalRun) -> TaskResult:
     loo = "-loo" if config.is_leave_one_out else ""
     return TaskResult(
         task="knn",
-        protocol=f"knn-{config.features}-k{config.quoted_k}-t{config.temperature:g}{loo}{run.shown}/3",
+        protocol=f"knn-{config.features}-k{config.quoted_k}-t{config.temperature:g}{loo}{run.mark}/3",
         headline="top1",
         measurements=tuple(measurements),
         details=details,

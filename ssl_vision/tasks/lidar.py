@@ -6,21 +6,13 @@ from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.evaluation.settings import MetricsConfig
 from ssl_vision.tasks.run import EvalRun, spread
 from ssl_vision.tasks.task import Task, no_features
-from ssl_vision.views import JitterConfig, ViewConfig
 
 
 def run_lidar(run: EvalRun) -> TaskResult:
     """LiDAR on augmented views of training images."""
     config = run.config.settings(MetricsConfig)
     rows = spread(len(run.bank_source), config.lidar_images, seed=run.config.seed, name="lidar")
-    view = ViewConfig(
-        size_px=run.view.size_px,
-        count=config.lidar_views,
-        crop_area=(0.08, 1.0),
-        interpolation=run.view.interpolation,
-        jitter=JitterConfig(),
-        gray_prob=0.2,
-    )
+    view = run.modality.augmented(run.view, count=config.lidar_views)
     source = run.subset(rows)
     _, views = extract_views(
         run.loaded.backbone,

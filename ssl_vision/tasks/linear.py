@@ -13,7 +13,6 @@ from ssl_vision.evaluation.plots import heat_map
 from ssl_vision.evaluation.results import Measurement, TaskResult, accuracy_measurements
 from ssl_vision.tasks.run import EvalRun
 from ssl_vision.tasks.task import Task
-from ssl_vision.views import ViewConfig
 
 
 def run_linear(run: EvalRun) -> TaskResult:
@@ -47,7 +46,7 @@ def run_linear(run: EvalRun) -> TaskResult:
     )
     return TaskResult(
         task="linear",
-        protocol=f"{config.protocol}{run.shown}/2",
+        protocol=f"{config.protocol}{run.mark}/2",
         headline="top1",
         measurements=measurements,
         details={"chosen": _head(found.chosen), "heads": [_head(head) for head in found.heads]},
@@ -67,13 +66,13 @@ def _distinct_sets(run: EvalRun, names: tuple[str, ...]) -> list[str]:
     return ["pooled" if run.columns(name) == ("pooled",) else name for name in distinct]
 
 
-def _training_view(run: EvalRun, config: LinearConfig, count: int = 1) -> ViewConfig:
-    return ViewConfig(
-        size_px=run.view.size_px,
+def _training_view(run: EvalRun, config: LinearConfig, count: int = 1) -> Any:
+    return run.modality.cropped(
+        run.view,
         count=count,
-        crop_area=config.crop_area,
-        interpolation=config.interpolation or run.view.interpolation,
+        area=config.crop_area,
         flip_prob=config.flip_prob,
+        interpolation=config.interpolation,
     )
 
 

@@ -28,7 +28,7 @@ def run_logreg(run: EvalRun) -> TaskResult:
         )
     return TaskResult(
         task="logreg",
-        protocol=f"logreg-{config.features}-{len(config.cs)}c{run.shown}/2",
+        protocol=f"logreg-{config.features}-{len(config.cs)}c{run.mark}/2",
         headline="top1",
         measurements=accuracy_measurements(found.accuracy),
         details={"c": found.c, "selection": found.selection},

@@ -1,18 +1,13 @@
 """The task `map`: the features in the plane, with thumbnails."""
 
-from dataclasses import replace
-from typing import Any
-
-import numpy as np
-from torch import Tensor
-
 from ssl_vision.evaluation.plots import picture_map
 from ssl_vision.evaluation.projection import project
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.evaluation.settings import MapConfig
-from ssl_vision.points.pictures import draw_cloud
 from ssl_vision.tasks.run import EvalRun, Split, spread
 from ssl_vision.tasks.task import Task
+
+_THUMBNAIL_PX = 48
 
 
 def run_map(run: EvalRun) -> TaskResult:
@@ -28,11 +23,10 @@ def run_map(run: EvalRun) -> TaskResult:
     stride = max(1, len(rows) // max(1, config.num_pictures))
     shown = list(range(0, len(rows), stride))[: config.num_pictures]
     pictures = {}
-    view = run.view
-    if run.point_view is None:
-        view = replace(run.view, size_px=min(48, run.view.size_px))
+    view = run.modality.small(run.view)
     for batch in run.loader(run.subset(rows[shown], split), view):
-        images = _thumbnails(batch.views["image"])
+        (samples,) = batch.views.values()
+        images = run.modality.thumbnails(samples, size_px=_THUMBNAIL_PX)
         pictures.update(
             {shown[int(i)]: image for i, image in zip(batch.index, images, strict=True)}
         )
@@ -52,13 +46,6 @@ def run_map(run: EvalRun) -> TaskResult:
         plots=(plot,),
         warnings=("distances in the plane are not distances of features.",),
     )
-
-
-def _thumbnails(samples: Tensor) -> Any:
-    """Images (B, 3, S, S), or projections of clouds (B, M, 3), as uint8 (B, S, S, 3)."""
-    if samples.ndim == 4:
-        return samples.permute(0, 2, 3, 1).numpy()
-    return np.stack([draw_cloud(c.numpy(), angle=0.6, size_px=48) for c in samples])
 
 
 TASK = Task(

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_vision.backbones.point_vit import PointViT
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.config import EvalConfig
 from ssl_vision.data.checks import pair_warnings
-from ssl_vision.data.clouds.loader import PointLoader
-from ssl_vision.data.loader import EpochLoader, MultiViewLoader
-from ssl_vision.data.module import DataConfig, DataModule, on_error_of_scores
+from ssl_vision.data.loader import EpochLoader
+from ssl_vision.data.modalities import MODALITIES
+from ssl_vision.data.modality import Normalize
+from ssl_vision.data.module import DataModule, on_error_of_scores
 from ssl_vision.data.source import Source, SubsetSource
 from ssl_vision.distributed import all_gather_object, broadcast_object, rank, world_size
 from ssl_vision.errors import ConfigError, DataError
@@ -25,17 +25,14 @@ from ssl_vision.evaluation.arrays import Array, as_tensor
 from ssl_vision.evaluation.features import (
     extract_features,
     joined,
-    normalizer,
     parse_feature_set,
     spec_of,
 )
 from ssl_vision.evaluation.keys import code_digest, network_digest
 from ssl_vision.evaluation.plots import Axis
 from ssl_vision.evaluation.store import FeatureStore, cache_folder, evict, fill_store
-from ssl_vision.points.views import PointViewConfig, evaluation_point_view
 from ssl_vision.randomness import keyed_generator
 from ssl_vision.types import Batch
-from ssl_vision.views import ViewConfig, evaluation_view
 from ssl_vision.zoo.weights import LoadedBackbone
 
 Split = Literal["train", "val"]
@@ -50,9 +47,8 @@ class EvalRun:
         config: What is asked for.
         loaded: The network and what its input needs.
         device: Where it runs.
-        view: How images are shown: resize and centre crop.
-        point_view: How clouds are shown, where the network takes clouds; else None.
-        normalize: From uint8 images to what the network takes.
+        modality: What the network takes.
+        shown: How the samples are shown.
         baselines: What training has to beat, by name; `eval_baselines` fills it when it is asked.
         num_computed: Rows whose features had to be computed, so far; 0 when all were cached.
         say: Where progress is told.
@@ -81,22 +77,10 @@ class EvalRun:
         data = config.data
         self.config, self.loaded, self.say = config, loaded, say
         self.device = _device(config.device)
-        self.view = evaluation_view(
-            size_px=data.size_px or loaded.size_px,
-            interpolation=data.interpolation or loaded.interpolation,
-            center_fraction=data.center_fraction or loaded.crop_pct,
-        )
-        self.mean, self.std = data.mean or loaded.mean, data.std or loaded.std
-        self.normalize = normalizer(self.mean, self.std)
-        self.point_view: PointViewConfig | None = None
-        if loaded.backbone.modality == "points":
-            num_points = data.num_points or loaded.size_px
-            self.point_view = evaluation_point_view(
-                num_points=num_points, is_normalized=data.is_normalized
-            )
-            if data.num_groups is not None and isinstance(loaded.backbone, PointViT):
-                loaded.backbone.model.set_num_groups(data.num_groups)
-            self.normalize = as_is
+        self.modality = MODALITIES[loaded.backbone.modality]
+        self.shown = self.modality.show(data, loaded.spec)
+        if data.num_groups is not None:
+            loaded.backbone.set_num_groups(data.num_groups)
         self._network = network_digest(loaded.backbone)
         self.num_computed = 0
         self.baselines: dict[str, EvalRun] = {}
@@ -109,23 +93,14 @@ class EvalRun:
         self.bank_source: Source
         self.val_source: Source | None
         if like is not None:
-            self.view, self.normalize = like.view, like.normalize
-            self.point_view = like.point_view
-            self.mean, self.std = like.mean, like.std
+            self.modality, self.shown = like.modality, like.shown
             self.bank_source, self.val_source = like.bank_source, like.val_source
             self.train_source, self._loaders = like.train_source, like._loaders
             self.notes, self.warnings = like.notes, like.warnings
             self.has_val_split = like.has_val_split
             return
         module = DataModule(
-            DataConfig(
-                path=data.path,
-                val_path=data.val_path,
-                download=data.download,
-                decode=data.decode,
-                views={"image": self.view} if self.point_view is None else {},
-                point_views={} if self.point_view is None else {"image": self.point_view},
-            ),
+            self.modality.data_of(data, self.shown),
             seed=config.seed,
         )
         self._loaders = []
@@ -139,35 +114,31 @@ class EvalRun:
         )
         self.warnings = pair_warnings(self.bank_source, self.val_source)
 
-    def describe_transform(self) -> dict[str, object]:
-        """How images or clouds were shown, as JSON values."""
-        if self.point_view is not None:
-            return asdict(self.point_view)
-        view = self.view
-        return {
-            "size_px": view.size_px,
-            "center_fraction": view.center_fraction,
-            "interpolation": view.interpolation,
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
-
     @property
     def autocast(self) -> torch.dtype | None:
         """Precision of the frozen forward; None for the weights' own."""
         return AUTOCAST[self.config.precision]
 
     @property
-    def shown(self) -> str:
-        """How the images are shown, for a protocol's name; empty of clouds."""
+    def view(self) -> Any:
+        """The view that is drawn of each sample; of the modality's kind."""
+        return self.shown.view
+
+    @property
+    def normalize(self) -> Normalize:
+        """From the view's values to what the network takes."""
+        return self.shown.normalize
+
+    @property
+    def mark(self) -> str:
+        """How the samples are shown and drawn, for a protocol's name."""
         data = self.config.data
         draws = "".join(
             f"-{name}{num}"
             for name, num in (("train", data.max_train), ("val", data.max_val))
             if num
         )
-        crop = "" if self.point_view is not None else f"-crop{self.view.center_fraction:.3g}"
-        return crop + draws
+        return self.shown.mark + draws
 
     # Data ------------------------------------------------------------------------------------
 
@@ -223,7 +194,7 @@ class EvalRun:
     def loader(
         self,
         source: Source,
-        view: ViewConfig,
+        view: Any,
         *,
         shuffle: bool = False,
         batch_size: int | None = None,
@@ -232,20 +203,11 @@ class EvalRun:
 
         With data.on_error=substitute an unreadable one is replaced where the order is drawn, as in
         training, and left out where it is not.
-
-        Raises:
-            ConfigError: The view is of augmented images and the network takes clouds.
         """
         data = self.config.data
-        if self.point_view is not None and view != self.view:
-            raise ConfigError(
-                f"this task augments images; {self.loaded.backbone.architecture} takes point "
-                "clouds. Use tasks=knn,linear,logreg,svm,few_shot,n_way,finetune,metrics."
-            )
-        kind: type[EpochLoader[Any]] = MultiViewLoader if self.point_view is None else PointLoader
-        loader = kind(
+        loader = self.modality.loader(
             source,
-            {"image": self.point_view or view},
+            {self.modality.view_name: view},
             batch_size=-(-(batch_size or data.batch_size) // world_size()),
             seed=self.config.seed,
             rank=rank(),
@@ -383,9 +345,8 @@ class EvalRun:
             "device": self.device.type,
             "on_error": self.config.data.on_error,
             "data": data,
-            "view": asdict(self.point_view or self.view),
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "view": asdict(self.view),
+            **self.shown.key,
             "precision": self.config.precision,
             "num_groups": self.config.data.num_groups,
         }
@@ -398,11 +359,6 @@ class EvalRun:
         numbers = torch.from_numpy(rows)
         for batch in self.loader(SubsetSource(source, rows), self.view):
             yield replace(batch, index=numbers[batch.index])
-
-
-def as_is(clouds: Tensor) -> Tensor:
-    """Clouds are normalised by their view already."""
-    return clouds
 
 
 def spread(num_rows: int, num_wanted: int, *, seed: int, name: str) -> Tensor:

@@ -28,7 +28,8 @@ def render_card(
     num_parameters: int,
     preprocessing: Mapping[str, object],
     checks: Mapping[str, str],
-    modality: str = "image",
+    hub_task: str = "image-feature-extraction",
+    is_in_timm: bool = True,
 ) -> str:
     """README.md of an export folder, with the header model hubs read.
 
@@ -39,10 +40,10 @@ def render_card(
         num_parameters: Of the backbone.
         preprocessing: Size, mean, std ... as in config.json.
         checks: Name of a verification -> its outcome.
-        modality: image or points; timm alone has no networks for the latter.
+        hub_task: What model hubs call the network's task.
+        is_in_timm: Whether timm alone can build the network.
     """
-    kind = "point-cloud" if modality == "points" else "image-feature-extraction"
-    tags = [kind, "timm", *([card.method] if card.method else [])]
+    tags = [hub_task, "timm", *([card.method] if card.method else [])]
     facts = {
         "Architecture": f"`{architecture}` (timm), {num_parameters / 1e6:.2f} M parameters",
         "Features": f"{num_features} per image",
@@ -58,7 +59,7 @@ def render_card(
         + "\n---",
         f"# {card.title}",
         _table(("", ""), {name: value for name, value in facts.items() if value is not None}),
-        _USAGE_OF_POINTS if modality == "points" else _USAGE,
+        _USAGE if is_in_timm else _USAGE_BY_US,
         "## Input\n\n" + _table(("Setting", "Value"), preprocessing),
     ]
     if card.metrics:
@@ -95,7 +96,7 @@ Its side, channels, mean and std are in `config.json`. For a classifier on top, 
 `num_classes=10`; for feature maps, `features_only=True`. Uploaded to a hub as it is, the folder is
 `hf-hub:OWNER/NAME`."""
 
-_USAGE_OF_POINTS = """## Use
+_USAGE_BY_US = """## Use
 
 ```python
 import ssl_vision

@@ -92,7 +92,7 @@ def export_backbone(
     """
     folder, card = Path(folder), card or ModelCard()
     check_target(folder)
-    check_formats(formats, modality=backbone.modality)
+    check_formats(formats, is_in_timm=backbone.is_in_timm)
     config = describe_backbone(
         backbone,
         mean=mean,
@@ -147,7 +147,7 @@ def describe_backbone(
     pretrained_cfg = {
         "tag": card.tag,
         "custom_load": False,
-        "input_size": _input_size(backbone, size_px),
+        "input_size": backbone.sample_shape(size_px),
         "fixed_input_size": bool(known.get("fixed_input_size", False)),
         "interpolation": interpolation,
         "crop_pct": crop_pct,
@@ -176,13 +176,6 @@ def describe_backbone(
         "card": asdict(card),
         **own,
     }
-
-
-def _input_size(backbone: Backbone, size_px: int) -> list[int]:
-    """Size of one sample: (C, S, S), or (M, 3) for clouds."""
-    if backbone.modality == "points":
-        return [int(backbone.model.num_points), 3]
-    return [int(backbone.model_args.get("in_chans", 3)), size_px, size_px]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -428,7 +421,8 @@ def _write_and_verify(
         num_parameters=sum(p.numel() for p in model.parameters()),
         preprocessing={name: preprocessing[name] for name in shown} | _position_note(config),
         checks=checks,
-        modality=backbone.modality,
+        hub_task=backbone.hub_task,
+        is_in_timm=backbone.is_in_timm,
     )
     (folder / CARD_NAME).write_text(readme)
     return checks

@@ -32,20 +32,22 @@ class Format:
         about: What its verification is called on the card.
         packages: Python packages it needs beyond this package's own.
         tolerance: Largest difference allowed, relative to the largest output.
+        is_timm: Whether timm alone reads it.
     """
 
     write_and_reload: Callable[[Path, nn.Module, Tensor], Tensor]
     about: str
     packages: tuple[str, ...] = ()
     tolerance: float = TOLERANCE
+    is_timm: bool = False
 
 
-def check_formats(names: Sequence[str], *, modality: str = "image") -> None:
-    """Raise ConfigError for a format that is unknown, lacks a package, or is for images only."""
+def check_formats(names: Sequence[str], *, is_in_timm: bool = True) -> None:
+    """Raise ConfigError for a format that is unknown, lacks a package, or is not of the network."""
     for name in names:
         if name not in FORMATS:
             raise ConfigError(f"formats={name} is unknown; known are {', '.join(FORMATS)}.")
-        if modality == "points" and name in ("timm", "hf_hub"):
+        if FORMATS[name].is_timm and not is_in_timm:
             raise ConfigError(
                 f"formats={name}: timm alone has no networks for point clouds; the export folder "
                 "is read by ssl_vision.load_backbone."
@@ -143,8 +145,8 @@ def run(source, images):
 """
 
 FORMATS: dict[str, Format] = {
-    "timm": Format(_timm, "timm alone, new process"),
-    "hf_hub": Format(_hf_hub, "timm from a hub's cache, offline, new process"),
+    "timm": Format(_timm, "timm alone, new process", is_timm=True),
+    "hf_hub": Format(_hf_hub, "timm from a hub's cache, offline, new process", is_timm=True),
     "onnx": Format(
         _onnx,
         "onnxruntime, new process",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
+from ssl_vision.data.config import InputSpec
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.files import read_json
 from ssl_vision.randomness import derive_key, seeded
@@ -48,7 +49,7 @@ class LoadedBackbone:
         mean: Per channel, of images scaled to [0, 1].
         std: Likewise.
         interpolation: bicubic or bilinear.
-        size_px: Side of the input; for clouds, their number of points.
+        input_size: Side of the input; for clouds, their number of points.
         crop_pct: Centre crop's side / resized shorter side.
         card: What is known of the weights.
         folder: Export folder it was read from, heads.safetensors beside it; None for others.
@@ -60,12 +61,17 @@ class LoadedBackbone:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
-    size_px: int
+    input_size: int
     crop_pct: float
     card: ModelCard
     folder: Path | None
     source: str
     sha256: str
+
+    @property
+    def spec(self) -> InputSpec:
+        """How samples are to be shown."""
+        return InputSpec(self.input_size, self.mean, self.std, self.interpolation, self.crop_pct)
 
 
 def load_backbone(weights: str | Path) -> nn.Module:
@@ -181,17 +187,16 @@ def _describe(
 ) -> LoadedBackbone:
     """LoadedBackbone of a network and its timm config."""
     given = config["pretrained_cfg"]
-    if backbone.modality == "points":
-        given = {**given, "input_size": (3, backbone.model.num_points, backbone.model.num_points)}
     size = backbone.model_args.get("img_size", given.get("input_size", (3, 224, 224))[-1])
     if "architecture" in config:  # an export says which size it is for; args say how it was built
         size = given["input_size"][-1]
+    size = backbone.own_input_size or size
     return LoadedBackbone(
         backbone=backbone,
         mean=tuple(given.get("mean", (0.485, 0.456, 0.406))),
         std=tuple(given.get("std", (0.229, 0.224, 0.225))),
         interpolation=str(given.get("interpolation", "bicubic")),
-        size_px=int(size[-1] if isinstance(size, list | tuple) else size),
+        input_size=int(size[-1] if isinstance(size, list | tuple) else size),
         crop_pct=float(given.get("crop_pct") or 0.875),
         card=read_card(config),
         folder=folder,

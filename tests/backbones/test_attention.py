@@ -28,7 +28,7 @@ GLOBAL = [  # one map over the whole image: name, arguments, prefix tokens in th
 
 def _network(name: str, args: dict[str, Any], *, size_px: int) -> Backbone:
     torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig(name=name, args=args), image_size_px=size_px)
+    backbone = build_backbone(BackboneConfig(name=name, args=args), input_size=size_px)
     with torch.no_grad():  # maps of fresh networks are almost flat: make them count
         for parameter in backbone.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -162,6 +162,6 @@ def test_no_hook_or_switch_stays_behind() -> None:
     ],
 )
 def test_networks_without_such_a_map_are_refused(name: str, queries: Any, words: str) -> None:
-    backbone = build_backbone(BackboneConfig(name=name), image_size_px=64).eval()
+    backbone = build_backbone(BackboneConfig(name=name), input_size=64).eval()
     with torch.no_grad(), pytest.raises(ConfigError, match=words):
         forward_with_attention(backbone, torch.randn(1, 3, 64, 64), queries=queries)

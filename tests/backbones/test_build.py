@@ -32,7 +32,7 @@ ARCHITECTURES = [
     ("name", "args", "size_px"), ARCHITECTURES, ids=[a[0] for a in ARCHITECTURES]
 )
 def test_features_of_every_family(name: str, args: dict, size_px: int) -> None:
-    backbone = build_backbone(BackboneConfig(name=name, args=args), image_size_px=size_px).eval()
+    backbone = build_backbone(BackboneConfig(name=name, args=args), input_size=size_px).eval()
     with torch.no_grad():
         features = backbone(torch.randn(2, 3, size_px, size_px))
     assert features.pooled.shape == (2, backbone.width)
@@ -50,7 +50,7 @@ def tiny_vit(**args: object) -> TimmViT:
     torch.manual_seed(0)
     sizes = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
     config = BackboneConfig(name="vit_tiny_patch16_224", args={**sizes, **args})
-    backbone = build_backbone(config, image_size_px=32)
+    backbone = build_backbone(config, input_size=32)
     assert isinstance(backbone, TimmViT)
     return backbone.eval()
 
@@ -137,7 +137,7 @@ def test_layer_ids_are_those_of_mae() -> None:
 
 def test_drop_path_can_be_taken_out() -> None:
     config = BackboneConfig(name="vit_tiny_patch16_224", args={"depth": 3}, drop_path=0.3)
-    backbone = build_backbone(config, image_size_px=32)
+    backbone = build_backbone(config, input_size=32)
     assert "drop_path_rate" not in backbone.model_args
     set_drop_path(backbone, 0.0)
     rates = [m.drop_prob for m in backbone.modules() if isinstance(m, DropPath)]
@@ -161,7 +161,7 @@ def test_drop_path_can_be_taken_out() -> None:
 )
 def test_a_network_that_cannot_be_built_says_why(config: BackboneConfig, words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        build_backbone(config, image_size_px=32)
+        build_backbone(config, input_size=32)
     assert all(word in str(caught.value) for word in words)
 
 

@@ -21,7 +21,7 @@ FAMILIES = ["vit_tiny_patch16_224", "resnet10t", "convnext_atto", "pvt_v2_b0"]
 def _network(name: str, **args: object) -> Backbone:
     torch.manual_seed(0)
     config = BackboneConfig(name=name, args=(VIT if name.startswith("vit") else {}) | args)
-    return build_backbone(config, image_size_px=32).eval()
+    return build_backbone(config, input_size=32).eval()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -57,7 +57,7 @@ def test_weights_start_with_the_asked_deviation() -> None:
 def test_a_classifier_from_weights_pools_as_asked() -> None:
     source = _network("vit_tiny_patch16_224")
     target = classifier_from(
-        source, num_classes=5, std=0.02, drop_path=0.1, global_pool="avg", image_size_px=32
+        source, num_classes=5, std=0.02, drop_path=0.1, global_pool="avg", input_size=32
     )
     assert target.model.global_pool == "avg"
     assert source.model.global_pool == "token"

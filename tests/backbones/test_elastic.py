@@ -62,7 +62,7 @@ def build_parent(kind: str, **more: Any) -> Backbone:
     """Scaled-down parent, every parameter random and of visible size."""
     torch.manual_seed(0)
     name, args, size_px, _ = PARENTS[kind]
-    backbone = build_backbone(BackboneConfig(name=name, args=args, **more), image_size_px=size_px)
+    backbone = build_backbone(BackboneConfig(name=name, args=args, **more), input_size=size_px)
     backbone.add_mask_token()
     for parameter in backbone.parameters():
         nn.init.normal_(parameter, mean=0.1, std=0.3)
@@ -231,7 +231,7 @@ def test_vit_variants(args: dict[str, Any]) -> None:
     torch.manual_seed(0)
     base = PARENTS["vit"][1] | {"depth": 6} | args
     config = BackboneConfig(name="vit_large_patch16_224", args=base)
-    parent = build_backbone(config, image_size_px=8)
+    parent = build_backbone(config, input_size=8)
     for parameter in parent.parameters():
         nn.init.normal_(parameter, std=0.3)
     parent.eval()
@@ -246,7 +246,7 @@ def test_vit_variants(args: dict[str, Any]) -> None:
 def test_groups_of_a_packed_mlp_are_cut_one_by_one() -> None:
     base = PARENTS["vit"][1] | {"depth": 2, "mlp_layer": timm.layers.GluMlp}
     config = BackboneConfig(name="vit_large_patch16_224", args=base)
-    parent = build_backbone(config, image_size_px=8)
+    parent = build_backbone(config, input_size=8)
     own = parent.model.blocks[0].mlp.fc1.bias
     with torch.no_grad():
         own.copy_(torch.arange(len(own)))

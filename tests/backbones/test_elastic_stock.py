@@ -12,7 +12,7 @@ from ssl_vision.backbones.elastic_stock import stock_name
 
 def build(name: str, **args: object) -> Backbone:
     torch.manual_seed(0)
-    return build_backbone(BackboneConfig(name=name, args=dict(args)), image_size_px=224).eval()
+    return build_backbone(BackboneConfig(name=name, args=dict(args)), input_size=224).eval()
 
 
 @pytest.mark.parametrize(

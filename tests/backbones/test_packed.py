@@ -21,7 +21,7 @@ NETWORKS = {
 def build(name, args, **settings):
     torch.manual_seed(0)
     config = BackboneConfig(name=name, args=args, **settings)
-    backbone = build_backbone(config, image_size_px=32)
+    backbone = build_backbone(config, input_size=32)
     backbone.add_mask_token()
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -85,7 +85,7 @@ def test_setting_chooses_the_pass_and_other_blocks_refuse():
     separate = backbone.forward_groups(groups, masks=masks)
     torch.testing.assert_close(packed[0].pooled, separate[0].pooled, rtol=1e-5, atol=1e-5)
     parallel = build_backbone(
-        BackboneConfig(name="vit_base_patch16_xp_224", args=SMALL), image_size_px=32
+        BackboneConfig(name="vit_base_patch16_xp_224", args=SMALL), input_size=32
     )
     assert not can_pack(parallel.model)
 

@@ -16,7 +16,7 @@ SIZES = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_groups": 6, "group_si
 
 def make(**changes: object) -> PointViT:
     config = BackboneConfig(name="point_vit_tiny", args={**SIZES, **changes})
-    backbone = build_backbone(config, image_size_px=224)
+    backbone = build_backbone(config, input_size=224)
     assert isinstance(backbone, PointViT)
     return backbone.eval()
 

@@ -23,7 +23,7 @@ def test_no_network_of_timm_takes_a_setting_of_the_loader() -> None:
 def test_every_door_refuses_a_setting_of_the_loader(setting) -> None:
     name, args = "vit_tiny_patch16_224", {setting: "x"}
     with pytest.raises(ConfigError, match=setting):
-        build_backbone(BackboneConfig(name=name, args=args), image_size_px=32)
+        build_backbone(BackboneConfig(name=name, args=args), input_size=32)
     with pytest.raises(ConfigError, match=setting):
         build_from_config({"architecture": name, "model_args": args})
     with pytest.raises(ConfigError, match=setting):

@@ -23,7 +23,7 @@ PYRAMIDS = {
 def build(kind: str) -> Backbone:
     torch.manual_seed(0)
     name, args = PYRAMIDS[kind]
-    backbone = build_backbone(BackboneConfig(name=name, args=args), image_size_px=64)
+    backbone = build_backbone(BackboneConfig(name=name, args=args), input_size=64)
     backbone.add_mask_token()
     return backbone.eval()
 
@@ -81,6 +81,6 @@ def test_masks_that_do_not_divide_the_map_are_refused(num_cells: int) -> None:
 
 
 def test_other_pyramids_have_no_mask_token() -> None:
-    backbone = build_backbone(BackboneConfig(name="mobilenetv3_small_100"), image_size_px=32)
+    backbone = build_backbone(BackboneConfig(name="mobilenetv3_small_100"), input_size=32)
     with pytest.raises(ConfigError, match="use a ViT, Swin, ConvNeXt or ResNet"):
         backbone.add_mask_token()

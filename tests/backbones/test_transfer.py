@@ -16,7 +16,7 @@ VIT = {"patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 3}
 def _network(seed: int, *, size_px: int = 32, name: str = "", **args: Any) -> Backbone:
     torch.manual_seed(seed)
     config = BackboneConfig(name=name or "vit_tiny_patch16_224", args={} if name else VIT | args)
-    return build_backbone(config, image_size_px=size_px).eval()
+    return build_backbone(config, input_size=size_px).eval()
 
 
 @pytest.mark.parametrize("name", ["", "resnet10t", "pvt_v2_b0"])

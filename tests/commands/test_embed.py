@@ -26,7 +26,7 @@ class Named(Source):
     def fingerprint(self, *, num_threads: int | None = None) -> str:
         raise NotImplementedError
 
-    def pixels(self, index, decoder):
+    def sample(self, index, decoder=None):
         raise NotImplementedError
 
 

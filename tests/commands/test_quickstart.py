@@ -19,7 +19,10 @@ def nearest_neighbour_vote(config: TrainConfig, k: int, temperature: float) -> f
     def rows(loader: object) -> tuple[np.ndarray, np.ndarray]:
         batches = list(loader)
         pixels = np.concatenate([b.views["image"].flatten(1).numpy() for b in batches]) / 255.0
-        mean, std = np.repeat(config.data.mean, 256), np.repeat(config.data.std, 256)
+        mean, std = (
+            np.repeat(config.data.input_spec.mean, 256),
+            np.repeat(config.data.input_spec.std, 256),
+        )
         features = (pixels - mean) / std
         features /= np.linalg.norm(features, axis=1, keepdims=True)
         return features, np.concatenate([b.label.numpy() for b in batches])

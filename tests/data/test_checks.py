@@ -9,11 +9,14 @@ import pytest
 from PIL import Image
 
 from ssl_vision.data.checks import class_warnings, leak_warnings, pair_warnings
+from ssl_vision.data.clouds.config import CloudData
 from ssl_vision.data.images.arrays import ArraySource
+from ssl_vision.data.images.config import ImageData
+from ssl_vision.data.images.find import build_source
 from ssl_vision.data.images.folder import FolderSource
 from ssl_vision.data.images.pack import PackConfig, pack
-from ssl_vision.data.module import DataConfig, DataModule
-from ssl_vision.data.source import SubsetSource, build_source
+from ssl_vision.data.module import DataModule
+from ssl_vision.data.source import SubsetSource
 from ssl_vision.errors import DataError
 from ssl_vision.points.views import PointViewConfig
 from ssl_vision.views import ViewConfig
@@ -31,7 +34,7 @@ def pictures(root: Path, seed: int = 0, **classes: int) -> Path:
 
 def module(path: Path, **changes) -> DataModule:
     settings = {"path": str(path), "global_batch_size": 1, "views": {"a": ViewConfig(size_px=8)}}
-    return DataModule(DataConfig(**settings | changes), seed=0)
+    return DataModule(ImageData(**settings | changes), seed=0)
 
 
 def counts(source) -> list[int]:
@@ -228,8 +231,8 @@ def test_shared_clouds_are_counted(tmp_path) -> None:
             for i in range(num):
                 np.save(tmp_path / name / kind / f"{i}.npy", random.normal(size=(20, 3)))
     views = {"points": PointViewConfig(num_points=8)}
-    settings = {"views": {}, "point_views": views}
-    assert module(tmp_path, **settings).warnings() == []
+    config = CloudData(path=str(tmp_path), global_batch_size=1, views=views)
+    assert DataModule(config, seed=0).warnings() == []
     shutil.copy(tmp_path / "train/box/1.npy", tmp_path / "test/cup/9.npy")
-    (line,) = module(tmp_path, **settings).warnings()
+    (line,) = DataModule(config, seed=0).warnings()
     assert line.startswith("1 of 7 test samples")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ssl_vision.data.images.arrays import ArraySource, digits
-from ssl_vision.data.loader import MultiViewLoader, epoch_order
+from ssl_vision.data.images.loader import MultiViewLoader
+from ssl_vision.data.loader import epoch_order
 from ssl_vision.errors import DataError
 from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
 
@@ -134,10 +135,10 @@ class Faulty(ArraySource):
     def raw_block(self, indices):
         return None
 
-    def pixels(self, index, decoder):
+    def sample(self, index, decoder=None):
         if index in (3, 17):
             raise DataError("it is damaged")
-        return super().pixels(index, decoder)
+        return super().sample(index, decoder)
 
 
 def faulty_loader(**changes) -> MultiViewLoader:
@@ -170,7 +171,7 @@ def test_substitutes_are_the_same_everywhere_and_counted() -> None:
 
 def test_a_data_set_without_a_readable_sample_ends_with_a_message() -> None:
     loader = faulty_loader(on_error="substitute")
-    loader.source.pixels = lambda index, decoder: (_ for _ in ()).throw(DataError("gone"))
+    loader.source.sample = lambda index, decoder=None: (_ for _ in ()).throw(DataError("gone"))
     with pytest.raises(DataError, match="samples drawn to replace"):
         list(loader)
 
@@ -181,7 +182,7 @@ def test_a_dying_thread_ends_the_pass_with_its_message() -> None:
     def fail(index, decoder):
         raise MemoryError("no memory left in the thread")
 
-    loader.source.pixels = fail
+    loader.source.sample = fail
     with pytest.raises(MemoryError, match="no memory left in the thread"):
         list(loader)
     assert_no_thread_is_left()

@@ -7,16 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
+from ssl_vision.data.images.config import ImageData
+from ssl_vision.data.images.find import build_source
 from ssl_vision.data.images.pack import PackConfig, pack
-from ssl_vision.data.module import DataConfig, DataModule, per_process_batch
-from ssl_vision.data.source import build_source
+from ssl_vision.data.module import DataModule, per_process_batch
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.views import ViewConfig
 
 
 def make_module(**changes) -> DataModule:
     settings = {"path": "digits", "global_batch_size": 64, "views": {"a": ViewConfig(size_px=8)}}
-    return DataModule(DataConfig(**settings | changes), seed=0)
+    return DataModule(ImageData(**settings | changes), seed=0)
 
 
 def test_normalisation_is_mean_and_std_of_values_from_0_to_1() -> None:

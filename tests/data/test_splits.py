@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ssl_vision.data.clouds.find import build_point_source
-from ssl_vision.data.source import build_source
+from ssl_vision.data.images.find import build_source
 from ssl_vision.data.splits import NotSplitError, NoValSplitError
 from ssl_vision.errors import DataError
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.folder import FolderSource
-from ssl_vision.data.module import DataConfig, DataModule
+from ssl_vision.data.module import DataModule
 from ssl_vision.data.subsets import fraction_rows, rows_of_list, with_classes_of
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.views import ViewConfig
@@ -95,7 +96,7 @@ def _module(tmp_path: Path, *, is_supervised: bool, **changes: object) -> DataMo
     names = [f"{kind}/{kind}_{i}.png" for kind in ("ant", "bee") for i in range(20)]
     settings = {"path": str(_folder(tmp_path / "set", names)), "global_batch_size": 2}
     views = {"a": ViewConfig(size_px=8)}
-    config = DataConfig(**settings | changes, views=views)  # type: ignore[arg-type]
+    config = ImageData(**settings | changes, views=views)  # type: ignore[arg-type]
     return DataModule(config, seed=0, is_supervised=is_supervised)
 
 

@@ -30,7 +30,7 @@ class Slow(Source):
     def name(self, index: int) -> str:
         return "x"
 
-    def pixels(self, index, decoder):
+    def sample(self, index, decoder=None):
         raise NotImplementedError
 
     def fingerprint(self, *, num_threads=None):

@@ -15,7 +15,7 @@ from ssl_vision.methods.base import Method, TrainPlan
 
 @pytest.fixture
 def method(recipe: Callable[..., TrainConfig]) -> Method:
-    plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=8, image_size_px=16)
+    plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=8, input_size=16)
     return build_method(recipe("dino"), plan)
 
 

@@ -77,7 +77,7 @@ def test_a_full_disk_stops_the_run_with_the_previous_checkpoint(recipe, monkeypa
 def test_an_error_of_the_data_ends_the_run_and_leaves_no_thread(recipe, monkeypatch):
     import threading
 
-    from ssl_vision.data.loader import MultiViewLoader
+    from ssl_vision.data.images.loader import MultiViewLoader
 
     def broken(self, *args):
         raise DataError("sample 7 cannot be read")

@@ -65,7 +65,7 @@ class Recipe:
             steps_per_epoch=NUM_BATCHES // accumulate,
             epochs=EPOCHS,
             global_batch_size=size * accumulate,
-            image_size_px=self.config.data.size_px,
+            input_size=self.config.data.input_size,
             num_classes=data[0].num_classes,
         )
         self.batches = []  # rank -> batches

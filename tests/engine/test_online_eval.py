@@ -23,7 +23,7 @@ def test_training_is_compared_with_the_better_of_two_untrained_networks(tmp_path
     config = load_train_config(
         [RECIPE],
         [
-            *("data.path=shapes", "data.point_views.cloud.num_points=64", "trainer.max_steps=1"),
+            *("data.path=shapes", "data.views.cloud.num_points=64", "trainer.max_steps=1"),
             "backbone.args={embed_dim: 24, depth: 2, num_heads: 3, num_groups: 8, group_size: 8,"
             " patch_hidden: 32}",
             f"run_dir={tmp_path}",

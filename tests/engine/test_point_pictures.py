@@ -3,7 +3,7 @@
 import torch
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
-from ssl_vision.engine.point_pictures import completion_png, draw_completion, draw_views
+from ssl_vision.engine.point_pictures import completion_png, draw_completion
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.methods.point_mae import PointMae, PointMaeConfig
 from ssl_vision.optim.recipe import OptimConfig
@@ -11,7 +11,7 @@ from ssl_vision.optim.recipe import OptimConfig
 
 def make() -> PointMae:
     args = {"embed_dim": 24, "depth": 1, "num_heads": 3, "num_groups": 8, "group_size": 8}
-    backbone = build_backbone(BackboneConfig(name="point_vit_tiny", args=args), image_size_px=0)
+    backbone = build_backbone(BackboneConfig(name="point_vit_tiny", args=args), input_size=0)
     return PointMae(
         PointMaeConfig(decoder_depth=1, decoder_heads=3), backbone, optim=OptimConfig(),
         plan=TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=2),
@@ -25,13 +25,6 @@ def test_completions_have_three_rows_per_cloud() -> None:
     assert image.size == (90 + 2 * 32, 6 * 32 + 5 * 4)
     assert method.training
     assert all(torch.equal(method.state_dict()[n], v) for n, v in before.items())
-
-
-def test_views_of_clouds_are_drawn_and_images_left_to_others() -> None:
-    image = draw_views({"a": torch.randn(4, 30, 3)}, num_samples=2, size_px=20)
-    assert image is not None
-    assert image.size == (2 * 20, 2 * 20 + 4)
-    assert draw_views({"a": torch.zeros(2, 3, 8, 8)}, num_samples=2, size_px=20) is None
 
 
 def test_only_methods_of_clouds_have_completions() -> None:

@@ -1,22 +1,15 @@
 import json
 
 import pytest
-import torch
+from PIL import Image
 
 from ssl_vision.engine.curves import curve
-from ssl_vision.engine.report import READING, picture, write_report
+from ssl_vision.engine.report import READING, write_report
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import write_atomically
 from ssl_vision.methods import METHODS
-from ssl_vision.types import Batch
 
-CONFIG = "method: {name: dino}\nbackbone: {name: vit}\ndata: {path: <folder>}\n"
-
-
-def views(num_samples: int = 3) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (2 * num_samples, 3, 8, 8), generator=generator)
-    return Batch(views={"local": images.to(torch.uint8)}, index=torch.arange(num_samples))
+CONFIG = "method: {name: dino}\nbackbone: {name: vit}\ndata: {path: <folder>, views: {local: {}}}\n"
 
 
 def test_a_page_of_its_own_with_curves_views_verdict_and_help(tmp_path):
@@ -31,9 +24,10 @@ def test_a_page_of_its_own_with_curves_views_verdict_and_help(tmp_path):
     lines = "".join(json.dumps(r) + "\n" for r in records)
     (tmp_path / "metrics.jsonl").write_text(lines)
     (tmp_path / "environment.json").write_text("{}")
-    page = write_report(tmp_path, views=views()).read_text()
+    page = write_report(tmp_path, preview=Image.new("RGB", (8, 8))).read_text()
     assert page.count("<svg") == 2  # loss and effective rank
     assert "data:image/png;base64," in page
+    assert "sample by sample: local." in page
     assert "&lt;folder&gt;" in page
     assert '<p class="verdict problem">dimensional collapse: &lt;1.1&gt;' in page
     assert READING["dino"] in page
@@ -50,15 +44,6 @@ def test_gaps_stay_gaps_and_single_points_are_seen():
     assert "<circle" in curve("knn", [(10, 0.5)])
     assert "no finite values" in curve("loss", [(1, None)])
     assert curve("x", [(i, float(i)) for i in range(10_000)]).count(",") < 2_000
-
-
-def test_thumbnails_show_each_drawing_of_each_image():
-    sheet = picture(views().views, num_samples=3)
-    assert sheet is not None
-    assert (sheet.width, sheet.height) == (2 * 96, 3 * 96)
-    clouds = picture({"cloud": torch.rand(6, 32, 3)}, num_samples=3)
-    assert clouds is not None
-    assert clouds.width == 2 * 96
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

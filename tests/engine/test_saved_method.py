@@ -37,13 +37,11 @@ def test_a_classifier_has_nothing_to_read_back(tmp_path: Path) -> None:
 def test_official_file_with_a_decoder_reconstructs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     args = {"patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    backbone = build_backbone(
-        BackboneConfig(name="vit_tiny_patch16_224", args=args), image_size_px=16
-    )
+    backbone = build_backbone(BackboneConfig(name="vit_tiny_patch16_224", args=args), input_size=16)
     config = MaeConfig(
         is_target_normalized=False, decoder_width=64, decoder_depth=1, decoder_num_heads=2
     )
-    plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=1, image_size_px=16)
+    plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=1, input_size=16)
     trained = Mae(config, backbone, optim=OptimConfig(), plan=plan).eval()
     for parameter in trained.parameters():
         torch.nn.init.normal_(parameter, std=0.1)

@@ -10,7 +10,7 @@ from ssl_vision.methods.base import TrainPlan
 @pytest.fixture
 def method(recipe):
     config = recipe("mae")
-    plan = TrainPlan(steps_per_epoch=5, epochs=1, global_batch_size=256, image_size_px=16)
+    plan = TrainPlan(steps_per_epoch=5, epochs=1, global_batch_size=256, input_size=16)
     return build_method(config, plan)
 
 

@@ -39,7 +39,7 @@ def _config(run_dir: Path, *overrides: str) -> TrainConfig:
 def _pretrained(folder: Path, **args: int) -> Path:
     torch.manual_seed(1)
     config = BackboneConfig(name="vit_tiny_patch16_224", args=NETWORK | args)
-    backbone = build_backbone(config, image_size_px=28)
+    backbone = build_backbone(config, input_size=28)
     mean, std = (0.1307,) * 3, (0.3081,) * 3
     export_backbone(backbone, folder, mean=mean, std=std, interpolation="bilinear", size_px=28)
     return folder

@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ssl_vision.config import load_train_config
+from ssl_vision.data.images.find import build_source
 from ssl_vision.data.images.pack import PackConfig, pack
-from ssl_vision.data.source import build_source
 from ssl_vision.engine.train import train
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs"

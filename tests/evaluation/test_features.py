@@ -6,12 +6,12 @@ import torch
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.backbones.timm_vit import TimmViT
+from ssl_vision.data.images.normalize import normalizer
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.features import (
     FeatureSpec,
     extract_features,
     extract_views,
-    normalizer,
     read_features,
 )
 from ssl_vision.types import Batch
@@ -23,7 +23,7 @@ def network(name: str = "vit_tiny_patch16_224", **args: object) -> Backbone:
     torch.manual_seed(0)
     if name.startswith("vit"):
         args = {"embed_dim": 24, "depth": 3, "num_heads": 3, "patch_size": 8, **args}
-    return build_backbone(BackboneConfig(name=name, args=args), image_size_px=32)
+    return build_backbone(BackboneConfig(name=name, args=args), input_size=32)
 
 
 def batches(rows: list[list[int]], *, with_labels: bool = True) -> list[Batch]:

@@ -25,7 +25,7 @@ TINY = {"patch_size": 8, "depth": 3, "embed_dim": 24, "num_heads": 3}
 def _pretrained(name: str = "vit_tiny_patch16_224", **args: Any) -> Backbone:
     torch.manual_seed(0)
     config = BackboneConfig(name=name, args=(TINY if name.startswith("vit") else {}) | args)
-    return build_backbone(config, image_size_px=16).eval()
+    return build_backbone(config, input_size=16).eval()
 
 
 def _batches(num_batches: int) -> list[Batch]:
@@ -66,14 +66,14 @@ def _finetune(backbone: Backbone, **settings: Any) -> Any:
         num_classes=4,
         config=config,
         normalize=_normalize,
-        image_size_px=16,
+        input_size=16,
     )
 
 
 def test_it_starts_at_timms_own_logits() -> None:
     backbone = _pretrained()
     config = FinetuneConfig(global_pool=None, head_init_std=0.02)
-    network = start_network(backbone, 4, config, image_size_px=16).eval()
+    network = start_network(backbone, 4, config, input_size=16).eval()
     plain = timm.create_model(
         "vit_tiny_patch16_224", num_classes=4, img_size=16, dynamic_img_size=True, **TINY
     ).eval()
@@ -89,7 +89,7 @@ def test_it_starts_at_timms_own_logits() -> None:
 def test_layer_decay_is_timms_own() -> None:
     # With the class token timm counts the last norm as a layer of its own; MAE, and we, do not.
     config = FinetuneConfig(layer_decay=0.65, global_pool="avg")
-    network = start_network(_pretrained(), 4, config, image_size_px=16)
+    network = start_network(_pretrained(), 4, config, input_size=16)
     expected = {}
     names = {id(p): n for n, p in network.model.named_parameters()}
     for group in param_groups_layer_decay(
@@ -139,7 +139,7 @@ def test_head_only_trains_nothing_else(name: str) -> None:
 def test_random_start_is_the_same_network_without_the_weights() -> None:
     config = FinetuneConfig(start="random", global_pool=None)
     backbone = _pretrained()
-    network = start_network(backbone, 4, config, image_size_px=16)
+    network = start_network(backbone, 4, config, input_size=16)
     own, given = network.model.state_dict(), backbone.model.state_dict()
     assert given.keys() <= own.keys()
     assert not torch.equal(own["blocks.0.attn.qkv.weight"], given["blocks.0.attn.qkv.weight"])

@@ -12,8 +12,9 @@ import torch
 import ssl_vision.evaluation
 import ssl_vision.evaluation.knn
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.data.images.normalize import normalizer
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.evaluation.features import FeatureSpec, extract_features, normalizer
+from ssl_vision.evaluation.features import FeatureSpec, extract_features
 from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
 from ssl_vision.evaluation.linear_probe import (
     ProbeData,
@@ -203,7 +204,7 @@ def test_what_does_not_go_together_is_said() -> None:
 
 def test_the_online_form_without_augmentation_equals_the_cached_one() -> None:
     torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig(name="resnet10t"), image_size_px=32)
+    backbone = build_backbone(BackboneConfig(name="resnet10t"), input_size=32)
     images = torch.randint(0, 256, (48, 3, 32, 32)).to(torch.uint8)
     labels = torch.arange(48) % CLASSES
     normalize = normalizer((0.5,) * 3, (0.25,) * 3)

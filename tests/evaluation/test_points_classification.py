@@ -30,7 +30,7 @@ SIZES = {"embed_dim": 24, "depth": 3, "num_heads": 3, "num_groups": 16, "group_s
 
 def make(**changes: object) -> PointViT:
     args = {**SIZES, "patch_hidden": 32, "depth": 1, "num_groups": 8, **changes}
-    backbone = build_backbone(BackboneConfig(name="point_vit_small", args=args), image_size_px=64)
+    backbone = build_backbone(BackboneConfig(name="point_vit_small", args=args), input_size=64)
     assert isinstance(backbone, PointViT)
     return backbone
 

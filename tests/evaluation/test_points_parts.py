@@ -105,7 +105,7 @@ def two_halves(num: int, *, seed: int) -> PartSource:
 def test_parts_can_be_learned() -> None:
     args = {"embed_dim": 24, "depth": 3, "num_heads": 3, "num_groups": 8, "group_size": 8,
             "patch_hidden": 32}  # fmt: skip
-    backbone = build_backbone(BackboneConfig(name="point_vit_tiny", args=args), image_size_px=64)
+    backbone = build_backbone(BackboneConfig(name="point_vit_tiny", args=args), input_size=64)
     assert isinstance(backbone, PointViT)
     config = PartsConfig(num_points=48, tuning=TuningConfig(epochs=8, batch_size=8, lr=2e-3))
     scores = finetune_parts(

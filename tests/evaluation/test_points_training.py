@@ -28,7 +28,7 @@ SIZES = {"embed_dim": 24, "depth": 3, "num_heads": 3, "num_groups": 16, "group_s
 
 
 def make() -> PointViT:
-    backbone = build_backbone(BackboneConfig(name="point_vit_small", args=SIZES), image_size_px=96)
+    backbone = build_backbone(BackboneConfig(name="point_vit_small", args=SIZES), input_size=96)
     assert isinstance(backbone, PointViT)
     return backbone
 
@@ -89,7 +89,7 @@ def test_unusable_settings_are_named() -> None:
 def test_stochastic_depth_and_patches_of_tuning_outlive_export_and_load(tmp_path: Path) -> None:
     """Pre-training's rate is not exported; tuning brings the published one, and 128 patches."""
     config = BackboneConfig(name="point_vit_small", args=SIZES, drop_path=0.3)
-    trained = build_backbone(config, image_size_px=96)
+    trained = build_backbone(config, input_size=96)
     export_backbone(
         trained, tmp_path / "export",
         mean=[0.0] * 3, std=[1.0] * 3, interpolation="bicubic", size_px=96,

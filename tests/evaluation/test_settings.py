@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from ssl_vision.data.config import EvalDataConfig
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.features import parse_feature_set, spec_of
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
 from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
-from ssl_vision.evaluation.settings import EvalDataConfig, FewShotConfig
+from ssl_vision.evaluation.settings import FewShotConfig
 
 
 @pytest.mark.parametrize(

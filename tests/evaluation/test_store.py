@@ -13,9 +13,10 @@ import torch
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.data.images.normalize import normalizer
 from ssl_vision.distributed import rank, world_size
 from ssl_vision.errors import CheckpointError, DataError
-from ssl_vision.evaluation.features import FeatureSpec, extract_features, normalizer
+from ssl_vision.evaluation.features import FeatureSpec, extract_features
 from ssl_vision.evaluation.store import FeatureStore, _create, cache_folder, evict, fill_store
 from ssl_vision.types import Batch
 
@@ -27,7 +28,7 @@ SPEC = FeatureSpec(pools=("pooled", "mean"), num_layers=2)
 def network() -> Backbone:
     torch.manual_seed(0)
     args = {"embed_dim": 24, "depth": 3, "num_heads": 3, "patch_size": 8}
-    return build_backbone(BackboneConfig(name="vit_tiny_patch16_224", args=args), image_size_px=16)
+    return build_backbone(BackboneConfig(name="vit_tiny_patch16_224", args=args), input_size=16)
 
 
 IMAGES = torch.randint(0, 256, (ROWS, 3, 16, 16), generator=torch.Generator().manual_seed(1)).to(

@@ -37,7 +37,7 @@ def _methods(backbone: Backbone, size_px: int) -> list[Method]:
     """Every method this network can carry, each with its own copy of it."""
     common = {
         "optim": OptimConfig(),
-        "plan": TrainPlan(steps_per_epoch=2, epochs=2, global_batch_size=4, image_size_px=size_px),
+        "plan": TrainPlan(steps_per_epoch=2, epochs=2, global_batch_size=4, input_size=size_px),
     }
     tokens = 1.0 if backbone.has_tokens else 0.0
     sizes = {"num_prototypes": 16, "hidden_dim": 16, "bottleneck_dim": 8}
@@ -60,7 +60,7 @@ def _methods(backbone: Backbone, size_px: int) -> list[Method]:
     ("name", "args", "size_px", "local_px"), ARCHITECTURES, ids=[a[0] for a in ARCHITECTURES]
 )
 def test_every_method_trains_every_parameter(name, args, size_px, local_px, random_views):
-    backbone = build_backbone(BackboneConfig(name=name, args=args), image_size_px=size_px)
+    backbone = build_backbone(BackboneConfig(name=name, args=args), input_size=size_px)
     sizes = dict.fromkeys(("a", "b", "view", "global_1", "global_2"), size_px)
     if local_px is not None:
         sizes["local"] = (local_px, 2)

@@ -26,7 +26,7 @@ def _method(*, plan, projector_dims=(12, 10), **settings):
     torch.manual_seed(0)
     backbone = build_backbone(
         BackboneConfig(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}),
-        image_size_px=32,
+        input_size=32,
     )
     config = BarlowTwinsConfig(projector_dims=projector_dims, **settings)
     return BarlowTwins(config, backbone, optim=RECIPE, plan=plan)
@@ -65,7 +65,7 @@ def _textbook_lars(parameters, momenta, *, lr, weight_decay=1e-2):
 
 
 def test_training_equals_the_authors_loop(fit, random_views):
-    plan = TrainPlan(steps_per_epoch=3, epochs=2, global_batch_size=8, image_size_px=32)
+    plan = TrainPlan(steps_per_epoch=3, epochs=2, global_batch_size=8, input_size=32)
     method = _method(plan=plan).double()
     model, head = copy.deepcopy(method.backbone.model), copy.deepcopy(method.projector)
     batches = [
@@ -93,7 +93,7 @@ def test_training_equals_the_authors_loop(fit, random_views):
 
 
 def test_loss_is_the_terms_of_the_losses_room(random_views):
-    plan = TrainPlan(steps_per_epoch=3, epochs=2, global_batch_size=8, image_size_px=32)
+    plan = TrainPlan(steps_per_epoch=3, epochs=2, global_batch_size=8, input_size=32)
     output = _method(plan=plan).compute_loss(random_views({"a": 32, "b": 32}, num=8))
     metrics = output.metrics
     expected = metrics["invariance"] + 0.0051 * metrics["redundancy"]

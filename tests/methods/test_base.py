@@ -19,7 +19,7 @@ VIT = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
 
 
 def _methods():
-    plan = TrainPlan(steps_per_epoch=2, epochs=2, global_batch_size=8, image_size_px=16)
+    plan = TrainPlan(steps_per_epoch=2, epochs=2, global_batch_size=8, input_size=16)
     configs = [
         (BarlowTwins, BarlowTwinsConfig(projector_dims=(8,))),  # one layer: no batch norm to sync
         (Mae, MaeConfig(decoder_width=16, decoder_depth=1, decoder_num_heads=2)),
@@ -32,7 +32,7 @@ def _methods():
     for module, config in configs:
         torch.manual_seed(0)
         backbone = build_backbone(
-            BackboneConfig(name="vit_tiny_patch16_224", args=VIT), image_size_px=16
+            BackboneConfig(name="vit_tiny_patch16_224", args=VIT), input_size=16
         )
         yield module(config, backbone, optim=OptimConfig(), plan=plan).double()
 

@@ -33,11 +33,11 @@ def _method(*, name="vit_tiny_patch16_224", args=None, optim=RECIPE, drop_path=0
     torch.manual_seed(0)
     backbone = build_backbone(
         BackboneConfig(name=name, args=VIT if args is None else args, drop_path=drop_path),
-        image_size_px=32,
+        input_size=32,
     )
     small = {"num_prototypes": 20, "hidden_dim": 16, "bottleneck_dim": 8, "teacher_momentum": 0.9,
              "teacher_temperature": 0.07, "teacher_temperature_epochs": 2}  # fmt: skip
-    plan = TrainPlan(steps_per_epoch=3, epochs=3, global_batch_size=4, image_size_px=32)
+    plan = TrainPlan(steps_per_epoch=3, epochs=3, global_batch_size=4, input_size=32)
     return Dino(DinoConfig(**{**small, **settings}), backbone, optim=optim, plan=plan)
 
 

@@ -16,7 +16,7 @@ from ssl_vision.optim import OptimConfig
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
 
-PLAN = TrainPlan(steps_per_epoch=3, epochs=2, global_batch_size=64, image_size_px=16)
+PLAN = TrainPlan(steps_per_epoch=3, epochs=2, global_batch_size=64, input_size=16)
 RECIPE = OptimConfig(base_lr=4e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=1)
 
 
@@ -24,10 +24,10 @@ def _method(*, name="vit_tiny_patch16_224", optim=RECIPE, size_px=16, args=None,
     torch.manual_seed(0)
     small = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0}
     backbone = build_backbone(
-        BackboneConfig(name=name, args=small if args is None else args), image_size_px=size_px
+        BackboneConfig(name=name, args=small if args is None else args), input_size=size_px
     )
     sizes = {"decoder_width": 16, "decoder_depth": 1, "decoder_num_heads": 2}
-    plan = TrainPlan(steps_per_epoch=3, epochs=2, global_batch_size=64, image_size_px=size_px)
+    plan = TrainPlan(steps_per_epoch=3, epochs=2, global_batch_size=64, input_size=size_px)
     return Mae(MaeConfig(**{**sizes, **settings}), backbone, optim=optim, plan=plan)
 
 

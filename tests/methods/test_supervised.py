@@ -44,7 +44,7 @@ def _method(
     config = BackboneConfig(name=name, args=(TINY if is_vit else {}) | (args or {}))
     return Supervised(
         SupervisedConfig(**settings),
-        build_backbone(config, image_size_px=size_px),
+        build_backbone(config, input_size=size_px),
         optim=OptimConfig(base_lr=1e-3, layer_decay=layer_decay, warmup_epochs=0),
         plan=TrainPlan(steps_per_epoch=10, epochs=2, global_batch_size=8, num_classes=5, seed=seed),
     )
@@ -286,7 +286,7 @@ def test_average_starts_from_loaded_weights() -> None:
 
 def test_fine_tuning_starts_at_timms_own_logits() -> None:
     pretrained = build_backbone(
-        BackboneConfig(name="vit_tiny_patch16_224", args=TINY), image_size_px=16
+        BackboneConfig(name="vit_tiny_patch16_224", args=TINY), input_size=16
     )
     method = _method(ema_momentum=0.9)
     transfer_weights(pretrained, method.backbone)
@@ -371,7 +371,7 @@ def test_data_without_labels_are_refused() -> None:
     with pytest.raises(ConfigError, match="needs labels"):
         Supervised(
             SupervisedConfig(),
-            build_backbone(config, image_size_px=16),
+            build_backbone(config, input_size=16),
             optim=OptimConfig(),
             plan=plan,
         )
@@ -387,12 +387,12 @@ def test_data_without_labels_are_refused() -> None:
 def test_smmix_without_map_or_whole_cells_is_refused(name: str, size_px: int, words: str) -> None:
     config = BackboneConfig(name=name)
     plan = TrainPlan(
-        steps_per_epoch=1, epochs=1, global_batch_size=8, num_classes=5, image_size_px=size_px
+        steps_per_epoch=1, epochs=1, global_batch_size=8, num_classes=5, input_size=size_px
     )
     with pytest.raises(ConfigError, match=words):
         Supervised(
             SupervisedConfig(mixing=_smmix()),
-            build_backbone(config, image_size_px=size_px),
+            build_backbone(config, input_size=size_px),
             optim=OptimConfig(),
             plan=plan,
         )
@@ -457,14 +457,12 @@ def test_regions_of_averaging_networks_are_normed_like_the_whole() -> None:
 
 
 def test_a_mae_export_is_fine_tuned_from_timms_own_logits(tmp_path: Path) -> None:
-    plan = TrainPlan(
-        steps_per_epoch=1, epochs=1, global_batch_size=8, num_classes=5, image_size_px=16
-    )
+    plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=8, num_classes=5, input_size=16)
     torch.manual_seed(0)
     config = BackboneConfig(name="vit_tiny_patch16_224", args=TINY)
     mae = Mae(
         MaeConfig(decoder_width=16, decoder_depth=1, decoder_num_heads=2),
-        build_backbone(config, image_size_px=16),
+        build_backbone(config, input_size=16),
         optim=OptimConfig(),
         plan=plan,
     )

@@ -58,7 +58,7 @@ def test_it_is_drawn_as_by_the_trainer_whatever_the_length_of_the_run(method, tm
         steps_per_epoch=7,
         epochs=3,
         global_batch_size=config.data.global_batch_size,
-        image_size_px=config.data.size_px,
+        input_size=config.data.input_size,
         num_classes=10,
         seed=5,
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_vision.data.source import build_source
+from ssl_vision.data.images.find import build_source
 from ssl_vision.errors import ConfigError
 from ssl_vision.tasks.evaluate import evaluate
 

@@ -20,7 +20,7 @@ from ssl_vision.tasks.settings import make_settings
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     *("data.path=shape_parts", "data.global_batch_size=8", "trainer.max_steps=3"),
-    *("online_eval.every_epochs=0", "data.point_views.cloud.num_points=64"),
+    *("online_eval.every_epochs=0", "data.views.cloud.num_points=64"),
     "backbone.args={embed_dim: 24, depth: 3, num_heads: 3, num_groups: 8, group_size: 8,"
     " patch_hidden: 32}",
 ]

@@ -55,7 +55,7 @@ def test_classifiers_stay_for_timm_and_leave_backbones(
     classifier = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     assert difference(classifier(IMAGES), head(pooled)) < 1e-5
     assert difference(load_backbone(tmp_path / "out")(IMAGES), pooled) < 1e-5
-    assert resolve_weights(tmp_path / "out").size_px == 32
+    assert resolve_weights(tmp_path / "out").input_size == 32
 
 
 def test_malicious_files_are_not_converted(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_swins_come_back() -> None:
         "always_partition": True,
     }
     config = BackboneConfig(name="swin_base_patch4_window7_224", args=args)
-    own = build_backbone(config, image_size_px=48).eval()
+    own = build_backbone(config, input_size=48).eval()
     own.add_mask_token()
     for parameter in own.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -118,7 +118,7 @@ def test_official_swin_tensors_fit(golden: Callable[[str], dict[str, np.ndarray]
 def test_resnets_come_back_whole_and_in_part() -> None:
     args = {"base_width": 96, "layers": (1, 4, 7, 1), "norm_layer": "groupnorm"}
     config = BackboneConfig(name="resnet152", args=args)
-    own = build_backbone(config, image_size_px=32).eval()
+    own = build_backbone(config, input_size=32).eval()
     state = own.model.state_dict()
     weights: dict[str, Tensor] = {"backbone.mask_token": torch.ones(1, 64, 1, 1)}
     for name, value in state.items():

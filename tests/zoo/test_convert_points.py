@@ -213,7 +213,7 @@ def test_converted_clouds_are_exported_and_read_back(randomised: Any, tmp_path: 
     )
     convert_file(tmp_path / "pretrain.pth", tmp_path / "out", options=ConvertOptions(num_heads=3))
     loaded = resolve_weights(tmp_path / "out")
-    assert (loaded.backbone.modality, loaded.size_px) == ("points", 1024)
+    assert (loaded.backbone.modality, loaded.input_size) == ("clouds", 1024)
     assert loaded.backbone(CLOUDS).pooled.shape == (2, 96)
     assert "ssl_vision.load_backbone" in (tmp_path / "out/README.md").read_text()
     with pytest.raises(ConfigError, match="timm alone has no networks"):

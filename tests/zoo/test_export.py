@@ -34,7 +34,7 @@ TINY = {
 def tiny(name: str = "vit_tiny_patch16_224", in_chans: int = 3, **args: object) -> Backbone:
     torch.manual_seed(0)
     config = BackboneConfig(name=name, args={**TINY[name], **args}, in_chans=in_chans)
-    backbone = build_backbone(config, image_size_px=32)
+    backbone = build_backbone(config, input_size=32)
     for parameter in backbone.parameters():  # no zero-initialised branch may hide a lost weight
         torch.nn.init.normal_(parameter, std=0.1)
     return backbone

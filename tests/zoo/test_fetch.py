@@ -63,7 +63,7 @@ def test_name_to_backbone(official: Any, difference: Any) -> None:
     full = resolve_weights("zoo:a_model?file=full")
     assert difference(full.backbone(IMAGES).pooled, teacher.tokens(IMAGES)[:, 0]) < 1e-5
     larger = resolve_weights("zoo:a_model?size_px=48")
-    assert larger.size_px == 48
+    assert larger.input_size == 48
     images = torch.randn(1, 3, 48, 48)
     assert difference(larger.backbone(images).pooled, network.tokens(images)[:, 0]) < 1e-5
 
@@ -122,7 +122,7 @@ def test_weights_of_the_repository_are_checked_by_hash(
     (tmp_path / "index.yaml").write_text(yaml.safe_dump({"schema": 1, "models": {"own": entry}}))
     monkeypatch.setenv("SSL_VISION_ZOO_INDEX", str(tmp_path / "index.yaml"))
     load_index.cache_clear()
-    assert resolve_weights("zoo:own").size_px == 32
+    assert resolve_weights("zoo:own").input_size == 32
     with pytest.raises(ConfigError, match="takes no options"):
         resolve_weights("zoo:own?size_px=48")
     content = bytearray((folder / "model.safetensors").read_bytes())

@@ -20,9 +20,7 @@ INPUT = {"mean": (0.1,) * 3, "std": (0.2,) * 3, "interpolation": "bicubic", "siz
 def test_all_forms_agree_and_the_card_has_the_numbers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     args = {"patch_size": 8, "depth": 2, "embed_dim": 64, "num_heads": 2}
-    backbone = build_backbone(
-        BackboneConfig(name="vit_tiny_patch16_224", args=args), image_size_px=32
-    )
+    backbone = build_backbone(BackboneConfig(name="vit_tiny_patch16_224", args=args), input_size=32)
     formats = [name for name in FORMATS if name != "onnx" or HAS_ONNX]
     result = export_backbone(backbone, tmp_path / "export", **INPUT, formats=formats)
     assert len(result.checks) == 1 + len(formats)
@@ -38,7 +36,7 @@ def test_all_forms_agree_and_the_card_has_the_numbers(tmp_path: Path) -> None:
 def test_a_form_that_differs_is_not_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone = build_backbone(BackboneConfig(name="resnet18"), image_size_px=32)
+    backbone = build_backbone(BackboneConfig(name="resnet18"), input_size=32)
 
     def altered(folder: Path, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
         return outputs_of(read_export(folder)[0].model, images) * 1.001

@@ -28,7 +28,7 @@ def make_backbone(seed: int) -> Any:
     torch.manual_seed(seed)
     args = {"patch_size": 8, "depth": 1, "embed_dim": 64, "num_heads": 2}
     config = BackboneConfig(name="vit_tiny_patch16_224", args=args)
-    return build_backbone(config, image_size_px=32)
+    return build_backbone(config, input_size=32)
 
 
 def write_checkpoint(run: Path, step: int, seed: int, *, is_complete: bool = True) -> Any:
@@ -61,7 +61,7 @@ def test_run_without_export_gives_the_newest_complete_checkpoints_teacher(tmp_pa
     assert is_same(loaded.backbone, newest)
     assert "step_1000000" in loaded.source
     assert (loaded.mean, loaded.std) == (INPUT["mean"], INPUT["std"])
-    assert (loaded.interpolation, loaded.size_px, loaded.crop_pct) == ("bilinear", 32, 0.875)
+    assert (loaded.interpolation, loaded.input_size, loaded.crop_pct) == ("bilinear", 32, 0.875)
 
 
 def test_export_wins_over_checkpoints_and_hash_follows_the_tensors(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_random_timm_weights_are_seeded_and_sized() -> None:
     torch.manual_seed(4)
     again, other = resolve_weights(f"timm:{TINY}"), resolve_weights(f"timm:{TINY}&seed=1")
     assert first.sha256 == again.sha256 != other.sha256
-    assert first.size_px == 32
+    assert first.input_size == 32
     assert first.mean == (0.5, 0.5, 0.5)
     assert load_backbone(f"timm:{TINY}")(torch.zeros(1, 3, 32, 32)).shape == (1, 192)
 

@@ -59,9 +59,9 @@ def ours(path: str, crops: str, *, full: bool = False, floats: bool = False) -> 
     """MultiViewLoader on a folder or .beton; uint8 batches, or floats as on a device."""
     import torch
 
-    from ssl_vision.data.loader import MultiViewLoader
-    from ssl_vision.data.module import normalize
-    from ssl_vision.data.source import build_source
+    from ssl_vision.data.images.find import build_source
+    from ssl_vision.data.images.loader import MultiViewLoader
+    from ssl_vision.data.images.normalize import normalize
 
     loader = MultiViewLoader(
         build_source(path), _views(crops, full=full), batch_size=BATCH, seed=0,
@@ -106,7 +106,7 @@ def bare_decode(path: str, crops: str) -> Pass:
     from concurrent.futures import ThreadPoolExecutor
 
     from ssl_vision.data.decode import Decoder
-    from ssl_vision.data.source import build_source
+    from ssl_vision.data.images.find import build_source
 
     source = build_source(path)
     files = [source.encoded(i) for i in range(len(source))]

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     print("| parent | size | batch | plain ms | elastic ms | overhead |")
     print("|---|---|---:|---:|---:|---:|")
     for name, args, size, batch in CASES:
-        parent = build_backbone(BackboneConfig(name=name, args=args), image_size_px=size_px)
+        parent = build_backbone(BackboneConfig(name=name, args=args), input_size=size_px)
         small = elastic.extract(parent, size)
         images = torch.randn(batch, 3, size_px, size_px)
         contenders = {

@@ -58,8 +58,8 @@ def main(arguments: list[str]) -> int:
 
 def _prepare(images: Path, work: Path, num: int) -> dict[str, str]:
     """The same files as a folder, as a .beton of the same bytes, and as a raw .beton."""
+    from ssl_vision.data.images.find import build_source
     from ssl_vision.data.images.pack import PackConfig, pack
-    from ssl_vision.data.source import build_source
 
     folder = work / "folder"
     for path in sorted(images.rglob("*.jpg"), key=lambda path: path.name)[:num]:

@@ -22,7 +22,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 _FIRST = """
 import time, numpy as np
 from ssl_vision.data.images.arrays import ArraySource
-from ssl_vision.data.loader import MultiViewLoader
+from ssl_vision.data.images.loader import MultiViewLoader
+
 from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
 view = ViewConfig(jitter=JitterConfig(), blur=BlurConfig(), solarize=SolarizeConfig(), gray_prob=.2)
 images = np.zeros((64, 375, 500, 3), np.uint8)

@@ -38,7 +38,7 @@ def build(mixing: str, settings: dict[str, Any]) -> tuple[Any, Any]:
     config = MixingConfig(name=mixing.removesuffix("_step"), **MIXINGS[mixing])
     backbone = build_backbone(
         BackboneConfig(name=settings["backbone"], drop_path=0.1),
-        image_size_px=settings["size_px"],
+        input_size=settings["size_px"],
     )
     method = Supervised(
         SupervisedConfig(mixing=config),

@@ -194,9 +194,7 @@ def mae(load: Callable[[str], Golden]) -> Iterator[Row]:
 
 def _mae_forward(values: Golden, patches: torch.Tensor) -> Iterator[Row]:
     size = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0}
-    backbone = build_backbone(
-        BackboneConfig(name="vit_tiny_patch16_224", args=size), image_size_px=16
-    )
+    backbone = build_backbone(BackboneConfig(name="vit_tiny_patch16_224", args=size), input_size=16)
     decoder = MaskedDecoder(24, 48, grid=4, width=16, depth=1, num_heads=2, mlp_ratio=2.0)
     states: dict[bool, dict[str, torch.Tensor]] = {False: {}, True: {}}
     for key in (k for k in values if k.startswith("full_state_")):

@@ -159,7 +159,7 @@ def step_of(name: str, s: dict[str, Any]) -> Run:
 
     args = {"num_groups": s["groups"], "group_size": s["k"]}
     backbone = build_backbone(
-        BackboneConfig(name="point_vit_small", args=args), image_size_px=s["points"]
+        BackboneConfig(name="point_vit_small", args=args), input_size=s["points"]
     )
     entry = METHODS[name]
     plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=s["clouds"])

@@ -53,7 +53,7 @@ _HEAD = ("method.hidden_dim=16", "method.bottleneck_dim=8", "method.teacher_temp
 _POINTS = (
     "backbone.args={embed_dim: 24, depth: 2, num_heads: 2, num_groups: 8, group_size: 8, "
     "patch_hidden: 16}",
-    "method.decoder_depth=1", "method.decoder_heads=2", "data.point_views.cloud.num_points=64",
+    "method.decoder_depth=1", "method.decoder_heads=2", "data.views.cloud.num_points=64",
     "data.path=shapes", "data.train_fraction=0.03",
 )  # fmt: skip
 # Method -> what makes its tiny recipe one of milliseconds. What changes with time changes in

@@ -122,7 +122,7 @@ def make_plan(config: TrainConfig, steps: int) -> TrainPlan:
         steps_per_epoch=steps,
         epochs=config.trainer.epochs,
         global_batch_size=config.data.global_batch_size,
-        image_size_px=config.data.size_px,
+        input_size=config.data.input_size,
     )
 
 

@@ -14,8 +14,7 @@ import torch
 
 from ssl_vision.data.clouds.mesh_files import READERS, read_geometry, read_table
 from ssl_vision.data.clouds.source import PartSource, PointSource
-from ssl_vision.data.images.folder import class_name
-from ssl_vision.data.source import Split
+from ssl_vision.data.source import Split, class_name
 from ssl_vision.data.splits import (
     VAL_NAMES,
     NotSplitError,

@@ -1,6 +1,6 @@
 """The loader of point clouds: order, position and threads of images' loader, views of clouds."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ class PointLoader(EpochLoader[PointViewConfig]):
     A view is keyed by (seed, view name, epoch, sample id, drawing), as views of images are; see
     `EpochLoader` for the arguments and the position.
     """
+
+    modality: ClassVar[str] = "clouds"
 
     def _prepare(self) -> dict[str, PointViewConfig]:
         return self.views
@@ -35,7 +37,7 @@ class PointLoader(EpochLoader[PointViewConfig]):
 
     def _render(self, job: Job, start: int, stop: int, views: Any, tools: Any) -> None:
         ids = torch.from_numpy(job.indices[start:stop].copy())  # keys, also of substitutes
-        read = {row: self._read_row(job, row, self.source.cloud) for row in range(start, stop)}
+        read = {row: self._read_row(job, row, self.source.sample) for row in range(start, stop)}
         clouds = [torch.from_numpy(cloud) for cloud in read.values() if cloud is not None]
         if not clouds:
             return

@@ -30,6 +30,7 @@ class PointSource(Source):
         has_files: Whether each name is the path of a file that holds this cloud alone.
     """
 
+    modality = "clouds"
     has_files = False
 
     def __init__(
@@ -73,18 +74,7 @@ class PointSource(Source):
         sizes = ",".join(str(os.path.getsize(path)) for path in self._contents.paths)
         return digest("\n".join(self._names), labels, sizes)
 
-    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
-        """Not images.
-
-        Raises:
-            DataError: Always.
-        """
-        raise DataError(
-            f"{self.name(index)} is a point cloud, not an image; use a method of point clouds and "
-            "data.point_views instead of data.views."
-        )
-
-    def cloud(self, index: int) -> np.ndarray:
+    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
         """Coordinates of a cloud, float32, (M, 3); not to be written to.
 
         Raises:

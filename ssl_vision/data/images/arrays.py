@@ -66,7 +66,7 @@ class ArraySource(Source):
         """Some of the pixels' bytes."""
         return self.images[index].reshape(-1)[start:stop].tobytes()
 
-    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
+    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
         """One image, as it lies in memory."""
         return self.images[index]
 

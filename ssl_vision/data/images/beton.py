@@ -186,7 +186,7 @@ class BetonSource(Source):
         except OSError as error:
             raise DataError(error.strerror or str(error)) from error
 
-    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
+    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
         """One image; a raw one as it lies in the file."""
         data = self.encoded(index)
         height, width = int(self._heights[index]), int(self._widths[index])
@@ -194,7 +194,7 @@ class BetonSource(Source):
             pixels = np.empty((height, width, 3), np.uint8)
             self._read(pixels.reshape(-1).data, int(self._pointers[index]))
             return pixels
-        pixels = decoder.decode(data)
+        pixels = (decoder or Decoder()).decode(data)
         if pixels.shape != (height, width, 3):
             raise DataError(
                 f"stored as {width}x{height}, decoded as {pixels.shape[1]}x{pixels.shape[0]}"

@@ -1,7 +1,6 @@
 """A folder of image files, with or without class folders."""
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from ssl_vision.data.contents import FileContents
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
-from ssl_vision.data.source import Source, digest
+from ssl_vision.data.source import Source, class_name, digest
 from ssl_vision.errors import DataError
 from ssl_vision.files import MAX_IMAGE_BYTES, read_regular
 
@@ -86,9 +85,9 @@ class FolderSource(Source):
         except OSError as error:
             raise DataError(error.strerror or str(error)) from error
 
-    def pixels(self, index: int, decoder: Decoder) -> np.ndarray:
+    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
         """One decoded image."""
-        return decoder.decode(self.encoded(index), self.decode)
+        return (decoder or Decoder()).decode(self.encoded(index), self.decode)
 
 
 def _size(path: str) -> int:
@@ -196,11 +195,6 @@ class ClassFolders(NamedTuple):
     labels: np.ndarray | None
     only: str | None = None
     problem: str = ""
-
-
-def class_name(text: str) -> str:
-    """A class's name as it is compared: composed (NFC), however a file system wrote it."""
-    return unicodedata.normalize("NFC", text)
 
 
 def class_folders(paths: Sequence[str]) -> ClassFolders:

@@ -209,7 +209,7 @@ def _take(source: Source, index: int, config: PackConfig, notes: Notes) -> _Pack
         height, width = decoder.size(data or b"")
         _check_sides(height, width)
         return _Packed(index, "kept", height, width, data)
-    pixels = source.pixels(index, decoder)
+    pixels = source.sample(index, decoder)
     pixels, was_scaled = _scale_down(pixels, config.max_side_px)
     height, width = pixels.shape[:2]
     _check_sides(height, width)
@@ -404,7 +404,7 @@ def _verify(
         for row in rows:
             data: Any = written.encoded(row)
             if data is None or samples[row].kind == "encoded":
-                pixels = written.pixels(row, _decoder())
+                pixels = written.sample(row, _decoder())
                 data = pixels if data is None else data
             if zlib.crc32(data) != checksums[row]:
                 raise DataError(f"sample {row} reads back other bytes; is the disk failing?")

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssl_vision.data.clouds.config import CloudData
 from ssl_vision.data.clouds.find import build_point_source
 from ssl_vision.data.clouds.layouts import read_cloud
 from ssl_vision.data.clouds.loader import PointLoader
 from ssl_vision.data.clouds.source import PartSource
-from ssl_vision.data.decode import Decoder
-from ssl_vision.data.module import DataConfig, DataModule
+from ssl_vision.data.module import DataModule
 from ssl_vision.data.source import SubsetSource
 from ssl_vision.errors import DataError
 from ssl_vision.points.views import PointViewConfig
@@ -33,8 +33,8 @@ def test_built_in_shapes_are_split_and_balanced() -> None:
     assert train.class_names == val.class_names == sorted(train.class_names)
     assert train.fingerprint() != val.fingerprint()
     assert train.class_names[train.labels[7]] in train.name(7)
-    assert train.cloud(7) is not None
-    assert np.array_equal(train.cloud(7), build_point_source("shapes", split="train").cloud(7))
+    assert train.sample(7) is not None
+    assert np.array_equal(train.sample(7), build_point_source("shapes", split="train").sample(7))
 
 
 def test_built_in_parts_are_numbered_by_class() -> None:
@@ -43,7 +43,7 @@ def test_built_in_parts_are_numbered_by_class() -> None:
     for index in range(4):
         owned = source.parts_of_class[source.labels[index]]
         assert set(np.unique(source.parts(index))) <= set(owned)
-        assert len(source.parts(index)) == len(source.cloud(index))
+        assert len(source.parts(index)) == len(source.sample(index))
     numbers = [part for owned in source.parts_of_class for part in owned]
     assert sorted(numbers) == list(range(len(source.part_names)))
 
@@ -73,7 +73,7 @@ def test_class_folders_without_splits_and_flat_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no val split .* set data\.val_path"):
         build_point_source(str(tmp_path / "a"), split="val")
     views = {"cloud": PointViewConfig(num_points=3)}
-    config = DataConfig(path=str(tmp_path / "a"), val_path=str(tmp_path / "a"), point_views=views)
+    config = CloudData(path=str(tmp_path / "a"), val_path=str(tmp_path / "a"), views=views)
     val = DataModule(config, seed=0).val_source
     assert val is not None
     assert val.name(1).endswith("1.txt")
@@ -89,7 +89,7 @@ def test_modelnet_resampled(tmp_path: Path) -> None:
     train, test = (build_point_source(str(tmp_path), split=s) for s in ("train", "val"))
     assert train.labels.tolist() == [0, 1]
     assert test.labels.tolist() == [1]
-    assert train.cloud(0).tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert train.sample(0).tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
 def test_shapenet55(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_shapenetpart(tmp_path: Path) -> None:
     assert train.class_names == ["Bag", "Mug"]
     assert train.labels.tolist() == [1, 0]
     assert train.parts(0).tolist() == [36, 37]
-    assert train.cloud(0).shape == (2, 3)
+    assert train.sample(0).shape == (2, 3)
     # The published numbering: bags have parts 4 and 5, mugs 36 and 37, of 50.
     assert train.parts_of_class == [[4, 5], [36, 37]]
     assert len(train.part_names) == 50
@@ -146,8 +146,8 @@ def test_scanobjectnn_is_read_from_its_h5_files(tmp_path: Path) -> None:
     assert (len(train), len(val), train.class_names[4]) == (5, 2, "chair")
     assert train.labels is not None
     assert train.labels.tolist() == [0, 1, 2, 3, 4]
-    assert np.array_equal(train.cloud(3), clouds["training"][3].astype(np.float32))
-    assert np.array_equal(val.cloud(1), clouds["test"][1].astype(np.float32))
+    assert np.array_equal(train.sample(3), clouds["training"][3].astype(np.float32))
+    assert np.array_equal(val.sample(1), clouds["test"][1].astype(np.float32))
 
 
 def test_meshes_become_the_same_surface_points_every_time(tmp_path: Path) -> None:
@@ -176,12 +176,10 @@ def test_unusable_paths_are_explained(tmp_path: Path) -> None:
         build_point_source(str(tmp_path))
 
 
-def test_clouds_are_no_images_and_subsets_pass_them_on() -> None:
+def test_subsets_pass_clouds_on() -> None:
     source = build_point_source("shapes", split="val")
-    with pytest.raises(DataError, match=r"point cloud, not an image.*data\.point_views"):
-        source.pixels(0, Decoder())
     part = SubsetSource(source, np.array([5, 2]))
-    assert np.array_equal(part.cloud(0), source.cloud(5))
+    assert np.array_equal(part.sample(0), source.sample(5))
 
 
 def _part_set(root: Path, lists: str = '["shape_data/03797390/a"]', part: str = "36") -> None:
@@ -206,7 +204,7 @@ def test_parts_are_those_of_the_data_set(tmp_path: Path, part: str) -> None:
     _part_set(tmp_path, part=part)
     source = build_point_source(str(tmp_path))
     with pytest.raises(DataError, match=r"a\.txt: part .* is none of 0\.\.49"):
-        source.cloud(0)
+        source.sample(0)
 
 
 def test_lists_name_nothing_outside_their_folder(tmp_path: Path) -> None:

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_vision.data.clouds.config import CloudData
 from ssl_vision.data.clouds.find import build_point_source
 from ssl_vision.data.clouds.loader import PointLoader
 from ssl_vision.data.clouds.source import PointSource
-from ssl_vision.data.module import DataConfig, DataModule
+from ssl_vision.data.images.find import build_source
+from ssl_vision.data.images.loader import MultiViewLoader
+from ssl_vision.data.module import DataModule
+from ssl_vision.data.source import SubsetSource
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.points.views import PointViewConfig, render_view
 from ssl_vision.randomness import derive_key
@@ -39,7 +43,7 @@ def test_views_are_those_of_their_keys() -> None:
     batch = next(iter(loader))
     assert batch.views["a"].shape == (8, 32, 3)
     assert batch.label.tolist() == [int(i) % 3 for i in batch.index]
-    clouds = [torch.from_numpy(source.cloud(int(i))) for i in batch.index]
+    clouds = [torch.from_numpy(source.sample(int(i))) for i in batch.index]
     for drawing in range(2):
         key = derive_key(5, "view", "a", 3, drawing)
         expected = render_view(clouds, view, key=key, ids=batch.index)
@@ -95,11 +99,10 @@ def test_broken_clouds_raise_with_their_name_or_are_replaced() -> None:
 
 
 def test_data_module_serves_clouds_from_settings() -> None:
-    config = DataConfig(path="shapes", global_batch_size=8, point_views={"cloud": VIEW},
+    config = CloudData(path="shapes", global_batch_size=8, views={"cloud": VIEW},
                         eval_batch_size=300)  # fmt: skip
     data = DataModule(config, seed=1)
-    assert config.is_points
-    assert config.size_px == 32
+    assert config.input_size == 32
     assert data.num_classes == 10
     batch = data.normalize(next(iter(data.train_loader())))
     assert batch.views["cloud"].shape == (8, 32, 3)
@@ -114,19 +117,16 @@ def test_folders_without_a_val_split_hold_some_clouds_out(tmp_path: Path) -> Non
         (tmp_path / kind).mkdir()
         for i in range(10):
             np.save(tmp_path / kind / f"{i}.npy", np.random.rand(20, 3))
-    config = DataConfig(path=str(tmp_path), global_batch_size=4, point_views={"cloud": VIEW})
+    config = CloudData(path=str(tmp_path), global_batch_size=4, views={"cloud": VIEW})
     data = DataModule(config, seed=1)
     assert len(data.val_source) == 4
     assert len(data.bank_source) == 16
 
 
 def test_images_and_clouds_are_not_mixed() -> None:
-    with pytest.raises(ConfigError, match="set one of them"):
-        DataConfig(path="shapes", views={"a": ViewConfig()}, point_views={"b": VIEW})
-
-
-def test_the_last_batch_is_shorter_where_nothing_is_dropped() -> None:
-    source = build_point_source("shape_parts", split="val")
-    batches = list(PointLoader(source, {"c": VIEW}, batch_size=50, seed=0, drop_last=False))
-    assert [len(b.index) for b in batches] == [50, 50, 20]
-    assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(120))
+    clouds, images = build_point_source("shapes", split="val"), build_source("digits")
+    with pytest.raises(ConfigError, match="data set of clouds; what is asked for takes images"):
+        MultiViewLoader(clouds, {"a": ViewConfig(size_px=8)}, batch_size=2, seed=0)
+    part = SubsetSource(images, np.arange(5))
+    with pytest.raises(ConfigError, match="data set of images; what is asked for takes clouds"):
+        PointLoader(part, {"a": VIEW}, batch_size=2, seed=0)

@@ -13,9 +13,9 @@ from ffcv.writer import DatasetWriter
 
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.images.beton import BetonSource, multi_view_decoder, split_views
+from ssl_vision.data.images.find import build_source
+from ssl_vision.data.images.loader import MultiViewLoader
 from ssl_vision.data.images.pack import PackConfig, pack
-from ssl_vision.data.loader import MultiViewLoader
-from ssl_vision.data.source import build_source
 from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
 
 VIEWS = {
@@ -35,7 +35,7 @@ class Samples:
         return len(self.source)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        return self.source.pixels(i, Decoder()).copy(), int(self.source.labels[i])
+        return self.source.sample(i, Decoder()).copy(), int(self.source.labels[i])
 
 
 def packed(folder: Path, mode: str) -> Path:
@@ -74,7 +74,7 @@ def check_we_read_theirs(folder: Path) -> None:
     written = build_source(str(target))
     assert written.labels.tolist() == samples.source.labels.tolist()
     for i in range(len(samples)):
-        assert np.array_equal(written.pixels(i, Decoder()), samples[i][0])
+        assert np.array_equal(written.sample(i, Decoder()), samples[i][0])
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ import pytest
 
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.images.arrays import ArraySource, mnist5k, stratified_split
+from ssl_vision.data.images.find import build_source
 from ssl_vision.data.images.torchvision_sets import data_root
 from ssl_vision.data.levels import DecodeConfig
-from ssl_vision.data.source import SubsetSource, build_source
+from ssl_vision.data.source import SubsetSource
 from ssl_vision.errors import DataError
 
 
@@ -19,7 +20,7 @@ def test_gray_images_become_rgb_and_lie_where_the_block_says() -> None:
 
     images = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
     source = ArraySource(images)
-    assert np.array_equal(source.pixels(1, Decoder())[:, :, 2], images[1])
+    assert np.array_equal(source.sample(1, Decoder())[:, :, 2], images[1])
     block = source.raw_block(np.array([1]))
     assert (block.heights[0], block.widths[0]) == (3, 4)
     memory = ctypes.string_at(int(block.addresses[0]), 36)
@@ -56,7 +57,7 @@ def test_a_subset_renumbers() -> None:
     whole = ArraySource(np.arange(5, dtype=np.uint8).repeat(12).reshape(5, 2, 2, 3), np.arange(5))
     part = SubsetSource(whole, np.array([4, 1]))
     assert part.labels.tolist() == [4, 1]
-    assert part.pixels(0, Decoder())[0, 0, 0] == 4
+    assert part.sample(0, Decoder())[0, 0, 0] == 4
     assert part.name(1) == "array[1]"
     assert part.fingerprint() != whole.fingerprint()
 
@@ -100,8 +101,8 @@ def test_transparency_is_the_last_band_and_shows_the_background(bands) -> None:
     images = np.full((2, 3, 5, bands), 100, np.uint8)
     images[0, ..., -1], images[1, ..., -1] = 0, 51  # a fifth
     source = ArraySource(images, decode=DecodeConfig(background=(0, 50, 250)))
-    assert source.pixels(0, Decoder()).tolist() == [[[0, 50, 250]] * 5] * 3
-    assert source.pixels(1, Decoder()).tolist() == [[[20, 60, 220]] * 5] * 3
+    assert source.sample(0, Decoder()).tolist() == [[[0, 50, 250]] * 5] * 3
+    assert source.sample(1, Decoder()).tolist() == [[[20, 60, 220]] * 5] * 3
 
 
 def test_arrays_of_other_bands_or_depths_are_refused() -> None:

@@ -20,9 +20,9 @@ from ssl_vision.data.images.beton_format import (
     data_start,
     record_type,
 )
+from ssl_vision.data.images.find import build_source
+from ssl_vision.data.images.loader import MultiViewLoader
 from ssl_vision.data.images.pack import PackConfig, pack
-from ssl_vision.data.loader import MultiViewLoader
-from ssl_vision.data.source import build_source
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.views import (
     BlurConfig,
@@ -73,7 +73,7 @@ def test_modes_can_be_mixed(image_folder) -> None:
     assert 0 < sum(kinds) < len(kinds)
     folder = build_source(str(image_folder))
     for i, is_raw in enumerate(kinds):
-        difference = mixed.pixels(i, Decoder()).astype(int) - folder.pixels(i, Decoder())
+        difference = mixed.sample(i, Decoder()).astype(int) - folder.sample(i, Decoder())
         assert np.abs(difference).mean() < (0.01 if is_raw else 8)  # lossy: the same picture
 
 
@@ -273,7 +273,7 @@ def test_reading_leaves_no_file_open(image_folder) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         source = BetonSource(path)
-        source.pixels(0, Decoder())
+        source.sample(0, Decoder())
         del source
     assert len(os.listdir("/proc/self/fd")) == before
 

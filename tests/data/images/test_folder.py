@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.images.find import build_source
 from ssl_vision.data.images.folder import FolderSource, list_images
-from ssl_vision.data.source import build_source
 from ssl_vision.errors import DataError
 
 
@@ -64,7 +64,7 @@ def test_a_file_that_vanished_is_named(tmp_path) -> None:
     source = FolderSource(touch(tmp_path, "1.jpg", "2.jpg"))
     (tmp_path / "1.jpg").unlink()
     with pytest.raises(DataError, match="No such file"):
-        source.pixels(0, Decoder())
+        source.sample(0, Decoder())
 
 
 def test_splits_are_entered_by_name(tmp_path) -> None:
@@ -106,7 +106,7 @@ def test_names_that_are_no_utf8_or_hold_line_ends_are_read_and_fingerprinted(tmp
         shutil.copy(tmp_path / "a.png", os.fsencode(tmp_path) + b"/" + name)
     source = FolderSource(tmp_path)
     assert len(source) == 4
-    assert all(source.pixels(i, Decoder())[0, 0].tolist() == [1, 2, 3] for i in range(4))
+    assert all(source.sample(i, Decoder())[0, 0].tolist() == [1, 2, 3] for i in range(4))
     before = source.fingerprint()
     os.rename(os.fsencode(tmp_path) + b"/caf\xe9.png", os.fsencode(tmp_path) + b"/caf\xe8.png")
     assert FolderSource(tmp_path).fingerprint() != before
@@ -124,5 +124,5 @@ def test_what_is_no_plain_file_is_a_line_each_and_at_once(tmp_path):
     for index in range(len(source)):
         stem = Path(source.name(index)).stem
         with pytest.raises(DataError, match=words[stem]) as caught:
-            source.pixels(index, Decoder())
+            source.sample(index, Decoder())
         assert "\n" not in str(caught.value)

@@ -15,8 +15,8 @@ from PIL import Image
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.images.arrays import ArraySource
 from ssl_vision.data.images.beton import BetonSource
+from ssl_vision.data.images.find import build_source
 from ssl_vision.data.images.pack import PackConfig, pack
-from ssl_vision.data.source import build_source
 from ssl_vision.errors import ConfigError, DataError
 
 
@@ -95,9 +95,9 @@ def test_every_kind_of_input_is_packed_or_listed_with_its_reason(mixed_folder, m
     whole = {source.name(i): i for i in range(len(source))}
     for row, name in enumerate(names):
         key = str(Path(name).relative_to(mixed_folder))
-        pixels = written.pixels(row, Decoder())
+        pixels = written.sample(row, Decoder())
         assert pixels.shape[:2] == GOOD_INPUTS[key][1], key
-        original = source.pixels(whole[name], Decoder()).astype(int)
+        original = source.sample(whole[name], Decoder()).astype(int)
         assert np.abs(pixels - original).mean() < (0.01 if mode == "raw" else 12), key
     kept = {"plain.jpg", "gray.jpg", "progressive.jpg", "one_pixel.jpg", "wide.jpg"}
     kept |= {"jpeg_named.png", "UPPER.JPG", "sub/plain.jpg"}
@@ -129,7 +129,7 @@ def test_an_image_larger_than_a_page_makes_larger_pages(tmp_path) -> None:
     written = BetonSource(target)
     assert written.page_size == 1 << 22
     assert np.all(written._pointers % (1 << 22) + written._sizes <= 1 << 22)
-    assert all(np.array_equal(written.pixels(i, Decoder()), images[i]) for i in range(5))
+    assert all(np.array_equal(written.sample(i, Decoder()), images[i]) for i in range(5))
     assert written.labels is None
 
 
@@ -137,7 +137,7 @@ def test_large_images_are_scaled_down_on_request(image_folder) -> None:
     target = image_folder.parent / "out.beton"
     pack(build_source(str(image_folder)), target, PackConfig(max_side_px=20))
     written = BetonSource(target)
-    assert max(max(written.pixels(i, Decoder()).shape[:2]) for i in range(len(written))) == 20
+    assert max(max(written.sample(i, Decoder()).shape[:2]) for i in range(len(written))) == 20
 
 
 def test_an_existing_target_is_kept(image_folder) -> None:
@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_the_old_file(image_folder) -> None:
 KILLED = """
 import os, signal, sys
 from ssl_vision.data.images import pack as p
-from ssl_vision.data.source import build_source
+from ssl_vision.data.images.find import build_source
 def progress(stage, done, total):
     if done == 12:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -204,7 +204,7 @@ def test_two_writers_of_one_file_do_not_mix(image_folder) -> None:
 
 def test_a_writer_that_meets_a_bug_ends(image_folder, monkeypatch) -> None:
     source = build_source(str(image_folder))
-    monkeypatch.setattr(source, "pixels", lambda index, decoder: 1 / 0)
+    monkeypatch.setattr(source, "sample", lambda index, decoder=None: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pack(source, image_folder.parent / "out.beton", PackConfig())
 
@@ -219,8 +219,8 @@ def test_settings_are_checked(bad) -> None:
 
 def test_transparency_is_the_same_packed_and_in_the_folder_and_counted(tmp_path) -> None:
     from ssl_vision.data.images.folder import FolderSource
+    from ssl_vision.data.images.loader import MultiViewLoader
     from ssl_vision.data.levels import DecodeConfig
-    from ssl_vision.data.loader import MultiViewLoader
     from ssl_vision.views import evaluation_view
 
     rgba = np.random.default_rng(0).integers(0, 256, (12, 12, 4), dtype=np.uint8)
@@ -234,11 +234,11 @@ def test_transparency_is_the_same_packed_and_in_the_folder_and_counted(tmp_path)
         report = pack(folder, tmp_path / "a.beton", PackConfig(mode="raw", overwrite=True))
         assert report.notes.startswith("1 images have transparent pixels")
         packed = BetonSource(tmp_path / "a.beton")
-        assert np.array_equal(packed.pixels(0, Decoder()), folder.pixels(0, Decoder()))
+        assert np.array_equal(packed.sample(0, Decoder()), folder.sample(0, Decoder()))
         view = {"image": evaluation_view(size_px=8, interpolation="bicubic", center_fraction=1.0)}
         loader = MultiViewLoader(folder, view, batch_size=2, seed=0, num_threads=2)
         with pytest.warns(UserWarning, match="of 2 images: 1 images have transparent"):
             list(loader)
-        seen.append((folder.fingerprint(), packed.fingerprint(), packed.pixels(0, Decoder()).sum()))
+        seen.append((folder.fingerprint(), packed.fingerprint(), packed.sample(0, Decoder()).sum()))
     assert seen[0][0] != seen[1][0]
     assert seen[0][2] > seen[1][2]

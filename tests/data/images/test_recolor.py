@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ssl_vision.data.images import recolor
+from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.kernels.draws import draw, view_key, view_stream
-from ssl_vision.data.module import DataConfig, DataModule
+from ssl_vision.data.module import DataModule
 from ssl_vision.errors import ConfigError
 from ssl_vision.views import (
     BlurConfig,
@@ -32,7 +33,7 @@ VIEWS = {
 
 
 def module(where: str, device: str = "cpu") -> tuple[DataModule, list]:
-    config = DataConfig(
+    config = ImageData(
         path="mnist5k", views=VIEWS, global_batch_size=64, augment_on=where,
         mean=(0, 0, 0), std=(1, 1, 1),
     )  # fmt: skip
@@ -88,4 +89,4 @@ def test_orders_are_permutations_and_all_occur() -> None:
 def test_what_the_device_cannot_render_is_refused() -> None:
     views = {"a": ViewConfig(erase=EraseConfig())}
     with pytest.raises(ConfigError, match=r"augment_on=cpu"):
-        DataConfig(path="digits", views=views, augment_on="device")
+        ImageData(path="digits", views=views, augment_on="device")

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from timm.data import auto_augment as theirs
 
+from ssl_vision.data.images.config import ImageData
+from ssl_vision.data.images.find import build_source
+from ssl_vision.data.images.loader import MultiViewLoader
 from ssl_vision.data.kernels import policy
 from ssl_vision.data.kernels.draws import view_key
-from ssl_vision.data.loader import MultiViewLoader
-from ssl_vision.data.module import DataConfig
-from ssl_vision.data.source import build_source
 from ssl_vision.errors import ConfigError
 from ssl_vision.views import EraseConfig, RandAugmentConfig, ViewConfig
 
@@ -216,4 +216,4 @@ def test_loader_augments_each_sample_alike_on_any_number_of_threads() -> None:
 def test_policies_are_refused_where_colours_come_after_them() -> None:
     views = {"train": ViewConfig(rand_augment=RandAugmentConfig())}
     with pytest.raises(ConfigError, match=r"data\.views\.train\.rand_augment runs on the CPU"):
-        DataConfig(path="digits", views=views, augment_on="device")
+        ImageData(path="digits", views=views, augment_on="device")

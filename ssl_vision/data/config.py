@@ -1,0 +1,128 @@
+"""Settings of the data that every modality has; each adds its views and what they need."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+from ssl_vision.data.levels import DecodeConfig
+from ssl_vision.errors import ConfigError
+
+
+class View(Protocol):
+    """What every modality's views have."""
+
+    @property
+    def count(self) -> int:
+        """Drawings per sample."""
+
+
+class InputSpec(NamedTuple):
+    """What a network is shown; goes with its weights wherever they are exported.
+
+    Attributes:
+        size: Side of an image in px, or points of a cloud.
+        mean: Per channel, of values 0..1; 0 where nothing is subtracted.
+        std: Per channel; 1 where nothing is divided.
+        interpolation: bicubic or bilinear.
+        crop_pct: Centre crop's side / resized shorter side.
+    """
+
+    size: int
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on, and how it is shown."""
+
+    path: str  # folder or file of the data, or name of a data set
+    val_path: str | None = None  # default: the val split of `path`
+    train_list: str | None = None  # text file of the training samples to use, one name a line
+    train_fraction: float = 1.0  # of each class's (or of all) training samples; 0.01 is in 0.1
+    download: bool = False  # whether a named data set may be fetched
+    global_batch_size: int = 256  # samples per optimizer update, over processes and accumulation
+    views: dict[str, Any] = field(default_factory=dict)  # the method says which
+    on_error: Literal["raise", "substitute"] = (
+        "raise"  # unreadable samples; scores leave out, not substitute
+    )
+    drop_last: bool = True  # leave out samples that fill no whole global batch
+    num_threads: int = 0  # per process; 0: the cores it may use
+    eval_batch_size: int = 256  # over processes
+
+    def __post_init__(self) -> None:
+        if self.global_batch_size < 1 or self.eval_batch_size < 1:
+            raise ConfigError(
+                f"data.global_batch_size={self.global_batch_size} and data.eval_batch_size="
+                f"{self.eval_batch_size} must be 1 or more."
+            )
+        if not 0 < self.train_fraction <= 1:
+            raise ConfigError(
+                f"data.train_fraction={self.train_fraction} must be above 0 and up to 1."
+            )
+        if self.train_list is not None and self.train_fraction != 1:
+            raise ConfigError(
+                f"data.train_list={self.train_list} and data.train_fraction={self.train_fraction} "
+                "both choose training samples; set one of them."
+            )
+        if self.num_threads < 0:
+            raise ConfigError(f"data.num_threads={self.num_threads} must be 0 (automatic) or more.")
+
+    @property
+    @abstractmethod
+    def input_size(self) -> int:
+        """Of the largest view: side of an image in px, or points of a cloud."""
+
+    @abstractmethod
+    def evaluation_view(self) -> Any:
+        """The un-augmented view of kNN and feature extraction."""
+
+    def loaded_views(self) -> dict[str, Any]:
+        """The training views as the loader draws them; the device may do the rest."""
+        return self.views
+
+    @property
+    @abstractmethod
+    def input_spec(self) -> InputSpec:
+        """What the trained network is shown."""
+
+    def mismatch(self, spec: InputSpec) -> str:
+        """How samples were shown to other weights, if these settings differ; else empty."""
+        return ""
+
+    @classmethod
+    @abstractmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Settings of a run made before each modality had its own, as they are written now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalDataConfig:
+    """The data; how they are shown follows from the weights where nothing is said."""
+
+    path: str  # folder, .beton file, or name of a data set; its train split is the bank
+    val_path: str | None = None  # default: the val split of `path`, else a fixed fifth of it
+    name: str | None = None  # for published numbers, e.g. imagenet1k; default: from the path
+    download: bool = False
+    batch_size: int = 256
+    num_threads: int = 0  # 0: the cores this process may use
+    on_error: Literal["raise", "substitute"] = "raise"
+    size_px: int | None = None  # None: the weights' own, as for all below
+    num_points: int | None = None  # of point clouds, instead of size_px
+    num_groups: int | None = None  # of point clouds: patches each is cut into
+    is_normalized: bool = True  # of point clouds: into the unit sphere; ScanObjectNN's: false
+    center_fraction: float | None = None  # size_px / resized shorter side; DINO's protocol: 0.875
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
+    max_train: int | None = None  # a fixed draw of the training images, for first looks
+    max_val: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "size_px", "num_points", "num_groups", "max_train", "max_val"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{key}={value} must be 1 or more.")

@@ -1,0 +1,154 @@
+"""What a modality states, once: its data, its views, its numbers and its pictures.
+
+Nobody outside a modality's folder asks which one it is; `modalities.MODALITIES` lists them all.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from PIL import Image
+from torch import Tensor
+
+from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
+from ssl_vision.data.loader import EpochLoader
+from ssl_vision.data.source import Source, Split
+from ssl_vision.types import Batch
+
+Normalize = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How the samples of an evaluation are shown.
+
+    Attributes:
+        view: Drawn of each by the loader; nothing about it is random.
+        normalize: From the view's values to what the network takes.
+        transform: The same for a report, as JSON values.
+        key: What beside the view changes features, as JSON values.
+        mark: What of it belongs into a protocol's name.
+    """
+
+    view: Any
+    normalize: Normalize
+    transform: dict[str, Any]
+    key: dict[str, Any] = field(default_factory=dict)
+    mark: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawFeatures:
+    """Features that need no network: what training has to beat.
+
+    Attributes:
+        name: In reports, behind "raw".
+        width: At most so many numbers, D.
+        of: Views as the network takes them, (B, ...) -> features, (B, D).
+    """
+
+    name: str
+    width: int
+    of: Callable[[Tensor], Tensor]
+
+
+class Modality(ABC):
+    """One kind of sample.
+
+    Attributes:
+        name: Key of the table; what sources, loaders and networks of it call theirs.
+        settings: Schema of a recipe's `data`.
+        loader: Draws views of its sources.
+        view_name: Of the one view of an evaluation.
+        raw: Features without a network.
+    """
+
+    name: ClassVar[str]
+    settings: ClassVar[type[DataConfig]]
+    loader: ClassVar[type[EpochLoader[Any]]]
+    view_name: ClassVar[str]
+    raw: ClassVar[RawFeatures]
+
+    @abstractmethod
+    def open(self, path: str, *, split: Split, config: DataConfig) -> Source:
+        """The data set at a path, or of a name.
+
+        Raises:
+            DataError: Nothing is there, or not that split (see `data.splits`).
+        """
+
+    @abstractmethod
+    def show(self, asked: EvalDataConfig, spec: InputSpec) -> Shown:
+        """How an evaluation shows samples: as asked, else as the network was trained.
+
+        Args:
+            asked: Settings; None follows the network.
+            spec: The network's.
+        """
+
+    def data_of(self, asked: EvalDataConfig, shown: Shown) -> DataConfig:
+        """Settings of the data of an evaluation."""
+        return self.settings(
+            path=asked.path,
+            val_path=asked.val_path,
+            download=asked.download,
+            views={self.view_name: shown.view},
+        )
+
+    @abstractmethod
+    def augmented(self, view: Any, *, count: int) -> Any:
+        """An augmented view of which `count` drawings tell samples apart (LiDAR's).
+
+        Raises:
+            ConfigError: No such view is agreed on.
+        """
+
+    @abstractmethod
+    def cropped(
+        self,
+        view: Any,
+        *,
+        count: int,
+        area: tuple[float, float],
+        flip_prob: float,
+        interpolation: Literal["bicubic", "bilinear"] | None,
+    ) -> Any:
+        """A view of random crops, to train a linear probe on.
+
+        Raises:
+            ConfigError: Such samples are not cropped.
+        """
+
+    def normalizer(self, config: DataConfig) -> Normalize:
+        """From a training view's values to what the network takes; views come normalised."""
+        return as_is
+
+    def on_device(self, batch: Batch, config: DataConfig, *, seed: int) -> Batch:
+        """The part of the augmentation that the settings leave to the device; none."""
+        return batch
+
+    def small(self, view: Any) -> Any:
+        """A view that is enough for thumbnails."""
+        return view
+
+    @abstractmethod
+    def thumbnails(self, views: Tensor, *, size_px: int) -> Any:
+        """Pictures of un-normalised views, uint8, (B, S, S, 3), of at most or about that side."""
+
+    @abstractmethod
+    def sheet(
+        self, views: Mapping[str, Tensor], *, num_samples: int, tile_px: int
+    ) -> Image.Image | None:
+        """One row of pictures per sample, its views side by side; None where nothing can be shown.
+
+        Args:
+            views: Name -> un-normalised views, (k*B, ...).
+            num_samples: B.
+            tile_px: Side of one picture.
+        """
+
+
+def as_is(views: Tensor) -> Tensor:
+    """What is normalised already."""
+    return views

@@ -83,15 +83,25 @@ def read_json(
 
     Raises:
         error: With name and reason, if it cannot be read or is no JSON (nested too deeply,
-            numbers of thousands of digits included).
+            numbers of thousands of digits, keys that stand twice included).
     """
     text = read_text(path, error=error, max_bytes=max_bytes)
     try:
-        content: object = json.loads(text)
+        content: object = json.loads(text, object_pairs_hook=_unique)
     except RecursionError as caught:
         raise error(f"{shown(path)} is no usable JSON: it is nested too deeply.") from caught
     except ValueError as caught:
         raise error(f"{shown(path)} is no usable JSON: {caught}.") from caught
+    return content
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object; of two values under one name readers would take either."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} stands twice")
     return content
 
 

@@ -140,6 +140,7 @@ def test_descriptors_are_given_back_on_every_way_out(tmp_path: Path, monkeypatch
         (b"9" * 10_000, "no usable JSON.*digits"),
         (b"\xff\xfe", "not UTF-8"),
         (b'{"a": "\x80"}', "not UTF-8.*byte 7"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice"),
     ],
 )
 def test_json_of_any_shape_is_one_line(tmp_path: Path, content: bytes, words: str) -> None:

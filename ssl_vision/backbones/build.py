@@ -210,9 +210,11 @@ def load_timm(name: str, *, is_pretrained: bool, args: ModelArgs) -> Backbone:
         check_model_args(name, args, key=f"timm:{name}")
     try:
         with _caches_only():
-            model = timm.create_model(name, pretrained=is_pretrained, num_classes=0, **args)
             # Arguments saved beside weights of a hub are part of the network, too.
-            of_hub = load_model_config_from_hf(name.partition(":")[2])[2] if has_source else {}
+            of_hub = _arguments_of_hub(name, args) if has_source else {}
+            model = timm.create_model(name, pretrained=is_pretrained, num_classes=0, **args)
+    except ConfigError:
+        raise
     except TypeError as error:
         raise ConfigError(f"{args} do not fit timm:{name}: {error}") from error
     # Network, cache and hub failures have no common base; whatever it was, the way out is one.
@@ -226,7 +228,15 @@ def load_timm(name: str, *, is_pretrained: bool, args: ModelArgs) -> Backbone:
         ) from error
     pretrained_cfg: Any = model.pretrained_cfg
     architecture = pretrained_cfg.get("architecture") or name.split(".")[0]
-    return wrap_model(model, architecture=architecture, model_args={**(of_hub or {}), **args})
+    return wrap_model(model, architecture=architecture, model_args={**of_hub, **args})
+
+
+def _arguments_of_hub(name: str, args: ModelArgs) -> ModelArgs:
+    """What a stranger's config hands to the constructor; refused like that of an export."""
+    _, architecture, of_hub = load_model_config_from_hf(name.partition(":")[2])
+    check_architecture(architecture, key=f"architecture of {name}")
+    check_model_args(architecture, {**(of_hub or {}), **args}, key=f"{name}: model_args")
+    return dict(of_hub or {})
 
 
 @contextmanager

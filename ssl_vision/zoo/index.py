@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 
 from ssl_vision.backbones.build import check_architecture
 from ssl_vision.errors import ConfigError, did_you_mean
-from ssl_vision.files import shipped_folder
+from ssl_vision.files import read_text, shipped_folder
 from ssl_vision.zoo.convert import CONVERTERS
 from ssl_vision.zoo.converted import ConvertOptions
 from ssl_vision.zoo.download import Source
@@ -108,9 +109,10 @@ def load_index(path: str | Path | None = None) -> dict[str, ZooEntry]:
     """
     path = Path(path) if path else index_path()
     try:
-        content = yaml.load(path.read_text(), Loader=_UniqueKeyLoader)
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        content = yaml.load(read_text(path, error=ConfigError), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} cannot be read: {reason}") from error
     if not isinstance(content, dict) or content.get("schema") != 1:
         raise ConfigError(f"{path} must start with `schema: 1`.")
     models = content.get("models")
@@ -256,6 +258,11 @@ def _check_file(file: ZooFile, where: str, *, is_supported: bool) -> None:
         raise ConfigError(f"{where}: {link} must start with https://.")
     if file.format not in FORMATS:
         raise ConfigError(f"{where}.format={file.format!r} must be one of {', '.join(FORMATS)}.")
+    name = Path(urlsplit(link).path).name if link else ""
+    if file.url and not re.fullmatch(r"[A-Za-z0-9_][\w.+-]*", name):
+        raise ConfigError(f"{where}.url ends in {name!r}, which can name no file.")
+    if file.path and (Path(file.path).is_absolute() or ".." in Path(file.path).parts):
+        raise ConfigError(f"{where}.path={file.path} leads out of the folder of the index.")
     if file.path and not file.sha256:
         raise ConfigError(f"{where}: own files carry their sha256.")
     if file.sha256 and not re.fullmatch(r"[0-9a-f]{64}", file.sha256):

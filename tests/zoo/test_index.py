@@ -90,6 +90,24 @@ def test_shipped_table_is_the_one_of_the_index() -> None:
             {"files": {"backbone": {"url": "https://a.org/b", "converter": "mae", "sha256": "ab"}}},
             "64 hexadecimal",
         ),
+        *[
+            (
+                {"files": {"backbone": {"url": f"https://a.org/{end}", "converter": "dino"}}},
+                "can name no file",
+            )
+            for end in ("", "x/..", ".hidden", "a b", "x/?a=/../../y", "-rf", "a%00b")
+        ],
+        *[
+            (
+                {
+                    "files": {
+                        "backbone": {"path": place, "format": "timm_folder", "sha256": "a" * 64}
+                    }
+                },
+                "leads out of the folder of the index",
+            )
+            for place in ("/etc", "../../x", "own/../../x")
+        ],
         ({"input": {"sise": [3, 1, 1]}}, "input.sise is not a key. Did you mean 'size'?"),
         ({"data": ...}, "lacks 'data'"),
     ],

@@ -139,6 +139,12 @@ def test_weights_of_a_hub_keep_their_arguments(
     export_backbone(loaded.backbone, tmp_path / "again", **INPUT)  # verified by rebuilding
     with pytest.raises(CheckpointError, match="hf-hub:me/absent"):
         resolve_weights("hf-hub:me/absent")
+    config = json.loads((snapshot / "config.json").read_text())
+    for setting in ("checkpoint_path", "cache_dir", "pretrained_cfg_overlay", "file"):
+        changed = {**config, "model_args": {**config["model_args"], setting: "/etc/passwd"}}
+        (snapshot / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ConfigError, match=rf"hf-hub:me/demo: model_args\.{setting} is not a"):
+            resolve_weights("hf-hub:me/demo")
 
 
 def test_folder_without_weights_says_what_is_missing(tmp_path: Path) -> None:

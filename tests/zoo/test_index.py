@@ -95,7 +95,7 @@ def test_shipped_table_is_the_one_of_the_index() -> None:
                 {"files": {"backbone": {"url": f"https://a.org/{end}", "converter": "dino"}}},
                 "can name no file",
             )
-            for end in ("", "x/..", ".hidden", "a b", "x/?a=/../../y", "-rf", "a%00b")
+            for end in ("", "x/..", ".hidden", "a b", "-rf", "a%00b")
         ],
         *[
             (

@@ -129,8 +129,8 @@ def _last_attention(backbone: Backbone, queries: Queries) -> nn.Module:
 
 
 @contextmanager
-def _beside(module: Any, num_patches: int, queries: Queries, sink: _Sink) -> Iterator[None]:
-    def before(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Tensor | None]) -> None:
+def _beside(module: nn.Module, num_patches: int, queries: Queries, sink: _Sink) -> Iterator[None]:
+    def before(attention: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor | None]) -> None:
         if isinstance(attention, pvt_v2.Attention):
             q, k = _separate_queries_keys(attention, args[0])
         else:
@@ -220,10 +220,10 @@ def _unfused(
     block = _window_block(backbone, module)
     grid: list[tuple[int, int]] = []
 
-    def before_block(_: nn.Module, args: tuple[Any, ...]) -> None:
+    def before_block(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         grid[:] = [(args[0].shape[1], args[0].shape[2])]
 
-    def before_drop(_: nn.Module, args: tuple[Any, ...]) -> None:
+    def before_drop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         scores = args[0].permute(0, 3, 1, 2) if is_talking else args[0]  # (B, heads, Q, K)
         if scores.ndim != 4:
             raise _no_map(module)

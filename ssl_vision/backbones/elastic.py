@@ -21,7 +21,7 @@ Skeletons are cached beside the parent, not in it: copies and pickles of a paren
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import timm
 import torch
@@ -32,7 +32,13 @@ from torch.overrides import TorchFunctionMode
 
 from ssl_vision.backbones.backbone import Backbone, ModelArgs
 from ssl_vision.backbones.build import wrap_model
-from ssl_vision.backbones.elastic_families import Family, extent_of, family_of, packed_groups
+from ssl_vision.backbones.elastic_families import (
+    Family,
+    blocks_at,
+    extent_of,
+    family_of,
+    packed_groups,
+)
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Size, kept_blocks
 from ssl_vision.backbones.elastic_stock import fold_layer_scale, stock_name
 from ssl_vision.backbones.timm_vit import TimmViT
@@ -100,7 +106,7 @@ class SubNetwork:
         self.tensors = tensors
         self._skeleton = skeleton
 
-    def __call__(self, images: Tensor, **arguments: Any) -> Any:
+    def __call__(self, images: Tensor, **arguments: object) -> Any:
         """What the parent returns, for the small network: `Features` for a Backbone."""
         return functional_call(self._skeleton, self.tensors, (images,), arguments)
 
@@ -148,7 +154,7 @@ def forward(
     images: Tensor,
     size: Size,
     config: ElasticConfig = PAPER_LIKE,
-    **arguments: Any,
+    **arguments: object,
 ) -> Any:
     """What the sub-network makes of images, (B, C, S, S); see `cut`.
 
@@ -236,9 +242,11 @@ def skeleton_of(parent: nn.Module, size: Size, config: ElasticConfig = PAPER_LIK
 
 # Plans ---------------------------------------------------------------------------------------
 
+_PlanKey: TypeAlias = tuple[Size, str, bool]  # size, choice of blocks, whether it is rescaled
+
 # Beside the parents, not in them: a module attribute would register tensors without storage, and
 # a copy of the parent (a teacher) would keep plans of the original.
-_plans: weakref.WeakKeyDictionary[nn.Module, dict[Any, Plan]] = weakref.WeakKeyDictionary()
+_plans: weakref.WeakKeyDictionary[nn.Module, dict[_PlanKey, Plan]] = weakref.WeakKeyDictionary()
 _skeletons: weakref.WeakKeyDictionary[nn.Module, dict[int, nn.Module]] = weakref.WeakKeyDictionary()
 
 
@@ -282,7 +290,9 @@ def _make_plan(parent: nn.Module, size: Size, config: ElasticConfig) -> Plan:
     return Plan(skeleton=skeleton, parameters=slices, buffers=buffers)
 
 
-def _kept(family: Family, model: nn.Module, size: Size, config: ElasticConfig) -> list[list[int]]:
+def _kept(
+    family: Family[Any], model: nn.Module, size: Size, config: ElasticConfig
+) -> list[list[int]]:
     """Blocks kept in each elastic stage."""
     is_paired = family.has_paired_blocks and config.block_choice == "stock"
     return [
@@ -390,7 +400,7 @@ def _check_alike(parent: nn.Module, small: nn.Module) -> None:
         )
 
 
-def _timm_model(parent: nn.Module) -> Any:
+def _timm_model(parent: nn.Module) -> nn.Module:
     return parent.model if isinstance(parent, Backbone) else parent
 
 
@@ -444,7 +454,7 @@ def _renumbered(sources: dict[str, str], prefix: str, blocks: list[int]) -> dict
 
 
 def _carry_shifts(
-    model: Any, small: Any, family: Family, size: Size, config: ElasticConfig
+    model: nn.Module, small: nn.Module, family: Family[Any], size: Size, config: ElasticConfig
 ) -> None:
     """Give each block of an extracted Swin the window shift it has in the parent.
 
@@ -454,9 +464,11 @@ def _carry_shifts(
     if not family.has_paired_blocks:
         return
     (kept,) = _kept(family, model, size, config)
-    for block, source in zip(small.layers[2].blocks, kept, strict=True):
-        block.shift_size = model.layers[2].blocks[source].shift_size
-        block.target_shift_size = model.layers[2].blocks[source].target_shift_size
+    (path,) = family.block_lists
+    sources = blocks_at(model, path)
+    for block, place in zip(blocks_at(small, path), kept, strict=True):
+        block.shift_size = sources[place].shift_size
+        block.target_shift_size = sources[place].target_shift_size
 
 
 def is_stock(parent: nn.Module, size: Size, config: ElasticConfig = PAPER_LIKE) -> bool:

@@ -8,7 +8,7 @@ are, and which parameters are stacked groups. All else follows from the shapes o
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from timm.layers.mlp import GluMlp
 from timm.models import ConvNeXt, ResNet, SwinTransformer, VisionTransformer
@@ -20,9 +20,11 @@ from ssl_vision.backbones.backbone import ModelArgs
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Extent, Size
 from ssl_vision.errors import ConfigError
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class Family(Generic[Model]):
     """Rules of one kind of network.
 
     Attributes:
@@ -38,18 +40,18 @@ class Family:
         has_paired_blocks: Blocks alternate, so shallower networks keep pairs of them.
     """
 
-    model_type: type[nn.Module]
+    model_type: type[Model]
     block_lists: tuple[str, ...]
-    measure: Callable[[Any], Size]
-    build_args: Callable[[Any, int], ModelArgs]
-    depth_args: Callable[[Any, tuple[int, ...]], ModelArgs]
-    width_unit: Callable[[Any], int]
-    width_step: Callable[[Any], int]
+    measure: Callable[[Model], Size]
+    build_args: Callable[[Model, int], ModelArgs]
+    depth_args: Callable[[Model, tuple[int, ...]], ModelArgs]
+    width_unit: Callable[[Model], int]
+    width_step: Callable[[Model], int]
     min_fraction: tuple[Fraction, ...]
     has_paired_blocks: bool = False
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: nn.Module) -> Family[Any]:
     """Rules for a timm model.
 
     Raises:
@@ -119,11 +121,24 @@ def packed_groups(model: nn.Module) -> dict[str, tuple[int, int]]:
     return groups
 
 
+def blocks_at(model: nn.Module, path: str) -> nn.Sequential:
+    """Block list of a timm model by its path, e.g. `layers.2.blocks`."""
+    blocks = model.get_submodule(path)
+    assert isinstance(blocks, nn.Sequential)
+    return blocks
+
+
+def _num_heads(block: nn.Module) -> int:
+    number = block.get_submodule("attn").num_heads
+    assert isinstance(number, int)
+    return number
+
+
 # ViT ---------------------------------------------------------------------------------------
 
 
-def _vit_head_dim(model: Any) -> int:
-    return int(model.embed_dim // model.blocks[0].attn.num_heads)
+def _vit_head_dim(model: VisionTransformer) -> int:
+    return model.embed_dim // _num_heads(model.blocks[0])
 
 
 _VIT = Family(
@@ -144,24 +159,25 @@ _VIT = Family(
 # Swin --------------------------------------------------------------------------------------
 
 
-def _swin_head_dim(model: Any) -> int:
-    return int(model.embed_dim // model.layers[0].blocks[0].attn.num_heads)
+def _swin_head_dim(model: SwinTransformer) -> int:
+    return model.embed_dim // _num_heads(blocks_at(model, "layers.0.blocks")[0])
 
 
-def _swin_heads(model: Any, width: int) -> tuple[int, ...]:
-    first = [stage.blocks[0].attn.num_heads for stage in model.layers]
+def _swin_heads(model: SwinTransformer, width: int) -> tuple[int, ...]:
+    stages = range(len(model.layers))
+    first = [_num_heads(blocks_at(model, f"layers.{i}.blocks")[0]) for i in stages]
     return tuple(heads * width // model.embed_dim for heads in first)
 
 
-def _swin_depths(model: Any, depths: tuple[int, ...]) -> ModelArgs:
-    own = [len(stage.blocks) for stage in model.layers]
+def _swin_depths(model: SwinTransformer, depths: tuple[int, ...]) -> ModelArgs:
+    own = [len(blocks_at(model, f"layers.{i}.blocks")) for i in range(len(model.layers))]
     return {"depths": (*own[:2], depths[0], *own[3:])}
 
 
 _SWIN = Family(
     model_type=SwinTransformer,
     block_lists=("layers.2.blocks",),
-    measure=lambda model: (model.embed_dim, len(model.layers[2].blocks)),
+    measure=lambda model: (model.embed_dim, len(blocks_at(model, "layers.2.blocks"))),
     build_args=lambda model, width: {"embed_dim": width, "num_heads": _swin_heads(model, width)},
     depth_args=_swin_depths,
     width_unit=_swin_head_dim,
@@ -174,8 +190,8 @@ _SWIN = Family(
 # ResNet ------------------------------------------------------------------------------------
 
 
-def _resnet_planes(model: Any) -> int:
-    block = model.layer1[0]
+def _resnet_planes(model: ResNet) -> int:
+    block = blocks_at(model, "layer1")[0]
     if not isinstance(block, Bottleneck) or block.conv2.groups != 1:
         raise ConfigError(
             "elastic ResNets vary the middle of plain bottleneck blocks; use resnet50, resnet101 "
@@ -184,18 +200,26 @@ def _resnet_planes(model: Any) -> int:
     return block.conv3.out_channels // Bottleneck.expansion
 
 
-def _resnet_base_width(model: Any) -> int:
+def _resnet_base_width(model: ResNet) -> int:
     """The base_width of timm: middle channels of the first stage per 64 of its planes."""
+    block = blocks_at(model, "layer1")[0]
     planes = _resnet_planes(model)
-    return int(model.layer1[0].conv2.out_channels * 64 // planes)
+    assert isinstance(block, Bottleneck)
+    return block.conv2.out_channels * 64 // planes
 
 
 _RESNET = Family(
     model_type=ResNet,
     block_lists=("layer2", "layer3"),
-    measure=lambda model: (_resnet_base_width(model), len(model.layer2), len(model.layer3)),
+    measure=lambda model: (
+        _resnet_base_width(model),
+        len(blocks_at(model, "layer2")),
+        len(blocks_at(model, "layer3")),
+    ),
     build_args=lambda model, width: {"base_width": width},
-    depth_args=lambda model, depths: {"layers": (len(model.layer1), *depths, len(model.layer4))},
+    depth_args=lambda model, depths: {
+        "layers": (len(blocks_at(model, "layer1")), *depths, len(blocks_at(model, "layer4")))
+    },
     # Group norms split each stage's middle into their groups; 32 of them need steps of 32 at the
     # usual 64 planes.
     width_unit=lambda model: max(1, 64 * _num_groups(model) // _resnet_planes(model)),
@@ -204,31 +228,31 @@ _RESNET = Family(
 )
 
 
-def _num_groups(model: Any) -> int:
-    return int(getattr(model.layer1[0].bn2, "num_groups", 1))
+def _num_groups(model: ResNet) -> int:
+    return int(getattr(blocks_at(model, "layer1")[0].bn2, "num_groups", 1))
 
 
 # ConvNeXt ----------------------------------------------------------------------------------
 
 
-def _convnext_dims(model: Any) -> list[int]:
-    return [info["num_chs"] for info in model.feature_info]
+def _convnext_dims(model: ConvNeXt) -> list[int]:
+    return [cast(int, info["num_chs"]) for info in model.feature_info]
 
 
-def _convnext_args(model: Any, width: int) -> ModelArgs:
+def _convnext_args(model: ConvNeXt, width: int) -> ModelArgs:
     dims = _convnext_dims(model)
     return {"dims": tuple(dim * width // dims[0] for dim in dims)}
 
 
-def _convnext_depths(model: Any, depths: tuple[int, ...]) -> ModelArgs:
-    own = [len(stage.blocks) for stage in model.stages]
+def _convnext_depths(model: ConvNeXt, depths: tuple[int, ...]) -> ModelArgs:
+    own = [len(blocks_at(model, f"stages.{i}.blocks")) for i in range(len(model.stages))]
     return {"depths": (*own[:2], depths[0], *own[3:])}
 
 
 _CONVNEXT = Family(
     model_type=ConvNeXt,
     block_lists=("stages.2.blocks",),
-    measure=lambda model: (_convnext_dims(model)[0], len(model.stages[2].blocks)),
+    measure=lambda model: (_convnext_dims(model)[0], len(blocks_at(model, "stages.2.blocks"))),
     build_args=_convnext_args,
     depth_args=_convnext_depths,
     width_unit=lambda model: 1,
@@ -236,4 +260,4 @@ _CONVNEXT = Family(
     min_fraction=(Fraction(3, 4), Fraction(1, 3)),  # ConvNeXt-B: 96 of 128, 9 of 27
 )
 
-FAMILIES = (_VIT, _SWIN, _RESNET, _CONVNEXT)
+FAMILIES: tuple[Family[Any], ...] = (_VIT, _SWIN, _RESNET, _CONVNEXT)

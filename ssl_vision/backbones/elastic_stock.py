@@ -86,7 +86,7 @@ def _text(model: nn.Module) -> tuple[str, list[tuple[str, torch.Size]]]:
     return repr(model), [(name, value.shape) for name, value in model.named_parameters()]
 
 
-def fold_layer_scale(model: Any, args: ModelArgs) -> ModelArgs:
+def fold_layer_scale(model: nn.Module, args: ModelArgs) -> ModelArgs:
     """Multiply each LayerScale of a ViT into the projection before it, in place.
 
     gamma * (W x + b) = (gamma W) x + gamma b. Networks without LayerScale are left alone.

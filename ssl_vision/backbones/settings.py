@@ -10,9 +10,8 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
 
 from timm.models import build_model_with_cfg, create_model, model_entrypoint
 from torch import nn
@@ -72,6 +71,6 @@ def _check_plain(value: object, key: str) -> None:
     if isinstance(value, list | tuple | dict):
         if len(value) > 1024:
             raise ConfigError(f"{key} has {len(value)} entries, more than 1024.")
-        items: Any = value.values() if isinstance(value, dict) else value
+        items: Iterable[object] = value.values() if isinstance(value, dict) else value
         for item in items:
             _check_plain(item, key)

@@ -59,7 +59,7 @@ class Reference:
 
     @property
     def origin(self) -> str:
-        """What the start is called."""
+        """Name of the state before training, for messages."""
         return "the weights started from" if self.has_weights else "untrained"
 
     def was(self, name: str, *, digits: int = 1) -> str:
@@ -88,7 +88,7 @@ class Verdict:
 
     @property
     def is_problem(self) -> bool:
-        """Whether somebody should look."""
+        """Whether the run may have failed and somebody should look at it."""
         return self.name not in FINE
 
     def __str__(self) -> str:

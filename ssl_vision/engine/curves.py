@@ -76,7 +76,7 @@ def _thin(points: Sequence[tuple[float, float | None]]) -> Sequence[tuple[float,
 
 
 def _pieces(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:
-    """Runs of finite values."""
+    """The curve cut where a value is missing or not finite."""
     pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in points:
         if y is None or not math.isfinite(y):

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch.optim import Optimizer
 
 from ssl_vision.data.loader import EpochLoader
@@ -81,7 +88,7 @@ class SpeedMeter:
         self._window_start: tuple[float, int, float] | None = None
         self._last_shown = 0.0
         self._progress: Progress | None = None
-        self._task: Any = None
+        self._task: TaskID | None = None
         self._text = ""
 
     def start(self, run: Run, method: Method) -> None:
@@ -120,7 +127,7 @@ class SpeedMeter:
             self._write(run, method, now)
         if not run.is_main:
             return
-        if self._progress is not None:
+        if self._progress is not None and self._task is not None:
             if now - self._last_shown >= _REFRESH_S or step == run.stop_step:
                 self._progress.update(self._task, completed=step, text=self._describe(run))
                 self._last_shown = now

@@ -118,7 +118,6 @@ def _is_overflow_of_scaling(run: Run, update: Update) -> bool:
 
 
 def _find(update: Update) -> _Finding:
-    """What this process saw."""
     terms, samples = [], []
     for output, index in zip(update.outputs, update.index, strict=True):
         values = {"loss": float(output.loss)}

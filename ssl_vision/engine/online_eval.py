@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.classifier import classify
 from ssl_vision.data.loader import EpochLoader
 from ssl_vision.data.module import DataModule
@@ -39,7 +40,7 @@ class _Look(NamedTuple):
     Floors are accuracies that cost nothing, by name.
     """
 
-    backbone: Any
+    backbone: Backbone
     bank: FeatureSet
     queries: FeatureSet | None
     scores: dict[str, float]
@@ -48,7 +49,7 @@ class _Look(NamedTuple):
 
     @property
     def has_labels(self) -> bool:
-        """Whether kNN can judge it."""
+        """Whether both sets are labelled, so that kNN can score them."""
         queries = self.queries
         return self.bank.labels is not None and queries is not None and queries.labels is not None
 
@@ -105,7 +106,7 @@ class OnlineEval:
         )
         _announce(run, method.step, scores | seen.floors, verdict)
 
-    def _look(self, backbone: Any, *, is_start: bool = False) -> _Look:
+    def _look(self, backbone: Backbone, *, is_start: bool = False) -> _Look:
         max_bank = self._run.config.online_eval.max_bank
         loaders = [self._data.train_bank_loader(max_samples=max_bank)]
         loaders += [] if (val := self._data.val_loader()) is None else [val]
@@ -136,19 +137,21 @@ class OnlineEval:
             return drawn
         return max(drawn, self._look(backbone), key=lambda seen: seen.scores.get("knn_top1", 0.0))
 
-    def _extract(self, backbone: Any, loader: Any, inputs: KeptInputs | None = None) -> FeatureSet:
+    def _extract(
+        self, backbone: Backbone, loader: EpochLoader[Any], inputs: KeptInputs | None = None
+    ) -> FeatureSet:
         """Features of a loader's images, of all processes' parts, on rank 0."""
         batches = self._batches(backbone, loader)
         if inputs is not None:
             batches = inputs.watch(batches)
         return _gathered(extract_features(backbone, batches, normalize=None))
 
-    def _batches(self, backbone: Any, loader: Any) -> Iterator[Batch]:
+    def _batches(self, backbone: Backbone, loader: EpochLoader[Any]) -> Iterator[Batch]:
         """A loader's batches as the network takes them."""
         device = next(backbone.parameters()).device
         return (self._data.normalize(batch.to(device)) for batch in loader)
 
-    def _images(self, backbone: Any, loader: Any) -> Iterator[Tensor]:
+    def _images(self, backbone: Backbone, loader: EpochLoader[Any]) -> Iterator[Tensor]:
         for batch in self._batches(backbone, loader):
             (view,) = batch.views.values()
             yield view
@@ -161,7 +164,7 @@ class OnlineEval:
         found = score_knn(bank, queries, k=[settings.k], temperature=settings.temperature)
         return {"knn_top1": found[settings.k].top1} if found else {}
 
-    def _classify(self, backbone: Any, queries: FeatureSet) -> dict[str, float]:
+    def _classify(self, backbone: Backbone, queries: FeatureSet) -> dict[str, float]:
         """Score the network's own classifier; write classification/ into the run folder."""
         device = next(backbone.parameters()).device
         with torch.inference_mode():
@@ -210,7 +213,7 @@ def _gathered(own: FeatureSet) -> FeatureSet:
     """The parts of all processes, on rank 0; elsewhere the own one."""
     if not is_distributed():
         return own
-    parts: list[Any] = [None] * world_size()
+    parts = [own] * world_size()
     dist.gather_object(own, parts if rank() == 0 else None)
     return joined(parts) if rank() == 0 else own
 

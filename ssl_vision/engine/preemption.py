@@ -39,6 +39,7 @@ class StopSignals:
         self.received: int | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal, so that the run can stop after its update; leave at once at a second."""
         if self.received is not None:
             os._exit(128 + number)  # asked twice: no cleaning up, checkpoints are whole anyway
         self.received = number

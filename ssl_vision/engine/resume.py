@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -67,7 +67,7 @@ def set_aside(folder: Path) -> None:
     sys.stderr.write(f"files of the earlier run in {folder} are now in {target}\n")
 
 
-def config_changes(saved: str, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+def config_changes(saved: str, config: TrainConfig) -> dict[str, tuple[object, object]]:
     """Full key -> (value in the checkpoint, value now), without what only concerns the machine."""
     old = _flat(upgraded(yaml.safe_load(saved), type(config.data)))
     new = _flat(yaml.safe_load(to_yaml(config)))
@@ -78,7 +78,7 @@ def config_changes(saved: str, config: TrainConfig) -> dict[str, tuple[Any, Any]
     }
 
 
-def check_changes(changes: Mapping[str, tuple[Any, Any]], *, run_dir: Path) -> None:
+def check_changes(changes: Mapping[str, tuple[object, object]], *, run_dir: Path) -> None:
     """Raise ConfigError if a change makes it another run; the message shows all such changes."""
     # In the order of _FIXED: what tells two runs apart comes first.
     refused = {
@@ -100,7 +100,7 @@ def check_data(saved: str, now: str, *, policy: Literal["refuse", "allow"], path
         )
 
 
-def describe_changes(changes: Mapping[str, tuple[Any, Any]], *, was: bool = False) -> str:
+def describe_changes(changes: Mapping[str, tuple[object, object]], *, was: bool = False) -> str:
     """`key=old (now new)` for each change."""
     if was:
         shown = [f"{k}={_show(o)} (now {_show(n)})" for k, (o, n) in changes.items()]
@@ -109,7 +109,7 @@ def describe_changes(changes: Mapping[str, tuple[Any, Any]], *, was: bool = Fals
     return ", ".join(f"{k}: {_show(o)} -> {_show(n)}" for k, (o, n) in changes.items())
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, object]:
+def _flat(tree: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
     items: dict[str, object] = {}
@@ -122,5 +122,5 @@ def _is_under(key: str, roots: tuple[str, ...]) -> bool:
     return any(key == root or key.startswith(f"{root}.") for root in roots)
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

@@ -209,7 +209,7 @@ def git_state(folder: Path) -> dict[str, object] | None:
 
 
 def _write_line(descriptor: int, line: bytes) -> None:
-    """One whole line or none."""
+    """Append the whole line, or nothing of it if the disk is full."""
     size = os.fstat(descriptor).st_size
     written = os.write(descriptor, line)
     if written != len(line):

@@ -29,7 +29,7 @@ class PositionedLoader(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a position."""
+        """Continue from a position that `state_dict` gave."""
         ...
 
 

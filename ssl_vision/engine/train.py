@@ -137,7 +137,7 @@ def build_data(config: TrainConfig, fabric: L.Fabric) -> DataModule:
 
 
 def build_plan(config: TrainConfig, data: DataModule) -> TrainPlan:
-    """Length of the run in updates."""
+    """What the method may know of the run: its length in updates, batch and image sizes."""
     return TrainPlan(
         steps_per_epoch=len(data.train_loader()) // config.trainer.accumulate,
         epochs=config.trainer.epochs,

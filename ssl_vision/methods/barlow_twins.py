@@ -56,7 +56,7 @@ class BarlowTwinsConfig(MethodConfig):
             )
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
-        """Two views, `a` and `b`."""
+        """Raise ConfigError unless there are two views, called `a` and `b`, each drawn once."""
         check_view_names(views, required=("a", "b"), method=self.name)
 
 

@@ -67,7 +67,7 @@ class MaeConfig(MethodConfig):
             )
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
-        """One view, `view`."""
+        """Raise ConfigError unless there is one view, called `view`, drawn once."""
         check_view_names(views, required=("view",), method=self.name)
 
 

@@ -47,7 +47,7 @@ class PointMaskConfig(MethodConfig):
             )
 
     def check_views(self, views: Mapping[str, View]) -> None:
-        """One drawing of one view of the cloud."""
+        """Raise ConfigError unless there is one view of the cloud, drawn once."""
         if len(views) != 1 or any(view.count != 1 for view in views.values()):
             raise ConfigError(
                 f"method.name={self.name} needs exactly one view of the clouds, with count=1, in "
@@ -81,7 +81,7 @@ class MaskedPoints(Method):
 
     @property
     def network(self) -> PointViT:
-        """The backbone, by its type."""
+        """The backbone, which the constructor has found to be a point transformer."""
         assert isinstance(self.backbone, PointViT)
         return self.backbone
 

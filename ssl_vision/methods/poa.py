@@ -313,7 +313,7 @@ class Poa(SelfDistillation):
         return self.backbone.num_layers if name.startswith(_LAST_NORMS) else depth
 
     def lr_factor(self, name: str) -> float:
-        """Patch embeddings learn slower."""
+        """Patch embeddings learn slower, by `patch_embed_lr_factor`."""
         return self.config.patch_embed_lr_factor if ".patch_embed." in name else 1.0
 
     def _heads(self) -> Iterator[PrototypeHead]:

@@ -305,7 +305,7 @@ class Supervised(Method):
         return None if self._is_head(name) else super().layer_id(name)
 
     def lr_factor(self, name: str) -> float:
-        """`head_lr_factor` for heads."""
+        """Heads learn at another rate than the backbone, by `head_lr_factor`."""
         is_head = self._is_head(name) or name.startswith("token_head.")
         return self.config.head_lr_factor if is_head else 1.0
 

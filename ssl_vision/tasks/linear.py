@@ -1,18 +1,26 @@
 """The task `linear`: heads trained together on frozen features, or online with the backbone."""
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
+from ssl_vision.data.config import View
 from ssl_vision.errors import DataError
+from ssl_vision.evaluation.arrays import Array
 from ssl_vision.evaluation.features import extract_views, spec_of
 from ssl_vision.evaluation.linear_config import PRESETS, LinearConfig
-from ssl_vision.evaluation.linear_probe import LinearResult, linear_probe, linear_probe_online
+from ssl_vision.evaluation.linear_probe import (
+    HeadResult,
+    LinearResult,
+    linear_probe,
+    linear_probe_online,
+)
 from ssl_vision.evaluation.plots import heat_map
 from ssl_vision.evaluation.results import Measurement, TaskResult, accuracy_measurements
 from ssl_vision.tasks.run import EvalRun
 from ssl_vision.tasks.task import Task
+from ssl_vision.types import Batch
 
 
 def run_linear(run: EvalRun) -> TaskResult:
@@ -55,7 +63,7 @@ def run_linear(run: EvalRun) -> TaskResult:
     )
 
 
-def _head(head: Any) -> dict[str, object]:
+def _head(head: HeadResult) -> dict[str, object]:
     return {**head._asdict(), "test": head.test._asdict()}
 
 
@@ -66,7 +74,7 @@ def _distinct_sets(run: EvalRun, names: tuple[str, ...]) -> list[str]:
     return ["pooled" if run.columns(name) == ("pooled",) else name for name in distinct]
 
 
-def _training_view(run: EvalRun, config: LinearConfig, count: int = 1) -> Any:
+def _training_view(run: EvalRun, config: LinearConfig, count: int = 1) -> View:
     return run.modality.cropped(
         run.view,
         count=count,
@@ -78,7 +86,7 @@ def _training_view(run: EvalRun, config: LinearConfig, count: int = 1) -> Any:
 
 def _cached_views(
     run: EvalRun, config: LinearConfig, sets: list[str]
-) -> tuple[dict[str, list[Any]], Tensor]:
+) -> tuple[dict[str, list[Array]], Tensor]:
     """Features of several augmented views of each training image, as so many more images."""
     if any(run.columns(name) != ("pooled",) for name in sets):
         raise DataError(
@@ -104,7 +112,7 @@ def _linear_online(run: EvalRun, config: LinearConfig, sets: list[str]) -> Linea
     )
     numbers = run.labels("train")
 
-    def epochs(epoch: int) -> Any:
+    def epochs(epoch: int) -> Iterator[Batch]:
         loader.set_epoch(epoch)
         for batch in loader:
             yield replace(batch, label=numbers[batch.index])

@@ -13,7 +13,7 @@ from ssl_vision.commands.visualize import visualize
 from ssl_vision.config import load_train_config
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.tasks.baselines import FITTED, UNTRAINED
+from ssl_vision.tasks.baselines import FITTED, MAJORITY, UNTRAINED
 from ssl_vision.tasks.evaluate import evaluate
 from ssl_vision.tasks.settings import make_settings
 
@@ -70,7 +70,7 @@ def test_frozen_tasks_measure_it(run: Path, tmp_path: Path) -> None:
     for task in ("knn", "svm"):
         named = {m.name: m for m in found.tasks[task].measurements}
         compared = {name for name in named if name.startswith("top1 of ")}
-        assert compared == {f"top1 of {n}" for n in ("raw statistics", UNTRAINED, FITTED)}
+        assert compared == {f"top1 of {n}" for n in ("raw statistics", UNTRAINED, FITTED, MAJORITY)}
         assert all(named[name].interval is not None for name in compared)
     assert (tmp_path / "out" / "results.json").is_file()
 
@@ -107,7 +107,7 @@ def test_tuned_tasks_measure_it(run: Path, tmp_path: Path, parts_folder: Path) -
         parts={"num_points": 64, "tuning": tuning},
     )
     assert {m.name for m in found.tasks["finetune"].measurements} == {
-        "top1", "top1, 2 views averaged",
+        "top1", "top1, 2 views averaged", "top1 of the majority class",
     }  # fmt: skip
     scores = {m.name: m.value for m in found.tasks["parts"].measurements}
     assert set(scores) == {"instance mIoU", "class mIoU", "point accuracy"}

@@ -28,7 +28,7 @@ SMALL = {"images": ("digits", ViewConfig(size_px=12)), "clouds": ("shapes", Poin
 SPEC = InputSpec(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear", 0.9)
 
 
-@pytest.mark.parametrize("modality", MODALITIES.values(), ids=str)
+@pytest.mark.parametrize("modality", MODALITIES.values(), ids=MODALITIES)
 def test_source_loader_settings_and_view_of_a_modality_go_together(modality: Modality) -> None:
     path, view = SMALL[modality.name]
     config = modality.settings(path=path, global_batch_size=4, views={"a": view})
@@ -52,7 +52,7 @@ def test_source_loader_settings_and_view_of_a_modality_go_together(modality: Mod
     assert tiles.shape[3] == 3
 
 
-@pytest.mark.parametrize("modality", MODALITIES.values(), ids=str)
+@pytest.mark.parametrize("modality", MODALITIES.values(), ids=MODALITIES)
 def test_what_is_shown_follows_the_network_unless_it_is_asked_for(modality: Modality) -> None:
     plain = modality.show(EvalDataConfig(path="x"), SPEC)
     again = modality.show(EvalDataConfig(path="x"), SPEC)

@@ -134,7 +134,7 @@ def test_too_small_and_non_finite_clouds_are_refused() -> None:
         ({"pool": "median"}, "max_mean or cls_max"),
         ({"depth": 0}, "at least 1"),
         ({"patch_size": 4}, "patch_size"),
-        ({"in_chans": 6}, "in_chans=3"),
+        ({"in_chans": 6}, "in_chans is not a setting"),
     ],
 )
 def test_unusable_arguments_are_named(args: dict[str, object], message: str) -> None:

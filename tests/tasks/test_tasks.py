@@ -1,6 +1,7 @@
 """The table of tasks: one file a task, named as it is, and sections that belong to one owner."""
 
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -52,5 +53,5 @@ def test_a_preset_lies_under_what_is_given() -> None:
 def test_sections_of_no_task_are_refused() -> None:
     with pytest.raises(Exception, match=r"knnn.*Did you mean"):
         load_settings([], [*GIVEN, "knnn.k=3"])
-    with pytest.raises(KeyError, match="int"):
-        make_settings({"weights": "w", "data": {"path": "x"}}).settings(int)
+    with pytest.raises(KeyError, match="Path"):
+        make_settings({"weights": "w", "data": {"path": "x"}}).settings(Path)

@@ -198,5 +198,9 @@ def _index(source: Source, rows: Sequence[int]) -> str:
 
 
 def _disarmed(text: str) -> str:
-    """A text that spreadsheets would run as a formula, with an apostrophe before it."""
+    """A text that spreadsheets would run as a formula, with an apostrophe before it.
+
+    Bytes of a name that are no UTF-8 are escaped: the index is a UTF-8 file.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -15,6 +15,8 @@ from rich.progress import (
 from ssl_vision.commands.arguments import parse
 from ssl_vision.data.images.find import build_source
 from ssl_vision.data.images.pack import PackReport, PrepareConfig, pack
+from ssl_vision.data.splits import NoValSplitError
+from ssl_vision.errors import DataError
 
 
 def run_prepare(arguments: Sequence[str]) -> int:
@@ -24,6 +26,7 @@ def run_prepare(arguments: Sequence[str]) -> int:
     source = build_source(
         places[0], split=config.split, download=config.download, decode=config.decode
     )
+    left = _left_out(places[0], config)
     console = Console(stderr=True)
     columns = [TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn()]
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
@@ -36,7 +39,25 @@ def run_prepare(arguments: Sequence[str]) -> int:
 
         report = pack(source, places[1], config, progress=show)
     Console().print(_summary(report), highlight=False, soft_wrap=True)
+    if left:
+        Console().print(left, highlight=False, soft_wrap=True)
     return 0
+
+
+def _left_out(path: str, config: PrepareConfig) -> str:
+    """A line on the test split that a training split does not hold; empty where there is none."""
+    if config.split != "train":
+        return ""
+    try:
+        val = build_source(path, split="val", decode=config.decode)
+    except NoValSplitError:
+        return ""
+    except DataError as error:
+        return f"Its test split cannot be read: {error}"
+    return (
+        f"Its test split, {len(val)} images, is not in the file; split=val packs it into another, "
+        "for data.val_path."
+    )
 
 
 def _summary(report: PackReport) -> str:

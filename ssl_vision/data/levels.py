@@ -25,9 +25,8 @@ class DecodeConfig:
     """What image files mean where their format leaves it open."""
 
     background: tuple[int, int, int] = (255, 255, 255)  # behind transparent pixels, RGB 0..255
-    # Value that is white in gray files of more than 8 bits: 4095 for 12-bit data in 16-bit files,
-    # 1.0 for floating point. Default: what the format states, 65535 where it states nothing.
-    white_level: float | None = None
+    # Default: what the format states, 65535 where it states nothing; 1.0 for floating point.
+    white_level: float | None = None  # of gray files above 8 bits; 4095 for 12 bits in 16
 
     def __post_init__(self) -> None:
         if not all(0 <= level <= 255 for level in self.background):

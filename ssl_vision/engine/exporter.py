@@ -63,13 +63,24 @@ class Exporter:
 
     def snippet(self) -> str:
         """Lines that load and use the export."""
-        name = json.dumps(f"local-dir:{self._run.folder.export.resolve()}")
+        folder = self._run.folder.export.resolve()
+        name, own = json.dumps(f"local-dir:{folder}"), json.dumps(str(folder))
+        if self.backbone.is_in_timm:
+            use = (
+                "use the backbone anywhere timm is installed:\n\n"
+                "    import timm\n"
+                f"    model = timm.create_model({name}, pretrained=True).eval()\n\n"
+            )
+        else:  # timm has no networks of clouds
+            use = (
+                "use the backbone where this package is installed:\n\n"
+                "    import ssl_vision\n"
+                f"    model = ssl_vision.load_backbone({own}).eval()\n\n"
+            )
         run = as_word(self._run.folder.path)
         return (
             f"done: {self._run.folder.path / 'report.html'}\n"
-            "use the backbone anywhere timm is installed:\n\n"
-            "    import timm\n"
-            f"    model = timm.create_model({name}, pretrained=True).eval()\n\n"
+            f"{use}"
             "or score and embed:\n\n"
             f"    ssl-vision evaluate {run} data.path=DIR tasks=knn,linear\n"
             f"    ssl-vision embed {run} data.path=DIR OUT"

@@ -266,6 +266,11 @@ def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:
             f"resume=must, but no checkpoint in {run.folder.checkpoints} is complete; start with "
             "resume=auto or never."
         )
+    if state is None and run.config.resume == "auto" and list_checkpoints(run.folder.checkpoints):
+        raise CheckpointError(
+            f"{run.folder.checkpoints} has checkpoints and none of them can be read; resume=never "
+            "sets the old run aside and starts anew."
+        )
     step = 0
     if state is not None:
         step = state["step"]

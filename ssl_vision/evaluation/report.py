@@ -99,8 +99,11 @@ def load_evaluation(path: str | Path) -> Evaluation:
         return Evaluation.from_json(json.loads(file.read_text()))
     except FileNotFoundError:
         raise DataError(f"{file} does not exist; run an evaluation with out= first.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} cannot be read as results: {error!r}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{file} cannot be read as results of an evaluation ({error!r}); run the evaluation "
+            "again with out= this folder."
+        ) from error
 
 
 def comparison_table(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:

@@ -4,13 +4,14 @@ from ssl_vision.evaluation import representation as rep
 from ssl_vision.evaluation.features import extract_views
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.evaluation.settings import MetricsConfig
-from ssl_vision.tasks.run import EvalRun, spread
+from ssl_vision.tasks.run import EvalRun, at_least, spread
 from ssl_vision.tasks.task import Task, no_features
 
 
 def run_lidar(run: EvalRun) -> TaskResult:
     """LiDAR on augmented views of training images."""
     config = run.config.settings(MetricsConfig)
+    at_least(run, run.bank_source, 2, task="lidar")
     rows = spread(len(run.bank_source), config.lidar_images, seed=run.config.seed, name="lidar")
     view = run.modality.augmented(run.view, count=config.lidar_views)
     source = run.subset(rows)

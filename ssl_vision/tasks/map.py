@@ -4,7 +4,7 @@ from ssl_vision.evaluation.plots import picture_map
 from ssl_vision.evaluation.projection import project
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.evaluation.settings import MapConfig
-from ssl_vision.tasks.run import EvalRun, Split, spread
+from ssl_vision.tasks.run import EvalRun, Split, at_least, spread
 from ssl_vision.tasks.task import Task
 
 _THUMBNAIL_PX = 48
@@ -14,6 +14,7 @@ def run_map(run: EvalRun) -> TaskResult:
     """The features in the plane, with thumbnails."""
     config = run.config.settings(MapConfig)
     split: Split = "val" if run.val_source is not None else "train"
+    at_least(run, run.source(split), 3, task="map")
     run.prepare(split, ["pooled"])
     source = run.source(split)
     rows = spread(len(source), config.num_points, seed=run.config.seed, name="map")

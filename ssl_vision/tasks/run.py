@@ -361,6 +361,19 @@ class EvalRun:
             yield replace(batch, index=numbers[batch.index])
 
 
+def at_least(run: EvalRun, source: Source, num: int, *, task: str) -> None:
+    """Refuse a task for which there are too few samples.
+
+    Raises:
+        DataError: It says how many there are, and the way out.
+    """
+    if len(source) < num:
+        raise DataError(
+            f"tasks={task} needs at least {num} samples, data.path={run.config.data.path} has "
+            f"{len(source)} here; leave the task out, or give more samples."
+        )
+
+
 def spread(num_rows: int, num_wanted: int, *, seed: int, name: str) -> Tensor:
     """A fixed draw of rows, rising; all of them where there are no more."""
     if num_wanted >= num_rows:

@@ -1,5 +1,7 @@
 """The command that packs: a file, a summary, and one line for a mistake."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,7 +31,7 @@ def test_a_folder_becomes_a_beton(images, capsys) -> None:
     ("arguments", "words"),
     [
         (["only_one"], "usage"),
-        (["a", "b.beton", "--mode=raw"], "usage"),
+        (["a", "b.beton", "--mode=raw"], "without dashes"),
         (["digits", "out.beton", "mod=raw"], "mode"),
         (["digits", "out.beton", "mode=zip"], "mode"),
         (["digits", "out.bin"], r"\.beton"),
@@ -49,3 +51,13 @@ def test_bad_images_are_listed(images) -> None:
         run_prepare([str(images), str(target)])
     assert run_prepare([str(images), str(target), "max_bad_fraction=0.2"]) == 0
     assert (target.parent / "out.beton.bad").read_text().startswith(str(images / "a" / "bad.png"))
+
+
+def test_a_test_split_that_is_left_out_is_said(images, capsys) -> None:
+    root = images.parent / "split"
+    for part in ("train", "val"):
+        shutil.copytree(images, root / part)
+    assert run_prepare([str(root), str(images.parent / "t.beton"), "mode=raw"]) == 0
+    assert "6 images, is not in the file; split=val" in " ".join(capsys.readouterr().out.split())
+    assert run_prepare([str(root), str(images.parent / "v.beton"), "mode=raw", "split=val"]) == 0
+    assert "not in the file" not in capsys.readouterr().out

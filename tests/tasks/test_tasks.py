@@ -4,8 +4,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from ssl_vision.errors import DataError
 from ssl_vision.tasks import TASKS
+from ssl_vision.tasks.evaluate import evaluate
 from ssl_vision.tasks.settings import SECTIONS, load_settings, make_settings
 
 GIVEN = ["weights=w", "data.path=x"]
@@ -55,3 +58,12 @@ def test_sections_of_no_task_are_refused() -> None:
         load_settings([], [*GIVEN, "knnn.k=3"])
     with pytest.raises(KeyError, match="Path"):
         make_settings({"weights": "w", "data": {"path": "x"}}).settings(Path)
+
+
+def test_tasks_that_need_several_samples_refuse_one_with_the_way_out(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    weights = "timm:resnet18?pretrained=false"
+    for task in ("map", "lidar"):
+        data = {"path": str(tmp_path), "size_px": 8}
+        with pytest.raises(DataError, match=rf"tasks={task} needs at least .* has 1 here"):
+            evaluate(weights, data=data, tasks=[task], out=tmp_path / "out")

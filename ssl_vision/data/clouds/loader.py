@@ -38,7 +38,9 @@ class PointLoader(EpochLoader[PointViewConfig]):
     def _render(self, job: Job, start: int, stop: int, views: Any, tools: Any) -> None:
         ids = torch.from_numpy(job.indices[start:stop].copy())  # keys, also of substitutes
         read = {row: self._read_row(job, row, self.source.sample) for row in range(start, stop)}
-        clouds = [torch.from_numpy(cloud) for cloud in read.values() if cloud is not None]
+        present = [cloud for cloud in read.values() if cloud is not None]
+        # Mapped files are read-only, which torch warns of.
+        clouds = [torch.from_numpy(np.require(cloud, requirements="W")) for cloud in present]
         if not clouds:
             return
         rows = torch.tensor([row for row, cloud in read.items() if cloud is not None])

@@ -70,7 +70,9 @@ def _run_folder(config: TrainConfig, evil: Path) -> Path:
     entry = {"bytes": evil.stat().st_size, "sha256": sha256_of(evil)}
     manifest = {"schema": 1, "step": 1, "files": {"state.pt": entry}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "backbone.json").write_text(json.dumps({"architecture": "resnet18", "prefix": "a."}))
+    (folder / "backbone.json").write_text(
+        json.dumps({"architecture": "resnet18", "pretrained_cfg": {}, "prefix": "a."})
+    )
     return config.run_path
 
 

@@ -22,7 +22,8 @@ def test_run_leaves_an_export_that_plain_timm_loads_and_the_files_promised(recip
     assert result.steps == 1497 // 256
     assert 0 < result.metrics["eval/knn_top1"] <= 1
     report = (result.run_dir / "report.html").read_text()
-    assert "effective rank" in report
+    assert "majority class: 10.00 %" in report
+    assert all(name in report for name in ("centred_rank", "knn_top1"))
     assert "http" not in report.split("<h2>Machine")[0]  # self-contained
     assert json.loads((result.run_dir / "environment.json").read_text())["sessions"][0]["versions"]
 

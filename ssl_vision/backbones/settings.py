@@ -7,7 +7,6 @@ network's own module take is let through.
 
 import dataclasses
 import inspect
-import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,8 +16,10 @@ from timm.models import build_model_with_cfg, create_model, model_entrypoint
 from torch import nn
 
 from ssl_vision.errors import ConfigError, did_you_mean
+from ssl_vision.files import shown
 
 _MAX_NUMBER = 1 << 16  # of widths, depths, sides
+_MAX_DEPTH = 8  # of lists in lists
 _NEVER = frozenset(
     {"self", "args", "kwargs", "device", "dtype", "model", "module", "checkpoint_path", "cache_dir"}
 )
@@ -36,7 +37,7 @@ def check_model_args(name: str, args: Mapping[str, object], *, key: str) -> None
     for setting, value in args.items():
         if setting not in known:
             raise ConfigError(
-                f"{key}.{setting} is not a setting of {name}."
+                f"{key}.{shown(str(setting))[:80]} is not a setting of {name}."
                 f"{did_you_mean(setting, known) or ' Remove it.'}"
             )
         _check_plain(value, f"{key}.{setting}")
@@ -62,15 +63,17 @@ def allowed_settings(architecture: str) -> frozenset[str]:
     return frozenset(names - loader - _NEVER)
 
 
-def _check_plain(value: object, key: str) -> None:
+def _check_plain(value: object, key: str, *, depth: int = 0) -> None:
     """Objects of a program (norm layers as classes) pass; no file can hold one."""
+    if depth > _MAX_DEPTH:
+        raise ConfigError(f"{key} is nested more than {_MAX_DEPTH} deep.")
     if isinstance(value, str) and not re.fullmatch(r"[\w.+-]*", value):
         raise ConfigError(f"{key}={value[:80]!r} must be a plain word.")
-    if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= _MAX_NUMBER):
+    if isinstance(value, int | float) and not abs(value) <= _MAX_NUMBER:
         raise ConfigError(f"{key} must be a number up to {_MAX_NUMBER}.")
     if isinstance(value, list | tuple | dict):
         if len(value) > 1024:
             raise ConfigError(f"{key} has {len(value)} entries, more than 1024.")
         items: Iterable[object] = value.values() if isinstance(value, dict) else value
         for item in items:
-            _check_plain(item, key)
+            _check_plain(item, key, depth=depth + 1)

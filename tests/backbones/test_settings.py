@@ -1,5 +1,7 @@
 """Only a network's own settings reach timm's constructor."""
 
+import json
+
 import pytest
 import timm
 
@@ -31,8 +33,26 @@ def test_every_door_refuses_a_setting_of_the_loader(setting) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["/tmp/x.pth", "https://x", "a b", 1 << 17, float("nan"), float("inf"), [["a/b"]]]
+    "value",
+    [
+        "/tmp/x.pth",
+        "https://x",
+        "a b",
+        1 << 17,
+        float("nan"),
+        float("inf"),
+        [["a/b"]],
+        10**400,
+        -(10**400),
+        json.loads("[" * 500 + "]" * 500),
+    ],
 )
 def test_values_are_plain_and_bounded(value) -> None:
     with pytest.raises(ConfigError, match=r"model_args\.img_size"):
         check_model_args("vit_tiny_patch16_224", {"img_size": value}, key="model_args")
+
+
+def test_a_name_with_a_line_end_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"a\\nb is not a setting") as caught:
+        check_model_args("resnet18", {"a\nb": 1}, key="model_args")
+    assert "\n" not in str(caught.value)

@@ -266,7 +266,7 @@ def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:
             f"resume=must, but no checkpoint in {run.folder.checkpoints} is complete; start with "
             "resume=auto or never."
         )
-    if state is None and run.config.resume == "auto" and list_checkpoints(run.folder.checkpoints):
+    if state is None and _resumes(run.folder, run.config):
         raise CheckpointError(
             f"{run.folder.checkpoints} has checkpoints and none of them can be read; resume=never "
             "sets the old run aside and starts anew."

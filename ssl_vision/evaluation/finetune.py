@@ -1,14 +1,14 @@
-"""Fine-tuning as an evaluation: one plain loop, one process, the MAE recipe by default.
+"""Fine-tuning of images as an evaluation: one process, the MAE recipe by default.
 
 He et al. 2021, arXiv 2111.06377, table 9. For long runs, several GPUs or resuming use the method
 `supervised` (`tools/train.py configs/supervised/...`), which trains by the same parts.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from ssl_vision.backbones.classifier import (
 )
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.classification import ClassificationReport, classification_report
+from ssl_vision.evaluation.tuning import tune
 from ssl_vision.losses.smmix import smooth_labels, soft_cross_entropy
-from ssl_vision.nn.batch_norm import one_sample_explained
 from ssl_vision.nn.mixup import mix_batch
 from ssl_vision.optim.groups import ParamGroup, split_parameters
 from ssl_vision.optim.recipe import OptimConfig, apply_schedules, build_optimizer
@@ -123,6 +123,14 @@ FINETUNE_PRESETS = {
 }
 
 
+class Batches(Protocol):
+    """Batches of an epoch, which can be counted and gone through again."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetunePlan:
     """Length of a fine-tuning; what schedules need to know."""
@@ -156,7 +164,7 @@ class FinetuneResult:
 
 def finetune(
     backbone: Backbone,
-    train: Iterable[Batch],
+    train: Batches,
     test: Iterable[Batch],
     *,
     num_classes: int,
@@ -172,7 +180,7 @@ def finetune(
 
     Args:
         backbone: Network to start from; left as it is.
-        train: Labelled training batches of one view; each pass over it is an epoch. Needs `len`.
+        train: Labelled training batches of one view; each pass over it is an epoch.
         test: Labelled test batches of one view.
         num_classes: Number of classes.
         config: Settings.
@@ -187,34 +195,35 @@ def finetune(
     with seeded(key):
         network = start_network(backbone, num_classes, config, input_size=input_size)
     network.to(device)
-    num_steps = len(train)  # type: ignore[arg-type]
     plan = FinetunePlan(
-        steps_per_epoch=num_steps, epochs=config.epochs, global_batch_size=config.batch_size
+        steps_per_epoch=len(train), epochs=config.epochs, global_batch_size=config.batch_size
     )
     optim = config.optim()
     optimizer = build_optimizer(layer_groups(network, optim), optim)
     precision = autocast or nullcontext()
-    way_out = f"use another finetune.batch_size than {config.batch_size}"
-    losses, step, began = [], 0, time.perf_counter()
-    for _ in range(config.epochs):
-        total = torch.zeros((), device=device)
-        for batch in train:
-            apply_schedules(optimizer, optim, plan=plan, step=step)
-            images, labels = _images_and_labels(batch, normalize, device)
-            draws = seeded(derive_key(key, step), devices=_cuda(device))
-            with one_sample_explained(way_out), draws, precision:
-                loss = training_loss(network, images, labels, num_classes, config, key=key + step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-            step += 1
-        losses.append(float(total / num_steps))
+
+    def loss_of(batch: Batch, step: int) -> Tensor:
+        images, labels = _images_and_labels(batch, normalize, device)
+        with precision:
+            return training_loss(network, images, labels, num_classes, config, key=key + step)
+
+    began = time.perf_counter()
+    losses = tune(
+        network,
+        lambda _: train,
+        loss_of,
+        optimizer=optimizer,
+        set_rates=lambda step: apply_schedules(optimizer, optim, plan=plan, step=step),
+        epochs=config.epochs,
+        key_of=lambda step: derive_key(key, step),
+        way_out=f"use another finetune.batch_size than {config.batch_size}",
+    )
+    means = tuple(float(sum(of_epoch) / len(of_epoch)) for of_epoch in losses)
     seconds = time.perf_counter() - began
     network.eval()
     scores, truth = predict(network, test, normalize=normalize, device=device, autocast=precision)
     report = classification_report(scores, truth, class_names=class_names)
-    return FinetuneResult(report=report, losses=tuple(losses), network=network, seconds=seconds)
+    return FinetuneResult(report=report, losses=means, network=network, seconds=seconds)
 
 
 def start_network(
@@ -304,8 +313,3 @@ def _images_and_labels(
     (images,) = batch.views.values()
     assert batch.label is not None, "fine-tuning is asked for labelled data only"
     return normalize(images), batch.label.repeat(len(images) // batch.num_samples)
-
-
-def _cuda(device: torch.device | str) -> list[torch.device]:
-    device = torch.device(device)
-    return [device] if device.type == "cuda" else []

@@ -22,7 +22,12 @@ from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.data.clouds.loader import PointLoader
 from ssl_vision.data.source import Source, SubsetSource
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.evaluation.points_training import TuningConfig, device_of, tune, with_class_token
+from ssl_vision.evaluation.points_training import (
+    TuningConfig,
+    device_of,
+    tune_points,
+    with_class_token,
+)
 from ssl_vision.evaluation.svm import SvmConfig, linear_svm, mean_and_std
 from ssl_vision.points.views import PointViewConfig, evaluation_point_view
 from ssl_vision.randomness import derive_key, keyed_generator, seeded
@@ -151,7 +156,7 @@ def finetune_classifier(
     loader = PointLoader(
         train, {"cloud": view}, batch_size=tuning.batch_size, seed=seed, num_threads=num_threads
     )
-    last_loss = tune(
+    last_loss = tune_points(
         model,
         lambda epoch: _epoch(loader, epoch),
         lambda batch: _cross_entropy(model, batch),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.data.clouds.source import PartSource
 from ssl_vision.data.loader import epoch_order
-from ssl_vision.evaluation.points_training import TuningConfig, device_of, tune, tuned_copy
+from ssl_vision.evaluation.points_training import TuningConfig, device_of, tune_points, tuned_copy
 from ssl_vision.points.clouds import unit_sphere
 from ssl_vision.points.grouping import interpolation_weights
 from ssl_vision.points.sampling import take_points
@@ -176,7 +176,7 @@ def finetune_parts(
         points, kinds, target = _inputs(batch, num_classes, device_of(model))
         return nn.functional.nll_loss(model(points, kinds).flatten(0, 1), target.flatten())
 
-    tune(model, batches, loss_of, config=config.tuning, steps_per_epoch=steps, seed=seed)
+    tune_points(model, batches, loss_of, config=config.tuning, steps_per_epoch=steps, seed=seed)
     return score_parts(model, test, config=config, seed=seed)
 
 

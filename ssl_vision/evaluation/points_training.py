@@ -1,4 +1,4 @@
-"""What fine-tuning on point clouds has in common: the optimizer, its schedule, and the loop."""
+"""What fine-tuning on point clouds has in common: the network, the optimizer, its schedule."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.errors import ConfigError
-from ssl_vision.nn.batch_norm import one_sample_explained
-from ssl_vision.randomness import derive_key, seeded
+from ssl_vision.evaluation.tuning import tune
+from ssl_vision.randomness import derive_key
 from ssl_vision.schedules import warmup_cosine
 from ssl_vision.types import Batch
 
@@ -79,7 +79,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
     return [{"params": p, "weight_decay": decay} for p, decay in groups if p]
 
 
-def tune(
+def tune_points(
     model: nn.Module,
     batches_of: Callable[[int], Iterable[Batch]],
     loss_of: Callable[[Batch], Tensor],
@@ -88,7 +88,7 @@ def tune(
     steps_per_epoch: int,
     seed: int,
 ) -> float:
-    """Train a model; one update per batch.
+    """Train a model by the published recipe; see `tuning.tune`.
 
     The published loop of part segmentation steps its optimizer twice per batch, by mistake; this
     one does not.
@@ -105,32 +105,31 @@ def tune(
         Mean loss of the last epoch.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=config.weight_decay))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    step, mean_loss = 0, float("nan")
-    way_out = f"use a batch_size above {config.batch_size}"
-    for epoch in range(config.epochs):
-        losses = []
-        for batch in batches_of(epoch):
-            for group in optimizer.param_groups:
-                group["lr"] = warmup_cosine(
-                    step,
-                    start=config.end_lr,
-                    peak=config.lr,
-                    end=config.end_lr,
-                    warmup_steps=min(config.warmup_epochs, config.epochs // 3) * steps_per_epoch,
-                    total_steps=config.epochs * steps_per_epoch,
-                    is_peak_included=False,
-                )
-            with one_sample_explained(way_out), seeded(derive_key(seed, "tune", step)):
-                loss = loss_of(batch)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
-            optimizer.step()
-            losses.append(float(loss.detach()))
-            step += 1
-        mean_loss = sum(losses) / max(1, len(losses))
-    return mean_loss
+
+    def set_rates(step: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = warmup_cosine(
+                step,
+                start=config.end_lr,
+                peak=config.lr,
+                end=config.end_lr,
+                warmup_steps=min(config.warmup_epochs, config.epochs // 3) * steps_per_epoch,
+                total_steps=config.epochs * steps_per_epoch,
+                is_peak_included=False,
+            )
+
+    losses = tune(
+        model,
+        batches_of,
+        lambda batch, _: loss_of(batch),
+        optimizer=optimizer,
+        set_rates=set_rates,
+        epochs=config.epochs,
+        key_of=lambda step: derive_key(seed, "tune", step),
+        way_out=f"use a batch_size above {config.batch_size}",
+        clip_norm=config.clip_norm,
+    )
+    return sum(losses[-1].tolist()) / len(losses[-1])
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -15,7 +15,7 @@ from ssl_vision.evaluation.points_classification import PointClassifier
 from ssl_vision.evaluation.points_training import (
     TuningConfig,
     parameter_groups,
-    tune,
+    tune_points,
     with_class_token,
 )
 from ssl_vision.types import Batch
@@ -70,7 +70,9 @@ def test_tuning_warms_up_clips_and_ends_low() -> None:
         return 1e6 * model.weight.sum()
 
     config = TuningConfig(epochs=6, lr=0.1, warmup_epochs=10, weight_decay=0.0)
-    tune(model, lambda epoch: [batch, batch], loss_of, config=config, steps_per_epoch=2, seed=0)
+    tune_points(
+        model, lambda epoch: [batch, batch], loss_of, config=config, steps_per_epoch=2, seed=0
+    )
     steps = -np.diff([*weights, model.weight.item()])
     # Adam's step is the rate: a third of the run rises, then it falls to nearly nothing.
     assert steps[0] < 1e-4

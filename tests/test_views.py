@@ -96,7 +96,8 @@ def test_every_field_is_rendered_or_refused_on_cpu_and_device(field) -> None:
 def test_every_colour_operation_has_settings_that_begin_with_its_probability() -> None:
     assert BATCHED.keys() == {operation.field for operation in OPERATIONS}
     assert len({int(operation.slot) for operation in OPERATIONS}) == len(OPERATIONS)
+    kinds = {field.name: get_args(field.type) for field in dataclasses.fields(ViewConfig)}
     for operation in OPERATIONS:
         assert operation.numbers(ViewConfig())[0] == 0.0
-        if dataclasses.is_dataclass(operation.off):
-            assert dataclasses.fields(operation.off)[0].name == "prob"
+        for settings in filter(dataclasses.is_dataclass, kinds[operation.field]):
+            assert dataclasses.fields(settings)[0].name == "prob"

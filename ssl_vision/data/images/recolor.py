@@ -20,7 +20,7 @@ from torch.nn.functional import conv2d, pad
 from ssl_vision.data.kernels import draws as k
 from ssl_vision.data.kernels.color import OPERATIONS
 from ssl_vision.randomness import absorb, shift_right
-from ssl_vision.views import ViewConfig
+from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
 
 _HUE_OPERATION = 3
 _RADIX = (6, 2, 1)
@@ -73,20 +73,34 @@ def recolor(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
     values = images.float()
     for operation in OPERATIONS:
         if operation.is_on(view):
-            values = BATCHED[operation.field](values, view, keys)
+            is_drawn = _draw(keys, operation.slot) < operation.numbers(view)[0]
+            changed = BATCHED[operation.field](values, getattr(view, operation.field), keys)
+            values = torch.where(_column(is_drawn), changed, values)
     return (values + 0.5).to(torch.uint8)
 
 
-def _to_gray(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
-    is_gray = _column(_draw(keys, k.GRAY) < view.gray_prob)
-    return torch.where(is_gray, _gray(images), images)
+Batched = Callable[[Tensor, Any, Tensor], Tensor]  # images, the field's settings, keys
+BATCHED: dict[str, Batched] = {}  # the batched form of each row of `OPERATIONS`, by its field
 
 
-def _solarize(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
-    solarize = view.solarize
-    assert solarize is not None
-    is_solarized = _column(_draw(keys, k.SOLARIZE) < solarize.prob)
-    return torch.where(is_solarized & (images >= solarize.threshold), 255.0 - images, images)
+def batched(field: str) -> Callable[[Batched], Batched]:
+    """Enters the batched form of an operation; whether an image has it is asked by `recolor`."""
+
+    def enter(form: Batched) -> Batched:
+        BATCHED[field] = form
+        return form
+
+    return enter
+
+
+@batched("gray_prob")
+def _to_gray(images: Tensor, _: float, keys: Tensor) -> Tensor:
+    return _gray(images)
+
+
+@batched("solarize")
+def _solarize(images: Tensor, solarize: SolarizeConfig, keys: Tensor) -> Tensor:
+    return torch.where(images >= solarize.threshold, 255.0 - images, images)
 
 
 def _column(values: Tensor) -> Tensor:
@@ -112,10 +126,8 @@ def _orders(keys: Tensor) -> Tensor:
     return torch.stack([*places, left[:, 0]], dim=1)
 
 
-def _affine_terms(view: ViewConfig, keys: Tensor) -> Tensor:
+def _affine_terms(jitter: JitterConfig, keys: Tensor) -> Tensor:
     """(a, b, c) of brightness, contrast, saturation and of no change, (N, 4, 3)."""
-    jitter = view.jitter
-    assert jitter is not None
     spans = (jitter.brightness, jitter.contrast, jitter.saturation)
     slots = (k.BRIGHTNESS, k.CONTRAST, k.SATURATION)
     factors = [
@@ -133,10 +145,9 @@ def _affine_terms(view: ViewConfig, keys: Tensor) -> Tensor:
     return torch.stack(terms, 1).float()
 
 
-def _jitter(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
-    jitter = view.jitter
-    assert jitter is not None
-    order, terms = _orders(keys), _affine_terms(view, keys)
+@batched("jitter")
+def _jitter(images: Tensor, jitter: JitterConfig, keys: Tensor) -> Tensor:
+    order, terms = _orders(keys), _affine_terms(jitter, keys)
     is_before = (order == _HUE_OPERATION).cumsum(1) == 0
     neutral = torch.full_like(order, _HUE_OPERATION)
     values = images
@@ -148,8 +159,7 @@ def _jitter(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
     for place in range(1, 4):
         operation = torch.where(is_before, neutral, order)[:, place]
         values = _affine(values, terms, operation)
-    is_jittered = _column(_draw(keys, k.JITTER) < jitter.prob)
-    return torch.where(is_jittered, values, images)
+    return values
 
 
 def _affine(images: Tensor, terms: Tensor, operation: Tensor) -> Tensor:
@@ -176,9 +186,8 @@ def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     return high.unsqueeze(1) - chroma.unsqueeze(1) * edge
 
 
-def _blur(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
-    blur = view.blur
-    assert blur is not None
+@batched("blur")
+def _blur(images: Tensor, blur: BlurConfig, keys: Tensor) -> Tensor:
     num, _, size, _ = images.shape
     reach = -int(-4 * blur.sigma_px[1] // 1)
     radius = min(reach if blur.kernel_px is None else blur.kernel_px // 2, size - 1)
@@ -190,20 +199,9 @@ def _blur(images: Tensor, view: ViewConfig, keys: Tensor) -> Tensor:
     if blur.kernel_px is None:
         weights = torch.where(distance <= torch.ceil(4 * sigma), weights, 0.0)
     weights = (weights / weights.sum(1, keepdim=True)).float()
-    is_blurred = (_draw(keys, k.BLUR) < blur.prob)[:, None]
-    weights = torch.where(is_blurred, weights, (distance == 0).float())  # else left as it is
     taps = weights.repeat_interleave(3, 0)[:, None, None, :]  # (N * 3, 1, 1, 2 * radius + 1)
     planes = images.reshape(1, num * 3, size, size)
     planes = pad(planes, (radius, radius, 0, 0), mode="reflect")
     planes = conv2d(planes, taps, groups=num * 3)
     planes = pad(planes, (0, 0, radius, radius), mode="reflect")
     return conv2d(planes, taps.transpose(2, 3), groups=num * 3).reshape(images.shape)
-
-
-# The batched form of each row of `kernels.color.OPERATIONS`.
-BATCHED: dict[str, Callable[[Tensor, ViewConfig, Tensor], Tensor]] = {
-    "jitter": _jitter,
-    "gray_prob": _to_gray,
-    "blur": _blur,
-    "solarize": _solarize,
-}

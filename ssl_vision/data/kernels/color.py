@@ -8,7 +8,9 @@ borders, cut at 4 sigma or at the side of kernel a recipe asks for.
 import math
 from collections.abc import Callable
 from dataclasses import astuple
-from typing import NamedTuple
+from functools import cache
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 
@@ -28,7 +30,7 @@ from ssl_vision.data.kernels.draws import (
     draw,
     view_key,
 )
-from ssl_vision.views import BlurConfig, JitterConfig, SolarizeConfig, ViewConfig
+from ssl_vision.views import ViewConfig
 
 # Numbers of an operation as its kernel reads them: fields of its settings in order, pairs flat.
 _B, _C, _S, _H = range(1, 5)
@@ -303,13 +305,11 @@ class Operation(NamedTuple):
     Attributes:
         field: Of ViewConfig: a probability, or settings whose first field is one.
         slot: Of the draw that decides whether it happens.
-        off: Value of the field with which it never happens.
         kernel: `kernel(planes, size, numbers, key, spare)`, in place.
     """
 
     field: str
     slot: np.int64
-    off: JitterConfig | BlurConfig | SolarizeConfig | float
     kernel: Callable[..., None]
 
     def is_on(self, view: ViewConfig) -> bool:
@@ -318,7 +318,7 @@ class Operation(NamedTuple):
 
     def numbers(self, view: ViewConfig) -> list[float]:
         """What the kernel reads: its settings, flat; the probability first."""
-        settings = getattr(view, self.field) or self.off
+        settings = getattr(view, self.field) or _off(self.field)
         if isinstance(settings, float | int):
             return [float(settings)]
         return [
@@ -328,13 +328,20 @@ class Operation(NamedTuple):
         ]
 
 
-# In the order in which they happen. A new one needs: its settings and field in `views`, a row here
-# with its kernel, its form in `data.images.recolor`.
+@cache
+def _off(field: str) -> Any:
+    """Value of a field of ViewConfig with which its operation never happens."""
+    kinds = [kind for kind in get_args(get_type_hints(ViewConfig)[field]) if kind is not NoneType]
+    return kinds[0](prob=0) if kinds else 0.0
+
+
+# In the order in which they happen. A new one needs: its settings and field in `views`, a slot in
+# `draws`, a row here with its kernel, its batched form in `data.images.recolor`.
 OPERATIONS = (
-    Operation("jitter", JITTER, JitterConfig(prob=0), _jitter),
-    Operation("gray_prob", GRAY, 0.0, _gray),
-    Operation("blur", BLUR, BlurConfig(prob=0), _blur),
-    Operation("solarize", SOLARIZE, SolarizeConfig(prob=0), _solarize),
+    Operation("jitter", JITTER, _jitter),
+    Operation("gray_prob", GRAY, _gray),
+    Operation("blur", BLUR, _blur),
+    Operation("solarize", SOLARIZE, _solarize),
 )
 _SLOTS = np.array([operation.slot for operation in OPERATIONS])
 _BOUNDS = np.cumsum([0, *(len(op.numbers(ViewConfig())) for op in OPERATIONS)])

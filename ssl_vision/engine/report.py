@@ -35,6 +35,13 @@ READING = {
         "slowly; 0.4 to 0.6 is usual on photographs. It says little about the features: MAE's kNN "
         "accuracy is low by nature and rises late; fine-tune or use a linear probe to judge."
     ),
+    "ijepa": (
+        "The loss is the smooth-L1 distance of predicted features from the target encoder's, which "
+        "are normed: 0.4 to 0.5 is the answer 'always the mean'. It falls at first, then often "
+        "rises while the targets grow richer: its level proves nothing. Watch "
+        "<code>target_std</code>, how far the targets of different images lie apart (falling "
+        "towards 0 is collapse), kNN and the effective rank (<code>centred_rank</code>)."
+    ),
     "dino": (
         "The loss is a cross-entropy over K prototypes and starts near ln K. It may fall, rise and "
         "fall again, since the teacher moves: the curve alone proves nothing. Stuck at exactly "

@@ -4,6 +4,7 @@ from ssl_vision.losses.barlow_twins import barlow_twins_loss
 from ssl_vision.losses.chamfer import chamfer_distance
 from ssl_vision.losses.distillation import dino_loss, sinkhorn
 from ssl_vision.losses.koleo import koleo
+from ssl_vision.losses.latent import latent_loss
 from ssl_vision.losses.paired_masks import paired_mask_contrast
 from ssl_vision.losses.reconstruction import masked_patch_loss
 from ssl_vision.losses.smmix import smmix_loss
@@ -13,6 +14,7 @@ __all__ = [
     "chamfer_distance",
     "dino_loss",
     "koleo",
+    "latent_loss",
     "masked_patch_loss",
     "paired_mask_contrast",
     "sinkhorn",

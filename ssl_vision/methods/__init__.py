@@ -8,6 +8,7 @@ from ssl_vision.data.images.config import ImageData
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import Method, MethodConfig
 from ssl_vision.methods.dino import Dino, DinoConfig
+from ssl_vision.methods.ijepa import Ijepa, IjepaConfig
 from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.methods.poa import Poa, PoaConfig
 from ssl_vision.methods.point_cmae import PointCmae, PointCmaeConfig
@@ -29,6 +30,7 @@ METHODS: dict[str, MethodEntry] = {
     "point_mae": MethodEntry(PointMaeConfig, PointMae, CloudData),
     "barlow_twins": MethodEntry(BarlowTwinsConfig, BarlowTwins, ImageData),
     "mae": MethodEntry(MaeConfig, Mae, ImageData),
+    "ijepa": MethodEntry(IjepaConfig, Ijepa, ImageData),
     "dino": MethodEntry(DinoConfig, Dino, ImageData),
     "poa": MethodEntry(PoaConfig, Poa, ImageData),
     "supervised": MethodEntry(SupervisedConfig, Supervised, ImageData),

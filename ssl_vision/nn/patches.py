@@ -24,6 +24,23 @@ def unpatchify(patches: Tensor, *, patch_px: int) -> Tensor:
     return cut.permute(0, 5, 1, 3, 2, 4).reshape(num, channels, side * patch_px, side * patch_px)
 
 
+def take_blocks(tokens: Tensor, blocks: Tensor) -> Tensor:
+    """Tokens of blocks of patches, the first block of all images, then the second of all, ...
+
+    Args:
+        tokens: (B, N, D).
+        blocks: Patches of each block, int64, (B, M, m).
+
+    Returns:
+        (M * B, m, D): row j * B + i is the j-th block of image i.
+    """
+    num, num_blocks, size = blocks.shape
+    width = tokens.shape[-1]
+    rows = blocks.reshape(num, num_blocks * size, 1).expand(-1, -1, width)
+    taken = tokens.gather(1, rows).unflatten(1, (num_blocks, size))
+    return taken.transpose(0, 1).flatten(0, 1)
+
+
 def sincos_2d(dim: int, *, grid: int, num_prefix: int = 0) -> Tensor:
     """Sine-cosine positions of a square grid, as MAE's code computes them, float32.
 

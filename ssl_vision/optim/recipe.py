@@ -87,6 +87,7 @@ class OptimConfig:
     end_lr: float = 0.0  # absolute, not scaled by the batch
     end_lr_fraction: float = 0.0  # of the peak rate; the other way to say it (Barlow Twins)
     schedule_stretch: float = 1.0  # schedules this many times longer than the run, and cut off
+    schedule_lead: int = 0  # updates that rates and decay run ahead; 1: I-JEPA's count from 1
     infinite: InfiniteConfig = field(default_factory=InfiniteConfig)
     clip_norm: float | None = None
     clip_mode: ClipMode = "global"
@@ -102,6 +103,8 @@ class OptimConfig:
         for name in ("layer_decay", "schedule_stretch", "trust_coefficient"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"optim.{name}={getattr(self, name)} must be above 0.")
+        if self.schedule_lead < 0:
+            raise ConfigError(f"optim.schedule_lead={self.schedule_lead} must be 0 or more.")
         if self.end_lr and self.end_lr_fraction:
             raise ConfigError(
                 f"optim.end_lr={self.end_lr} and optim.end_lr_fraction={self.end_lr_fraction} say "
@@ -252,8 +255,9 @@ def apply_schedules(optimizer: Optimizer, config: OptimConfig, *, plan: Plan, st
         plan: Length and batch size of the run.
         step: Update about to be done, from 0.
     """
-    lr = learning_rate(config, plan=plan, step=step)
-    decay = weight_decay(config, plan=plan, step=step)
+    position = step + config.schedule_lead
+    lr = learning_rate(config, plan=plan, step=position)
+    decay = weight_decay(config, plan=plan, step=position)
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
         group["weight_decay"] = decay * group["weight_decay_scale"]

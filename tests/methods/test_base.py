@@ -10,11 +10,15 @@ from ssl_vision.errors import ConfigError
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import TrainPlan, check_view_names, feature_std
 from ssl_vision.methods.dino import Dino, DinoConfig
+from ssl_vision.methods.ijepa import Ijepa, IjepaConfig
 from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.optim import OptimConfig
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
 
+PATCHES_ONLY = {
+    "class_token": False, "global_pool": "avg", "fc_norm": False, "patch_size": 4,
+}  # fmt: skip
 VIT = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
 
 
@@ -29,10 +33,12 @@ def _methods():
             DinoConfig(num_prototypes=12, hidden_dim=16, bottleneck_dim=8, centering="sinkhorn"),
         ),
     ]
+    configs.append((Ijepa, IjepaConfig(predictor_width=24, predictor_depth=1)))
     for module, config in configs:
         torch.manual_seed(0)
+        args = VIT | (PATCHES_ONLY if module is Ijepa else {})
         backbone = build_backbone(
-            BackboneConfig(name="vit_tiny_patch16_224", args=VIT), input_size=16
+            BackboneConfig(name="vit_tiny_patch16_224", args=args), input_size=16
         )
         yield module(config, backbone, optim=OptimConfig(), plan=plan).double()
 

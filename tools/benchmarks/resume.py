@@ -61,6 +61,8 @@ _POINTS = (
 METHODS: dict[str, tuple[str, ...]] = {
     "barlow_twins": ("method.projector_dims=[16,16]", *_CONV),
     "mae": ("method.decoder_width=16", "method.decoder_num_heads=2", *_VIT),
+    "ijepa": ("method.predictor_width=16", "method.predictor_num_heads=2", *_VIT,
+              "backbone.args.patch_size=7"),
     "dino": ("method.num_prototypes=32", *_HEAD, *_CONV),
     "poa": ("method.num_prototypes=[16,32]", "method.patch_start_epochs=1", *_HEAD, *_VIT,
             "method.elastic={min_width: 12, min_depth: [1]}"),

@@ -1,0 +1,213 @@
+"""I-JEPA: predict the features of hidden blocks of an image from those of what is seen.
+
+Assran, Duval, Misra, Bojanowski, Vincent, Rabbat, LeCun, Ballas 2023, arXiv 2301.08243, section 3
+and appendix A. Authors' code: facebookresearch/ijepa (CC BY-NC 4.0; nothing of it is here).
+
+The encoder is a plain timm ViT without class token, with the fixed sine-cosine positions of MAE;
+the network exported is its average, the target encoder.
+
+Where we differ:
+* `masks: keyed`, the default: where blocks lie depends on (seed, step, sample) and not on the
+  batch; see `masking.multi_block_masks`. `masks: collator` draws as theirs, batch by batch.
+* Their encoder's scaling of residual branches by depth does not survive their own start of the
+  linear layers, and is left out.
+* Their schedules count an update before they are asked: `optim.schedule_lead: 1`. Past their end
+  ours stay where they ended (theirs turn round, which their runs never reach).
+* A run in bf16 finds targets in bf16 and norms them in float32.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ssl_vision import schedules
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.build import set_drop_path
+from ssl_vision.distributed import rank
+from ssl_vision.errors import ConfigError
+from ssl_vision.losses.latent import latent_loss, latent_targets
+from ssl_vision.masking import (
+    MultiBlockConfig,
+    MultiBlockMasks,
+    collator_masks,
+    multi_block_masks,
+)
+from ssl_vision.methods.base import (
+    Method,
+    MethodConfig,
+    TrainPlan,
+    check_view_names,
+    detached,
+    feature_std,
+)
+from ssl_vision.nn.ema import EmaTeacher
+from ssl_vision.nn.patches import sincos_2d, take_blocks
+from ssl_vision.nn.predictor import BlockPredictor, init_as_ijepa
+from ssl_vision.optim.recipe import OptimConfig, stretched_steps
+from ssl_vision.randomness import keyed_generator
+from ssl_vision.types import Batch, LossOutput
+from ssl_vision.views import ViewConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class IjepaConfig(MethodConfig):
+    """Defaults are the paper's, of ViT-H/14 on ImageNet."""
+
+    name: Literal["ijepa"] = "ijepa"
+    masks: Literal["keyed", "collator"] = "keyed"  # collator: the authors' draws, by the batch
+    blocks: MultiBlockConfig = field(default_factory=MultiBlockConfig)
+    patch_init: Literal["normal", "xavier"] = "normal"  # of the patch embedding; xavier is MAE's
+    predictor_width: int = 384
+    predictor_depth: int = 12
+    predictor_num_heads: int | None = None  # null: as many as the encoder has
+    teacher_momentum: float = 0.996  # linear to teacher_momentum_end
+    teacher_momentum_end: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("teacher_momentum", "teacher_momentum_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"method.{name}={getattr(self, name)} must be from 0 to 1.")
+        for name in ("predictor_width", "predictor_depth", "predictor_num_heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"method.{name}={value} must be 1 or more.")
+
+    def check_views(self, views: Mapping[str, ViewConfig]) -> None:
+        """Raise ConfigError unless there is one view, called `view`, drawn once."""
+        check_view_names(views, required=("view",), method=self.name)
+
+
+class Ijepa(Method):
+    """Encoder of the patches seen, its average as target encoder, and a predictor between them.
+
+    Attributes:
+        teacher: The target encoder; exported.
+    """
+
+    config: IjepaConfig
+
+    def __init__(
+        self, config: IjepaConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
+    ) -> None:
+        super().__init__(config, backbone, optim=optim, plan=plan)
+        _check_encoder(backbone)
+        self.grid = isqrt(backbone.num_patches(plan.input_size))
+        if self.grid < 2:
+            raise ConfigError(
+                f"method.name=ijepa predicts some patches from others, and a view of "
+                f"{plan.input_size} px is {self.grid} x {self.grid} patches of "
+                f"{backbone.patch_px} px; set backbone.args.patch_size lower."
+            )
+        num_heads = config.predictor_num_heads or int(backbone.model.blocks[0].attn.num_heads)
+        if config.predictor_width % 4 or config.predictor_width % num_heads:
+            raise ConfigError(
+                f"method.predictor_width={config.predictor_width} must be divisible by 4 and by "
+                f"its {num_heads} heads; predictor_num_heads sets their number."
+            )
+        _init_encoder(backbone, patch_init=config.patch_init)
+        self.predictor = BlockPredictor(
+            backbone.width,
+            grid=self.grid,
+            width=config.predictor_width,
+            depth=config.predictor_depth,
+            num_heads=num_heads,
+        )
+        self.teacher = EmaTeacher(backbone)
+        set_drop_path(self.teacher, 0.0)
+
+    def compute_loss(self, batch: Batch) -> LossOutput:
+        """Error of the predicted features of the hidden blocks."""
+        images = batch.views["view"]
+        masks = self.masks(batch.index)
+        whole = self.teacher(images)
+        targets = take_blocks(latent_targets(whole.patches), masks.targets)  # (M * B, m, D)
+        seen = self.backbone.forward_visible(images, keep=masks.context)
+        predicted = self.predictor(seen, context=masks.context, targets=masks.targets)
+        return LossOutput(
+            loss=latent_loss(predicted, targets),
+            metrics=detached(
+                feature_std=feature_std(whole.pooled),
+                # How much targets differ between images at a place; 0: nothing left to predict.
+                target_std=targets.unflatten(0, (-1, len(images))).std(dim=1, correction=0).mean(),
+            ),
+        )
+
+    def masks(self, index: Tensor) -> MultiBlockMasks:
+        """Patches to see and blocks to predict, for samples of these ids."""
+        grid, key = (self.grid, self.grid), self.key("mask")
+        if self.config.masks == "keyed":
+            return multi_block_masks(index, key=key, grid=grid, config=self.config.blocks)
+        drawn = collator_masks(
+            len(index),
+            size_seed=self.step,
+            generator=keyed_generator(key, self.micro_step, rank()),
+            grid=grid,
+            config=self.config.blocks,
+        )
+        return MultiBlockMasks(*(part.to(index.device) for part in drawn))
+
+    # Around an update --------------------------------------------------------------------
+
+    def teacher_momentum(self, step: int) -> float:
+        """Momentum of the target encoder at an update."""
+        return schedules.linear(
+            step,
+            start=self.config.teacher_momentum,
+            end=self.config.teacher_momentum_end,
+            total_steps=stretched_steps(self.optim, plan=self.plan),
+        )
+
+    def after_update(self, step: int) -> None:
+        """The target encoder follows."""
+        self.teacher.update(self.backbone, momentum=self.teacher_momentum(step))
+
+    def on_weights_loaded(self) -> None:
+        """The target encoder starts from the encoder's new weights."""
+        self.teacher.restart(self.backbone)
+
+    def export_backbone(self) -> Backbone:
+        """The target encoder, which is what the authors evaluate."""
+        return self.teacher.network
+
+
+def _check_encoder(backbone: Backbone) -> None:
+    """Raise ConfigError unless the network is a ViT of nothing but patches."""
+    if not backbone.has_tokens or backbone.modality != "images":
+        raise ConfigError(
+            f"method.name=ijepa hides patches from the network, and "
+            f"backbone.name={backbone.architecture} has no patch tokens to leave out; use a ViT of "
+            "timm, for example vit_base_patch16_224."
+        )
+    if backbone.model.num_prefix_tokens or backbone.model.global_pool != "avg":
+        raise ConfigError(
+            f"method.name=ijepa has no class token, and backbone.name={backbone.architecture} "
+            "pools one or has registers; set backbone.args={class_token: false, global_pool: avg, "
+            "fc_norm: false}."
+        )
+
+
+def _init_encoder(backbone: Backbone, *, patch_init: str) -> None:
+    """The authors' start and fixed positions, in a timm ViT."""
+    model = backbone.model
+    init_as_ijepa(model)
+    if patch_init == "xavier":
+        # Positions are as loud whatever the patch. N(0, 0.02) makes 14 px of three channels about
+        # as loud, and 4 px a tenth of it: targets then tell places apart and hardly images.
+        weight = model.patch_embed.proj.weight
+        nn.init.xavier_uniform_(weight.view(len(weight), -1))
+    for parameter in model.fc_norm.parameters():  # after pooling, which training does not do
+        parameter.requires_grad_(False)
+    if model.pos_embed is None:  # the family has other positions, and keeps them
+        return
+    width = model.pos_embed.shape[-1]
+    if width % 4:
+        raise ConfigError(
+            f"backbone: the width {width} must be divisible by 4 for I-JEPA's sine-cosine "
+            "positions."
+        )
+    grid = isqrt(model.pos_embed.shape[1])
+    model.pos_embed.data.copy_(sincos_2d(width, grid=grid)[None])
+    model.pos_embed.requires_grad_(False)

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.data.config import DataConfig, EvalDataConfig
+from ssl_vision.data.modalities import AnyEvalData
 from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.evaluation.settings import (
     CacheConfig,
@@ -134,7 +135,7 @@ class EvalConfig:
     """What to measure of which weights."""
 
     weights: str = MISSING  # run folder, export folder, zoo:name or timm:name
-    data: EvalDataConfig = MISSING
+    data: EvalDataConfig = MISSING  # read as AnyEvalData, of which the weights choose a part
     tasks: tuple[str, ...] = ()  # none: knn, linear and metrics, as far as the data have labels
     out: str | None = None  # folder of the report; None: evaluation/ in the weights' folder or here
     seed: int = 0
@@ -170,8 +171,9 @@ class Sections:
     presets: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def config(self) -> type[EvalConfig]:
-        """`EvalConfig` with a field for each section."""
-        made = [(n, kind, field(default_factory=kind)) for n, kind in self.kinds.items()]
+        """`EvalConfig` with a field for each section, its data as they are read."""
+        made: list[tuple[str, type, Any]] = [("data", AnyEvalData, field(default=MISSING))]
+        made += [(n, kind, field(default_factory=kind)) for n, kind in self.kinds.items()]
         return make_dataclass("EvalConfig", made, bases=(EvalConfig,), frozen=True, kw_only=True)
 
 
@@ -234,7 +236,7 @@ def _finish_eval(layers: Sequence[_Layer], sections: Sections) -> EvalConfig:
     kind = sections.config()
     schema = OmegaConf.structured(kind)
     OmegaConf.set_readonly(schema, False)
-    schema.data = OmegaConf.structured(EvalDataConfig)
+    schema.data = OmegaConf.structured(AnyEvalData)
     for section, presets in sections.presets.items():
         name = _last_given(layers, section, "preset")
         if name is not None:

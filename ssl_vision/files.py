@@ -5,10 +5,12 @@ import io
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ssl_vision.errors import SslVisionError
+from ssl_vision.errors import CheckpointError, SslVisionError
 
 StrPath = str | os.PathLike[str]
 
@@ -197,6 +199,22 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_path(path.parent)
+
+
+@contextmanager
+def report_folder_made(folder: Path) -> Iterator[None]:
+    """Make the folder of a report, which is then written inside.
+
+    Raises:
+        CheckpointError: The folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error.strerror}); give another folder as out=."
+        ) from error
 
 
 def shipped_folder(name: str) -> Path:

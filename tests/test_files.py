@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 import time
@@ -171,3 +172,21 @@ def test_shipped_data_lies_inside_an_installed_package_and_beside_a_checkout(tmp
     assert files.shipped_folder("model_zoo") == tmp_path / "site" / "model_zoo"
     (package / "model_zoo").mkdir()
     assert files.shipped_folder("model_zoo") == package / "model_zoo"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_with_the_way_out(tmp_path: Path) -> None:
+    with files.report_folder_made(tmp_path / "a/b") as nothing:
+        assert nothing is None
+        assert (tmp_path / "a/b").is_dir()
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file/inside"):
+        with (
+            pytest.raises(CheckpointError, match=r"cannot be written \(.+\); give another .* out="),
+            files.report_folder_made(folder),
+        ):
+            pytest.fail("not reached")
+    with (
+        pytest.raises(CheckpointError, match=r"No space left on device"),
+        files.report_folder_made(tmp_path / "a"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -110,7 +110,7 @@ def embed(
             "weights": loaded.source,
             "sha256": loaded.sha256,
             "architecture": loaded.backbone.architecture,
-            "data": asdict(config.data),
+            "data": asdict(run.config.data),
             "split": split,
             "precision": config.precision,
             "fingerprint": source.fingerprint(),

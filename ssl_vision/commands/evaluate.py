@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_vision.commands.arguments import parse
-from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.report import (
     comparison_html,
     comparison_markdown,
@@ -16,7 +16,7 @@ from ssl_vision.evaluation.report import (
     load_evaluation,
 )
 from ssl_vision.evaluation.results import Evaluation
-from ssl_vision.files import write_atomically
+from ssl_vision.files import report_folder_made, write_atomically
 from ssl_vision.tasks.evaluate import evaluate_as, report_folder, slug
 from ssl_vision.tasks.settings import load_settings
 
@@ -64,14 +64,9 @@ def _compare(sources: Sequence[str], overrides: Sequence[str], console: Console)
 
 
 def _write_comparison(evaluations: Sequence[Evaluation], folder: Path, console: Console) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with report_folder_made(folder):
         write_atomically(folder / "comparison.md", comparison_markdown(evaluations))
         write_atomically(folder / "comparison.html", comparison_html(evaluations))
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written ({error.strerror}); give another folder as out=."
-        ) from error
     header, rows = comparison_table(evaluations)
     table = Table(*header)
     for row in rows:

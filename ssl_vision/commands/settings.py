@@ -49,6 +49,7 @@ class _Class:
 
 
 EVAL_CONFIG = "ssl_vision.config:EvalConfig"
+_EVAL_DATA = "ssl_vision.data.modalities:AnyEvalData"  # of all modalities; the weights choose one
 
 
 def settings_of(place: str, chosen: Mapping[str, str] | None = None) -> list[Setting]:
@@ -62,6 +63,8 @@ def settings_of(place: str, chosen: Mapping[str, str] | None = None) -> list[Set
         KeyError: There is no such class.
     """
     module, _, name = place.partition(":")
+    if place == EVAL_CONFIG:
+        chosen = {"data": _EVAL_DATA, **(chosen or {})}
     found = list(_settings(_find(module, name), "", chosen or {}))
     if place == EVAL_CONFIG:
         for section, kind in sections_of_tasks().items():

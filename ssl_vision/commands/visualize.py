@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +24,12 @@ from ssl_vision.commands.pictures import (
     spotlight,
 )
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.images.find import build_source
-from ssl_vision.data.images.loader import MultiViewLoader
-from ssl_vision.data.images.normalize import normalize
+from ssl_vision.data.modalities import MODALITIES
+from ssl_vision.data.modality import Modality, Normalize
 from ssl_vision.data.source import Source, digest
-from ssl_vision.engine.point_pictures import visualize_clouds
 from ssl_vision.engine.saved_method import load_method, mae_of_export
-from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.errors import ConfigError
 from ssl_vision.methods.mae import Mae
-from ssl_vision.views import evaluation_view
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
 _PANEL_PX = 224  # side of one picture of a sheet; whole multiples of the image are kept sharp
@@ -45,19 +42,21 @@ class Scene:
 
     Attributes:
         loaded: The weights.
-        pixels: The images as the network sees them, uint8, (B, 3, S, S).
+        pixels: The samples as the network sees them, before they are normalised, (B, ...); images
+            are uint8, (B, 3, S, S).
+        normalize: From these to what the network takes.
         run: Run folder the weights are from, if they are from one.
     """
 
     loaded: LoadedBackbone
     pixels: Tensor
+    normalize: Normalize
     run: Path | None
 
     @property
     def images(self) -> Tensor:
-        """Normalised, (B, 3, S, S)."""
-        mean, std = torch.tensor(self.loaded.mean), torch.tensor(self.loaded.std)
-        return normalize(self.pixels, mean=mean, std=std)
+        """Normalised, (B, ...)."""
+        return self.normalize(self.pixels)
 
     def thumbnails(self) -> list[Image.Image]:
         """The images, as panels of a sheet."""
@@ -130,57 +129,30 @@ def visualize(
             raise ConfigError(f"what={kind} must be one of {', '.join(KINDS)}.")
     loaded = resolve_weights(weights)
     run = Path(weights) if (Path(weights) / "config.yaml").is_file() else None
-    asked = _Asked(loaded, run, list(images), out, tuple(what), count, size_px, note)
-    return _VISUALIZE[loaded.backbone.modality](asked)
-
-
-class _Asked(NamedTuple):
-    """What `visualize` is given, its weights read."""
-
-    loaded: LoadedBackbone
-    run: Path | None
-    samples: list[str]
-    out: Path
-    what: tuple[str, ...]
-    num_samples: int
-    size: int | None
-    note: Callable[[str], None]
-
-
-def _of_clouds(asked: _Asked) -> list[Path]:
-    return visualize_clouds(
-        None if asked.run is None else load_method(asked.run),
-        asked.samples,
-        asked.out,
-        num_points=asked.size or asked.loaded.input_size,
-        count=asked.num_samples,
-    )
-
-
-def _of_images(asked: _Asked) -> list[Path]:
-    loaded, out, what, note = asked.loaded, asked.out, asked.what, asked.note
-    size_px = asked.size or loaded.input_size
-    pixels = _read_images(asked.samples, loaded, count=asked.num_samples, size_px=size_px)
-    scene = Scene(loaded=loaded, pixels=pixels, run=asked.run)
+    modality = MODALITIES[loaded.backbone.modality]
+    for kind in what:
+        if kind not in modality.pictures:
+            raise ConfigError(
+                f"what={kind} is not drawn of {modality.name}; choose from "
+                f"{', '.join(modality.pictures)}."
+            )
+    spec = loaded.spec._replace(size=size_px or loaded.input_size)
+    shown = modality.show(modality.eval_settings(path=""), spec)
+    samples = _read_samples(images, modality, shown.view, count=count)
+    scene = Scene(loaded=loaded, pixels=samples, normalize=shown.normalize, run=run)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for kind in what or KINDS:
+    for kind in what or modality.pictures:
         try:
             picture = KINDS[kind](scene)
         except ConfigError as error:
-            if what:
+            if what or len(modality.pictures) == 1:
                 raise
             note(f"no {kind}: {error}")
             continue
         paths.append(out / f"{kind}.png")
         picture.save(paths[-1])
     return paths
-
-
-_VISUALIZE: dict[str, Callable[[_Asked], list[Path]]] = {  # by modality
-    "images": _of_images,
-    "clouds": _of_clouds,
-}
 
 
 @torch.no_grad()
@@ -240,20 +212,30 @@ def draw_features(scene: Scene) -> Image.Image:
 
 @torch.no_grad()
 def draw_reconstruction(scene: Scene) -> Image.Image:
-    """Per image: itself, what MAE was shown, what it predicted, and the two together.
-
-    No loss is on patches that were shown, so predictions there mean nothing. With normalised
-    targets, mean and contrast of each hidden patch are the image's own; structure is predicted.
+    """What a method that reconstructs makes of the samples.
 
     Raises:
         ConfigError: The weights come without a decoder, or the images have another size.
     """
     method = load_method(scene.run) if scene.run is not None else mae_of_export(scene.loaded)
-    if not isinstance(method, Mae):
+    if isinstance(method, Mae):
+        return _filled_in(method, scene)
+    drawn = None if method is None else method.picture({"": scene.images})
+    if drawn is None:
         raise ConfigError(
-            "reconstructions need MAE's decoder: the run folder of an mae run, or official "
-            "weights with it (zoo:mae_vit_base_16?file=full)."
+            "reconstructions of clouds need the run folder of a point_mae or point_cmae run, those "
+            "of images MAE's decoder: the run folder of an mae run, or official weights with it "
+            "(zoo:mae_vit_base_16?file=full)."
         )
+    return drawn.image
+
+
+def _filled_in(method: Mae, scene: Scene) -> Image.Image:
+    """Per image: itself, what MAE was shown, what it predicted, and the two together.
+
+    No loss is on patches that were shown, so predictions there mean nothing. With normalised
+    targets, mean and contrast of each hidden patch are the image's own; structure is predicted.
+    """
     if scene.pixels.shape[-1] != method.plan.input_size:
         raise ConfigError(f"reconstructions need size_px={method.plan.input_size}.")
     found = method.reconstruct(scene.images)
@@ -280,10 +262,11 @@ KINDS: dict[str, Callable[[Scene], Image.Image]] = {
 
 
 class _Chosen(Source):
-    """Images of several origins, as one source."""
+    """Samples of several origins, as one source."""
 
     def __init__(self, parts: Sequence[tuple[Source, int]]) -> None:
         self.parts, self.class_names = list(parts), []
+        self.modality = self.parts[0][0].modality
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -300,48 +283,21 @@ class _Chosen(Source):
         return source.sample(row, decoder)
 
 
-class _File(Source):
-    """One image file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.class_names = path, []
-
-    def __len__(self) -> int:
-        return 1
-
-    def name(self, index: int) -> str:
-        return str(self.path)
-
-    def fingerprint(self, *, num_threads: int | None = None) -> str:
-        return digest(str(self.path))
-
-    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
-        try:
-            return (decoder or Decoder()).decode(self.path.read_bytes())
-        except (DataError, OSError) as error:
-            raise DataError(f"{self.path}: {error}") from error
-
-
-def _read_images(
-    images: Sequence[str], loaded: LoadedBackbone, *, count: int, size_px: int
-) -> Tensor:
-    """The images, cut as in evaluation, uint8, (B, 3, S, S)."""
+def _read_samples(given: Sequence[str], modality: Modality, view: Any, *, count: int) -> Tensor:
+    """The samples, shown as in evaluation, (B, ...)."""
     parts: list[tuple[Source, int]] = []
-    for given in images:
-        path = Path(given).expanduser()
-        if path.is_file() and path.suffix != ".beton":
-            parts.append((_File(path), 0))
-        else:
-            source = build_source(given, split="train")
-            rows = np.linspace(0, len(source) - 1, min(count, len(source)))  # of all classes
-            parts += [(source, int(row)) for row in rows]
-    view = evaluation_view(
-        size_px=size_px, interpolation=loaded.interpolation, center_fraction=loaded.crop_pct
+    for name in given:
+        path = Path(name).expanduser()
+        source = modality.single(path) if path.is_file() else None
+        if source is None:
+            config = modality.settings(path=name)
+            source = modality.open(name, split="train", config=config)
+        rows = np.linspace(0, len(source) - 1, min(count, len(source)))  # of all classes
+        parts += [(source, int(row)) for row in rows]
+    loader = modality.loader(
+        _Chosen(parts), {modality.view_name: view}, batch_size=len(parts), seed=0, shuffle=False
     )
-    loader = MultiViewLoader(
-        _Chosen(parts), {"image": view}, batch_size=len(parts), seed=0, shuffle=False
-    )
-    return next(iter(loader)).views["image"]
+    return next(iter(loader)).views[modality.view_name]
 
 
 def _side(num_patches: int) -> int:

@@ -4,7 +4,6 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.errors import ConfigError
 
 
@@ -100,7 +99,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalDataConfig:
-    """The data; how they are shown follows from the weights where nothing is said."""
+    """The data; each modality adds how they are shown, by default as the weights want it."""
 
     path: str  # folder, .beton file, or name of a data set; its train split is the bank
     val_path: str | None = None  # default: the val split of `path`, else a fixed fifth of it
@@ -109,20 +108,14 @@ class EvalDataConfig:
     batch_size: int = 256
     num_threads: int = 0  # 0: the cores this process may use
     on_error: Literal["raise", "substitute"] = "raise"
-    size_px: int | None = None  # None: the weights' own, as for all below
-    num_points: int | None = None  # of point clouds, instead of size_px
-    num_groups: int | None = None  # of point clouds: patches each is cut into
-    is_normalized: bool = True  # of point clouds: into the unit sphere; ScanObjectNN's: false
-    center_fraction: float | None = None  # size_px / resized shorter side; DINO's protocol: 0.875
-    interpolation: Literal["bicubic", "bilinear"] | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
     max_train: int | None = None  # a fixed draw of the training images, for first looks
     max_val: int | None = None
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "size_px", "num_points", "num_groups", "max_train", "max_val"):
+        self._check_counts("batch_size", "max_train", "max_val")
+
+    def _check_counts(self, *keys: str) -> None:
+        for key in keys:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{key}={value} must be 1 or more.")

@@ -6,6 +6,7 @@ Nobody outside a modality's folder asks which one it is; `modalities.MODALITIES`
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from PIL import Image
@@ -29,6 +30,7 @@ class Shown:
         transform: The same for a report, as JSON values.
         key: What beside the view changes features, as JSON values.
         mark: What of it belongs into a protocol's name.
+        num_groups: Patches that the network cuts a sample into; None for its own number.
     """
 
     view: Any
@@ -36,6 +38,7 @@ class Shown:
     transform: dict[str, Any]
     key: dict[str, Any] = field(default_factory=dict)
     mark: str = ""
+    num_groups: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +62,22 @@ class Modality(ABC):
     Attributes:
         name: Key of the table; what sources, loaders and networks of it call theirs.
         settings: Schema of a recipe's `data`.
+        eval_settings: Schema of an evaluation's `data`.
         loader: Draws views of its sources.
         view_name: Of the one view of an evaluation.
         raw: Features without a network.
+        finetune: Section of an evaluation's settings by which the task `finetune` trains.
+        pictures: Kinds of pictures that `visualize` draws of a network of it.
     """
 
     name: ClassVar[str]
     settings: ClassVar[type[DataConfig]]
+    eval_settings: ClassVar[type[EvalDataConfig]]
     loader: ClassVar[type[EpochLoader[Any]]]
     view_name: ClassVar[str]
     raw: ClassVar[RawFeatures]
+    finetune: ClassVar[str]
+    pictures: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def open(self, path: str, *, split: Split, config: DataConfig) -> Source:
@@ -76,6 +85,14 @@ class Modality(ABC):
 
         Raises:
             DataError: Nothing is there, or not that split (see `data.splits`).
+        """
+
+    @abstractmethod
+    def single(self, path: Path) -> Source | None:
+        """The one sample in a file; None where a file of its kind is a data set.
+
+        Raises:
+            DataError: It cannot be read.
         """
 
     @abstractmethod

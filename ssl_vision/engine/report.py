@@ -15,6 +15,7 @@ from ssl_vision.engine.curves import curve
 from ssl_vision.engine.run_dir import UNREADABLE_NAME, Record, RunFolder, read_jsonl
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import write_atomically
+from ssl_vision.methods.base import Picture
 
 TILE_PX = 96  # of the preview
 _MAX_LISTED = 50  # unreadable samples
@@ -93,14 +94,14 @@ pre{background:#f5f5f5;padding:.8em;overflow:auto;font-size:12px} img{image-rend
 
 
 def write_report(
-    folder: Path, *, preview: Image.Image | None = None, completion: bytes | None = None
+    folder: Path, *, preview: Image.Image | None = None, picture: Picture | None = None
 ) -> Path:
     """Write report.html from the files of a run folder.
 
     Args:
         folder: The run folder.
         preview: What the network is shown; see `Modality.sheet`.
-        completion: PNG of completed point clouds, of methods that complete them.
+        picture: What the method makes of some of it; see `Method.picture`.
 
     Raises:
         CheckpointError: The folder lacks the run's files or cannot be written.
@@ -112,7 +113,7 @@ def write_report(
         speeds = read_jsonl(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
         environment = json.loads((folder / "environment.json").read_text())
         bad = RunFolder(folder).read_json(UNREADABLE_NAME)
-        page = render(config_text, metrics, speeds, environment, preview, completion, bad)
+        page = render(config_text, metrics, speeds, environment, preview, picture, bad)
         write_atomically(path, page)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from error
@@ -125,7 +126,7 @@ def render(
     speeds: Sequence[Record],
     environment: Mapping[str, object],
     preview: Image.Image | None,
-    completion: bytes | None = None,
+    picture: Picture | None = None,
     unreadable: Mapping[str, str] | None = None,
 ) -> str:
     """The page as text; `unreadable` has a reason by the name of each sample."""
@@ -152,7 +153,7 @@ def render(
         *(_curves(metrics, by_room["optim"])),
         *(_curves(speeds, ["images_per_s", "data_wait_share"])),
         _preview(preview, config["data"].get("views", {})),
-        _completed(completion),
+        _pictured(picture),
         "<h2>Settings</h2>",
         f"<pre>{html.escape(config_text)}</pre>",
         "<h2>Machine</h2>",
@@ -223,25 +224,25 @@ def _curves(records: Sequence[Record], names: Sequence[str]) -> list[str]:
 def _preview(sheet: Image.Image | None, views: Iterable[str]) -> str:
     if sheet is None:
         return ""
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
     return (
         f"<h2>Views</h2><p>What the network is shown, sample by sample: "
-        f"{html.escape(', '.join(views))}.</p>"
-        f'<img alt="training views" src="data:image/png;base64,{data}">'
+        f"{html.escape(', '.join(views))}.</p>{_image(sheet, alt='training views')}"
     )
 
 
-def _completed(png: bytes | None) -> str:
-    if png is None:
+def _pictured(picture: Picture | None) -> str:
+    if picture is None:
         return ""
-    data = base64.b64encode(png).decode()
     return (
-        "<h2>Completion</h2><p>Clouds from turning angles: the input, the patches the encoder "
-        "sees, and these in grey with what is predicted for the hidden ones in colour.</p>"
-        f'<img alt="completed clouds" src="data:image/png;base64,{data}">'
+        f"<h2>{picture.title}</h2><p>{picture.caption}</p>{_image(picture.image, alt=picture.alt)}"
     )
+
+
+def _image(image: Image.Image, *, alt: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
 
 
 def _cell(value: object) -> str:

@@ -25,7 +25,6 @@ from ssl_vision.engine.loop import Loop
 from ssl_vision.engine.metrics import MetricsLog, SpeedMeter, UnreadableLog
 from ssl_vision.engine.nonfinite import NonFiniteGuard
 from ssl_vision.engine.online_eval import OnlineEval
-from ssl_vision.engine.point_pictures import completion_png
 from ssl_vision.engine.preemption import PreemptionWatcher, StopSignals
 from ssl_vision.engine.report import TILE_PX, write_report
 from ssl_vision.engine.resume import (
@@ -42,7 +41,7 @@ from ssl_vision.engine.stream import BatchStream
 from ssl_vision.engine.watchers import Watcher
 from ssl_vision.errors import CheckpointError
 from ssl_vision.methods import METHODS
-from ssl_vision.methods.base import Method, TrainPlan
+from ssl_vision.methods.base import Method, Picture, TrainPlan
 from ssl_vision.optim.recipe import peak_lr
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
@@ -334,7 +333,7 @@ def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
         write_report(
             run.folder.path,
             preview=None if first is None else _preview(first, run.config.data),
-            completion=completion_png(method, None if first is None else first.views),
+            picture=None if first is None else _picture(method, first, run.config.data),
         )
         run.say(exporter.snippet())
     return RunResult(
@@ -343,6 +342,12 @@ def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
         metrics=dict(run.metrics),
         export=run.folder.export,
     )
+
+
+def _picture(method: Method, batch: Batch, config: DataConfig) -> Picture | None:
+    """What the method makes of two samples of a training batch."""
+    normalize = modality_of(config).normalizer(config)
+    return method.picture({name: normalize(view[:2]) for name, view in batch.views.items()})
 
 
 def _preview(batch: Batch, config: DataConfig) -> Image.Image | None:

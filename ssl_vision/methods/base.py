@@ -9,12 +9,13 @@ trains it: the engine's loop (`engine/loop.py`), or Lightning's Trainer through 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -72,6 +73,22 @@ class UpdateOutcome:
     is_skipped: bool = False
     is_stop_asked: bool = False
     bad_gradients: tuple[str, ...] = ()
+
+
+class Picture(NamedTuple):
+    """What a method makes of samples, for looking at.
+
+    Attributes:
+        image: The picture.
+        title: Of its section in a report.
+        caption: How to read it.
+        alt: What stands for it where it is not shown.
+    """
+
+    image: Image.Image
+    title: str
+    caption: str
+    alt: str
 
 
 class Method(L.LightningModule):
@@ -174,6 +191,14 @@ class Method(L.LightningModule):
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay applies; by default to everything but biases and 1-d parameters."""
         return parameter.ndim > 1 and not name.endswith(".bias")
+
+    def picture(self, views: Mapping[str, Tensor]) -> Picture | None:
+        """What the method makes of some samples; None where there is nothing to look at.
+
+        Args:
+            views: Name -> views as the network takes them, (B, ...).
+        """
+        return None
 
     def export_backbone(self) -> Backbone:
         """The network users take home and evaluations score; the teacher where there is one."""

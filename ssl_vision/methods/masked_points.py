@@ -12,11 +12,12 @@ from ssl_vision.backbones.point_vit import PointViT, take_tokens
 from ssl_vision.data.config import View
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.chamfer import chamfer_distance
-from ssl_vision.methods.base import Method, MethodConfig, TrainPlan
+from ssl_vision.methods.base import Method, MethodConfig, Picture, TrainPlan
 from ssl_vision.nn.point_decoder import DecodedPatches, PointDecoder
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.points.grouping import PointPatches
 from ssl_vision.points.masks import block_mask, draw_seed_index, random_mask, split_indices_at
+from ssl_vision.points.pictures import completion
 from ssl_vision.points.sampling import take_points
 from ssl_vision.randomness import derive_key, keyed_uniform
 
@@ -150,6 +151,22 @@ class MaskedPoints(Method):
         whole = (patches.neighbors + patches.centers[:, :, None]).flatten(2)
         seen = take_points(whole, visible).unflatten(2, (-1, 3))
         return Reconstruction(visible=seen.flatten(1, 2), predicted=predicted.flatten(1, 2))
+
+    def picture(self, views: Mapping[str, Tensor]) -> Picture:
+        """Clouds of the one view, completed in evaluation mode; the mode is put back."""
+        (points,) = views.values()
+        was_training = self.training
+        self.eval()
+        found = self.reconstruct(points.to(self.device), seed=0)
+        self.train(was_training)
+        clouds = (each.cpu().numpy() for each in (points, *found))
+        return Picture(
+            completion(*clouds),
+            title="Completion",
+            caption="Clouds from turning angles: the input, the patches the encoder sees, and "
+            "these in grey with what is predicted for the hidden ones in colour.",
+            alt="completed clouds",
+        )
 
     def _mask(self, centers: Tensor, index: Tensor, *, key: int) -> Tensor:
         noise = keyed_uniform(key, index, centers.shape[1])

@@ -5,11 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 Color = tuple[int, int, int]
+_Picture = NDArray[np.uint8]
 NEAR: Color = (20, 60, 130)
 """Colour of the nearest points; the farthest fade towards the background."""
 
+_VISIBLE: Color = (70, 70, 70)
+_PREDICTED: Color = (190, 60, 20)
+_GREY: Color = (150, 150, 150)
+_MARGIN_PX = 90  # for the words beside the rows
 _TILT = math.radians(20)  # the camera looks down a little
 
 
@@ -75,6 +81,41 @@ def stack_rows(rows: Sequence[NDArray[np.uint8]], *, gap_px: int = 4) -> NDArray
     return np.concatenate(parts)
 
 
+def completion(
+    clouds: NDArray[np.float32],
+    visible: NDArray[np.float32],
+    predicted: NDArray[np.float32],
+    *,
+    num_angles: int = 6,
+    size_px: int = 160,
+) -> Image.Image:
+    """Per cloud three rows from rotating angles: input, visible patches, reconstruction.
+
+    The reconstruction shows visible patches in grey and what was predicted for hidden ones in
+    colour.
+
+    Args:
+        clouds: As the network takes them, (B, M, 3).
+        visible: Points that it sees, (B, V, 3).
+        predicted: Points that it predicts, (B, H, 3).
+        num_angles: Columns.
+        size_px: Side of one projection.
+    """
+    rows, words = [], []
+    for cloud, seen, guess in zip(clouds, visible, predicted, strict=True):
+        radius = float(np.linalg.norm(cloud, axis=1).max()) or 1.0
+
+        def row(points: NDArray[np.float32], color: Color, radius: float = radius) -> _Picture:
+            return rotating_row(
+                points, num_angles=num_angles, size_px=size_px, color=color, radius=radius
+            )
+
+        rows += [row(cloud, NEAR), row(seen, _VISIBLE)]
+        rows.append(np.minimum(row(seen, _GREY), row(guess, _PREDICTED)))
+        words += ["input", "visible", "completed"]
+    return _with_words(stack_rows(rows), words, size_px=size_px)
+
+
 def raw_statistics(points: NDArray[np.float32]) -> NDArray[np.float32]:
     """Hand-made features that any network has to beat: spreads and profiles of a cloud.
 
@@ -108,3 +149,14 @@ def _camera(
     up = math.cos(_TILT) * points[:, 1] - math.sin(_TILT) * back
     towards = math.sin(_TILT) * points[:, 1] + math.cos(_TILT) * back
     return right, up, towards
+
+
+def _with_words(picture: _Picture, words: list[str], *, size_px: int) -> Image.Image:
+    """The picture with a word before each row."""
+    image = Image.new("RGB", (picture.shape[1] + _MARGIN_PX, picture.shape[0]), "white")
+    image.paste(Image.fromarray(picture), (_MARGIN_PX, 0))
+    draw = ImageDraw.Draw(image)
+    for i, word in enumerate(words):
+        top = i * (size_px + 4) + size_px // 2
+        draw.text((6, top), word, fill=(60, 60, 60))
+    return image

@@ -30,7 +30,7 @@ from ssl_vision.evaluation.report import (
     to_markdown,
 )
 from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
-from ssl_vision.files import write_atomically
+from ssl_vision.files import report_folder_made, write_atomically
 from ssl_vision.tasks import TASKS
 from ssl_vision.tasks.baselines import beside_majority, majority_of
 from ssl_vision.tasks.run import EvalRun, data_digest
@@ -96,9 +96,9 @@ def evaluate_as(config: EvalConfig, console: Console) -> Evaluation:
     results = warn_of_weak_probe(results)
     evaluation = Evaluation(
         weights=_describe_weights(config, loaded),
-        data=_describe_data(config, run),
+        data=_describe_data(run.config, run),
         tasks=results,
-        config=yaml.safe_load(to_yaml(config)),
+        config=yaml.safe_load(to_yaml(run.config)),
         environment=plain(describe_environment(world_size=1, device=str(run.device))),
         command=shlex.join(sys.argv),
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -245,8 +245,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
     Raises:
         CheckpointError: The folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with report_folder_made(folder):
         results = folder / "results.json"
         if results.exists():
             when = datetime.fromtimestamp(results.stat().st_mtime).strftime("%Y%m%d_%H%M%S")
@@ -254,10 +253,6 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
         write_atomically(results, json.dumps(evaluation.to_json(), indent=1))
         write_atomically(folder / "report.md", to_markdown(evaluation))
         write_atomically(folder / "report.html", to_html(evaluation))
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written ({error.strerror}); give another folder as out=."
-        ) from error
     return folder
 
 

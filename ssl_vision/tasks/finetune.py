@@ -26,7 +26,7 @@ from ssl_vision.tasks.task import Task, no_features
 
 def run_finetune(run: EvalRun) -> TaskResult:
     """Train, and report the last epoch; nothing is chosen on the test images."""
-    return _FINETUNE[run.modality.name](run)
+    return WAYS[run.modality.finetune](run)
 
 
 def _finetune_images(run: EvalRun) -> TaskResult:
@@ -107,9 +107,9 @@ def _measurements(report: ClassificationReport) -> tuple[Measurement, ...]:
     )
 
 
-_FINETUNE: dict[str, Callable[[EvalRun], TaskResult]] = {  # by modality
-    "images": _finetune_images,
-    "clouds": run_point_finetune,
+WAYS: dict[str, Callable[[EvalRun], TaskResult]] = {  # by the section that has their settings
+    "finetune": _finetune_images,
+    "point_finetune": run_point_finetune,
 }
 
 TASK = Task(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ssl_vision.backbones.point_vit import PointViT
+from ssl_vision.data.clouds.config import cloud_settings
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.accuracy import wilson_interval
 from ssl_vision.evaluation.points_classification import (
@@ -44,7 +45,7 @@ def run_point_finetune(run: EvalRun) -> TaskResult:
 
 def as_shown(run: EvalRun, config: PointFinetuneConfig) -> PointFinetuneConfig:
     """The settings, completed by how the evaluation shows clouds where they say nothing."""
-    data = run.config.data
+    data = cloud_settings(run.config.data)
     is_normalized = data.is_normalized if config.is_normalized is None else config.is_normalized
     return replace(
         config, num_points=config.num_points or data.num_points, is_normalized=is_normalized

@@ -15,7 +15,7 @@ from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.config import EvalConfig
 from ssl_vision.data.checks import pair_warnings
 from ssl_vision.data.loader import EpochLoader
-from ssl_vision.data.modalities import MODALITIES
+from ssl_vision.data.modalities import MODALITIES, data_of
 from ssl_vision.data.modality import Normalize
 from ssl_vision.data.module import DataModule, on_error_of_scores
 from ssl_vision.data.source import Source, SubsetSource
@@ -44,7 +44,7 @@ class EvalRun:
     """One network on one data set.
 
     Attributes:
-        config: What is asked for.
+        config: What is asked for, its data as the network's modality has them.
         loaded: The network and what its input needs.
         device: Where it runs.
         modality: What the network takes.
@@ -74,13 +74,13 @@ class EvalRun:
             say: Where progress is told.
             like: A run whose images, and whose way of showing them, are used.
         """
-        data = config.data
-        self.config, self.loaded, self.say = config, loaded, say
-        self.device = _device(config.device)
         self.modality = MODALITIES[loaded.backbone.modality]
+        data = data_of(config.data, self.modality)
+        self.config, self.loaded, self.say = replace(config, data=data), loaded, say
+        self.device = _device(config.device)
         self.shown = self.modality.show(data, loaded.spec)
-        if data.num_groups is not None:
-            loaded.backbone.set_num_groups(data.num_groups)
+        if self.shown.num_groups is not None:
+            loaded.backbone.set_num_groups(self.shown.num_groups)
         self._network = network_digest(loaded.backbone)
         self.num_computed = 0
         self.baselines: dict[str, EvalRun] = {}
@@ -348,7 +348,7 @@ class EvalRun:
             "view": asdict(self.view),
             **self.shown.key,
             "precision": self.config.precision,
-            "num_groups": self.config.data.num_groups,
+            "num_groups": self.shown.num_groups,
         }
 
     def _batches_of(self, source: Source, rows: NDArray[np.int64]) -> Iterator[Batch]:

@@ -8,23 +8,28 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_vision.commands.visualize import KINDS
 from ssl_vision.config import load_train_config, to_yaml
-from ssl_vision.data.clouds.config import CloudData
+from ssl_vision.data.clouds.config import CloudData, CloudEvalData
 from ssl_vision.data.clouds.modality import Clouds
-from ssl_vision.data.config import EvalDataConfig, InputSpec
-from ssl_vision.data.images.config import ImageData
+from ssl_vision.data.config import InputSpec
+from ssl_vision.data.images.config import ImageData, ImageEvalData
 from ssl_vision.data.images.modality import Images
-from ssl_vision.data.modalities import MODALITIES, modality_of
+from ssl_vision.data.modalities import MODALITIES, AnyEvalData, data_of, modality_of
 from ssl_vision.data.modality import Modality, as_is
 from ssl_vision.data.module import DataModule
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.raw_inputs import raw_inputs
 from ssl_vision.methods import METHODS
 from ssl_vision.points.views import PointViewConfig
+from ssl_vision.tasks import TASKS
+from ssl_vision.tasks.finetune import WAYS
+from ssl_vision.tasks.settings import make_settings
 from ssl_vision.views import ViewConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"images": ("digits", ViewConfig(size_px=12)), "clouds": ("shapes", PointViewConfig())}
+SIZE = {"images": "size_px", "clouds": "num_points"}
 SPEC = InputSpec(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear", 0.9)
 
 
@@ -54,24 +59,24 @@ def test_source_loader_settings_and_view_of_a_modality_go_together(modality: Mod
 
 @pytest.mark.parametrize("modality", MODALITIES.values(), ids=MODALITIES)
 def test_what_is_shown_follows_the_network_unless_it_is_asked_for(modality: Modality) -> None:
-    plain = modality.show(EvalDataConfig(path="x"), SPEC)
-    again = modality.show(EvalDataConfig(path="x"), SPEC)
+    plain = modality.show(modality.eval_settings(path="x"), SPEC)
+    again = modality.show(modality.eval_settings(path="x"), SPEC)
     assert plain.view == again.view
     sizes = {f.name: getattr(plain.view, f.name) for f in fields(plain.view)}
     assert 16 in sizes.values()
-    asked = EvalDataConfig(path="x", size_px=20, num_points=20)
+    asked = modality.eval_settings(path="x", **{SIZE[modality.name]: 20})
     assert 20 in {f.name: getattr(modality.show(asked, SPEC).view, f.name)
                   for f in fields(plain.view)}.values()  # fmt: skip
 
 
 def test_images_are_shown_by_the_weights_statistics_and_clouds_as_they_are() -> None:
     images = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)
-    shown = Images().show(EvalDataConfig(path="x"), SPEC)
+    shown = Images().show(ImageEvalData(path="x"), SPEC)
     expected = [(1 - m) / s for m, s in zip(SPEC.mean, SPEC.std, strict=True)]
     torch.testing.assert_close(shown.normalize(images)[0, :, 0, 0], torch.tensor(expected))
     assert shown.mark == "-crop0.9"
     assert shown.transform["interpolation"] == "bilinear"
-    assert MODALITIES["clouds"].show(EvalDataConfig(path="x"), SPEC).normalize is as_is
+    assert Clouds().show(CloudEvalData(path="x"), SPEC).normalize is as_is
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -147,13 +152,61 @@ def test_configurations_of_older_runs_load_as_they_were_meant(name: str, tmp_pat
     assert load_train_config([old]) == config
 
 
+# The weights choose the schema of an evaluation's data -----------------------------------------
+
+
+@pytest.mark.parametrize("modality", MODALITIES.values(), ids=MODALITIES)
+def test_an_evaluation_has_the_data_of_its_weights(modality: Modality) -> None:
+    values = {"path": "x", "max_val": 3, SIZE[modality.name]: 20}
+    asked = make_settings({"weights": "w", "data": values}).data
+    assert data_of(asked, modality) == modality.eval_settings(**values)
+    assert data_of(data_of(asked, modality), modality) == modality.eval_settings(**values)
+    for other in MODALITIES.values():
+        if other is not modality:
+            key = SIZE[modality.name]
+            with pytest.raises(ConfigError) as caught:
+                data_of(asked, other)
+            assert f"data.{key}=20 is a setting of {modality.name};" in str(caught.value)
+            assert f"these weights take {other.name}." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("clouds", {"mean": (0.0, 0.0, 0.0)}),
+        ("clouds", {"decode": {"background": (0, 0, 0)}}),
+        ("clouds", {"interpolation": "bilinear"}),
+        ("images", {"num_groups": 8}),
+        ("images", {"is_normalized": False}),
+    ],
+)
+def test_no_setting_of_the_other_modality_is_ignored(name: str, setting: dict) -> None:
+    asked = make_settings({"weights": "w", "data": {"path": "x", **setting}}).data
+    with pytest.raises(ConfigError, match=rf"data\.{next(iter(setting))}="):
+        data_of(asked, MODALITIES[name])
+
+
+def test_what_an_evaluation_reads_is_what_the_modalities_have() -> None:
+    read = {f.name: f.type for f in fields(AnyEvalData)}
+    of_modalities = [{f.name: f.type for f in fields(m.eval_settings)} for m in MODALITIES.values()]
+    assert read == {name: kind for own in of_modalities for name, kind in own.items()}
+
+
+@pytest.mark.parametrize("modality", MODALITIES.values(), ids=MODALITIES)
+def test_what_a_record_names_in_the_rooms_above_is_there(modality: Modality) -> None:
+    assert modality.finetune in WAYS
+    assert set(modality.pictures) <= KINDS.keys()
+    assert WAYS.keys() == TASKS["finetune"].settings.keys()
+
+
 # Nobody else asks ----------------------------------------------------------------------------
 
 
 def test_outside_its_folder_no_line_asks_which_modality_it_is() -> None:
     asks = re.compile(
         r"modality(\.name)?\s*(==|!=|in|is)\s*[\"'(\[]|is_points|\.point_view\b|isinstance\([^)]*"
-        r"(ViewConfig|ImageData|CloudData|PointSource|PointLoader|MultiViewLoader)\)"
+        r"(ViewConfig|ImageData|CloudData|EvalData|PointSource|PointLoader|MultiViewLoader"
+        r"|MaskedPoints)\)|(?<!MODALITIES)\[[\w.]*modality(\.name)?\]"
     )
     found = []
     for path in sorted((ROOT / "ssl_vision").rglob("*.py")):

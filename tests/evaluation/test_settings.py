@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from ssl_vision.data.config import EvalDataConfig
+from ssl_vision.data.clouds.config import CloudEvalData
+from ssl_vision.data.images.config import ImageEvalData
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.features import parse_feature_set, spec_of
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig
@@ -16,8 +17,11 @@ from ssl_vision.evaluation.settings import FewShotConfig
 @pytest.mark.parametrize(
     ("kind", "values", "words"),
     [
-        (EvalDataConfig, {"path": "x", "size_px": 0}, r"data\.size_px=0"),
-        (EvalDataConfig, {"path": "x", "max_val": -1}, r"data\.max_val=-1"),
+        (ImageEvalData, {"path": "x", "size_px": 0}, r"data\.size_px=0"),
+        (ImageEvalData, {"path": "x", "max_val": -1}, r"data\.max_val=-1"),
+        (CloudEvalData, {"path": "x", "num_groups": 0}, r"data\.num_groups=0"),
+        (CloudEvalData, {"path": "x", "num_points": 0}, r"data\.num_points=0"),
+        (CloudEvalData, {"path": "x", "batch_size": 0}, r"data\.batch_size=0"),
         (FewShotConfig, {"shots": ()}, r"few_shot\.shots"),
         (LinearConfig, {"epochs": 0}, r"linear\.epochs=0"),
         (LinearConfig, {"base_lrs": ()}, r"linear\.base_lrs"),

@@ -34,6 +34,17 @@ def test_both_methods_take_clouds_and_complete_them(name: str) -> None:
     assert predicted.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["point_mae", "point_cmae"])
+def test_their_picture_has_three_rows_per_cloud_and_leaves_the_method_alone(name: str) -> None:
+    method = make(name).train()
+    before = {n: v.clone() for n, v in method.state_dict().items()}
+    picture = method.picture({"cloud": torch.randn(2, 40, 3)})
+    assert picture.image.size == (90 + 6 * 160, 6 * 160 + 5 * 4)
+    assert picture.title == "Completion"
+    assert method.training
+    assert all(torch.equal(method.state_dict()[n], v) for n, v in before.items())
+
+
 def test_a_prefix_token_is_attended_to_and_dropped() -> None:
     method = make("point_mae")
     tokens, positions = torch.randn(2, 3, 8, 24)

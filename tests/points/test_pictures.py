@@ -4,7 +4,13 @@ import math
 
 import numpy as np
 
-from ssl_vision.points.pictures import draw_cloud, raw_statistics, rotating_row, stack_rows
+from ssl_vision.points.pictures import (
+    completion,
+    draw_cloud,
+    raw_statistics,
+    rotating_row,
+    stack_rows,
+)
 
 
 def ink(picture: np.ndarray) -> np.ndarray:
@@ -49,6 +55,21 @@ def test_rows_hold_their_pictures_side_by_side() -> None:
     second = draw_cloud(points, angle=2 * math.pi / 3, size_px=40)
     assert np.array_equal(row[:, 40:80], second)
     assert stack_rows([row, row]).shape == (84, 120, 3)
+
+
+def test_completions_show_input_what_is_seen_and_both_parts_together() -> None:
+    generator = np.random.default_rng(0)
+    cloud = generator.normal(size=(1, 60, 3)).astype(np.float32)
+    image = completion(cloud, cloud[:, :30], cloud[:, 30:], num_angles=2, size_px=32)
+    pixels = np.asarray(image)[:, 90:]  # beside the words
+    whole, seen, both = (pixels[i * 36 : i * 36 + 32] for i in range(3))
+    assert pixels.shape == (3 * 32 + 2 * 4, 2 * 32, 3)
+    is_inked = (both < 255).any(axis=2)
+    assert (is_inked == (whole < 255).any(axis=2)).mean() > 0.99
+    assert not (is_inked[..., None] & (seen < 255)).all()
+    is_grey = (seen == seen[..., :1]).all(axis=2)
+    assert is_grey.all()
+    assert not (both == both[..., :1]).all()  # what is predicted has a colour
 
 
 def test_statistics_ignore_order_and_turns_about_the_height_axis() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssl_vision.data.config import DataConfig, InputSpec
+from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
 from ssl_vision.errors import ConfigError
 from ssl_vision.points.views import PointViewConfig, evaluation_point_view
 
@@ -41,3 +41,22 @@ class CloudData(DataConfig):
         gone = (*_OF_IMAGES, "point_views")
         kept = {name: value for name, value in values.items() if name not in gone}
         return {**kept, "views": values["point_views"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudEvalData(EvalDataConfig):
+    """How an evaluation shows clouds; None: as the network was trained."""
+
+    num_points: int | None = None  # of each cloud; None: the weights' own
+    num_groups: int | None = None  # patches each cloud is cut into; None: the weights' own
+    is_normalized: bool = True  # clouds into the unit sphere; ScanObjectNN's: false
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_counts("num_points", "num_groups")
+
+
+def cloud_settings(data: EvalDataConfig) -> CloudEvalData:
+    """The settings of an evaluation whose network has been found to take clouds."""
+    assert isinstance(data, CloudEvalData)
+    return data

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssl_vision.data.clouds.config import CloudData
+from ssl_vision.data.clouds.config import CloudData, CloudEvalData
 from ssl_vision.data.clouds.find import build_point_source
+from ssl_vision.data.clouds.layouts import read_cloud
 from ssl_vision.data.clouds.loader import PointLoader
+from ssl_vision.data.clouds.source import PointSource
 from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
 from ssl_vision.data.modality import Modality, RawFeatures, Shown, as_is
 from ssl_vision.data.source import Source, Split
@@ -33,6 +36,7 @@ class Clouds(Modality):
 
     name = "clouds"
     settings = CloudData
+    eval_settings = CloudEvalData
     loader = PointLoader
     view_name = "cloud"
     raw = RawFeatures(
@@ -40,17 +44,26 @@ class Clouds(Modality):
         width=40,
         of=lambda clouds: torch.from_numpy(raw_statistics(clouds.cpu().numpy())),
     )
+    finetune = "point_finetune"
+    pictures = ("reconstruction",)
 
     def open(self, path: str, *, split: Split, config: DataConfig) -> Source:
         """See `build_point_source`; none is downloaded."""
         return build_point_source(path, split=split)
 
+    def single(self, path: Path) -> Source:
+        """A cloud, or the surface of a mesh."""
+        return PointSource([str(path)], lambda _: read_cloud(path))
+
     def show(self, asked: EvalDataConfig, spec: InputSpec) -> Shown:
         """Farthest points, in the unit sphere or as they come."""
+        assert isinstance(asked, CloudEvalData)
         view = evaluation_point_view(
             num_points=asked.num_points or spec.size, is_normalized=asked.is_normalized
         )
-        return Shown(view=view, normalize=as_is, transform=asdict(view))
+        return Shown(
+            view=view, normalize=as_is, transform=asdict(view), num_groups=asked.num_groups
+        )
 
     def augmented(self, view: PointViewConfig, *, count: int) -> NoReturn:
         """No augmentation of clouds is agreed on for this."""

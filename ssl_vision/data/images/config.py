@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ssl_vision.data.config import DataConfig, InputSpec
+from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
 from ssl_vision.data.images.recolor import crops_only
 from ssl_vision.data.kernels.policy import policies_of
 from ssl_vision.data.levels import DecodeConfig
@@ -79,3 +79,19 @@ class ImageData(DataConfig):
         """Without the settings of clouds, which were none."""
         clouds = ("point_views", "eval_num_points")
         return {name: value for name, value in values.items() if name not in clouds}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEvalData(EvalDataConfig):
+    """How an evaluation shows images; None: as the network was trained."""
+
+    size_px: int | None = None  # None: the weights' own, as for all below
+    center_fraction: float | None = None  # size_px / resized shorter side; DINO's protocol: 0.875
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_counts("size_px")

@@ -11,7 +11,7 @@ from ssl_vision.data.source import Source, Split
 from ssl_vision.data.splits import VAL_NAMES, NotSplitError, NoValSplitError, find_splits
 from ssl_vision.errors import DataError
 
-_PACKED = ".beton"
+PACKED = ".beton"
 
 
 def build_source(
@@ -48,12 +48,12 @@ def _from_disk(path: Path, split: Split, decode: DecodeConfig) -> Source:
         )
     if path.is_file():
         return _from_file(path, split)
-    splits = find_splits(path, holds=holds_images, suffixes=(_PACKED,))
+    splits = find_splits(path, holds=holds_images, suffixes=(PACKED,))
     part = splits.train if split == "train" else splits.val
     if part is None:
         kind = NotSplitError if splits.train == path else NoValSplitError
         others = "', '".join(VAL_NAMES[1:])
-        raise kind(f"{path} has no folder '{VAL_NAMES[0]}' (or '{others}') or val{_PACKED}.")
+        raise kind(f"{path} has no folder '{VAL_NAMES[0]}' (or '{others}') or val{PACKED}.")
     source = _from_file(part, "train") if part.is_file() else FolderSource(part, decode=decode)
     if split == "train":
         source.notes = (*splits.notes, *source.notes)
@@ -61,7 +61,7 @@ def _from_disk(path: Path, split: Split, decode: DecodeConfig) -> Source:
 
 
 def _from_file(path: Path, split: Split) -> Source:
-    if path.suffix.lower() != _PACKED:
+    if path.suffix.lower() != PACKED:
         raise DataError(f"{path} is neither a folder of images nor a .beton file.")
     if split != "train":
         raise NotSplitError(f"{path} is one split; give the other as data.val_path.")

@@ -90,6 +90,31 @@ class FolderSource(Source):
         return (decoder or Decoder()).decode(self.encoded(index), self.decode)
 
 
+class FileSource(Source):
+    """One image file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.class_names = path, []
+
+    def __len__(self) -> int:
+        return 1
+
+    def name(self, index: int) -> str:
+        """Path of the file."""
+        return str(self.path)
+
+    def fingerprint(self, *, num_threads: int | None = None) -> str:
+        """Digest of its path."""
+        return digest(str(self.path))
+
+    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
+        """The image, decoded."""
+        try:
+            return (decoder or Decoder()).decode(self.path.read_bytes())
+        except (DataError, OSError) as error:
+            raise DataError(f"{self.path}: {error}") from error
+
+
 def _size(path: str) -> int:
     try:
         return os.stat(path).st_size

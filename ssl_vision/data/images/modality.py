@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
-from ssl_vision.data.images.config import ImageData
-from ssl_vision.data.images.find import build_source
+from ssl_vision.data.images.config import ImageData, ImageEvalData
+from ssl_vision.data.images.find import PACKED, build_source
+from ssl_vision.data.images.folder import FileSource
 from ssl_vision.data.images.loader import MultiViewLoader
 from ssl_vision.data.images.normalize import Normalizer, normalizer
 from ssl_vision.data.images.recolor import recolor, view_keys
@@ -38,17 +40,25 @@ class Images(Modality):
 
     name = "images"
     settings = ImageData
+    eval_settings = ImageEvalData
     loader = MultiViewLoader
     view_name = "image"
     raw = RawFeatures(name="pixels", width=3 * _RAW_PX * _RAW_PX, of=raw_pixels)
+    finetune = "finetune"
+    pictures = ("attention", "features", "reconstruction")
 
     def open(self, path: str, *, split: Split, config: DataConfig) -> Source:
         """See `build_source`."""
         assert isinstance(config, ImageData)
         return build_source(path, split=split, download=config.download, decode=config.decode)
 
+    def single(self, path: Path) -> Source | None:
+        """An image file; a .beton file is a data set."""
+        return None if path.suffix.lower() == PACKED else FileSource(path)
+
     def show(self, asked: EvalDataConfig, spec: InputSpec) -> Shown:
         """Resize and centre crop."""
+        assert isinstance(asked, ImageEvalData)
         view = evaluation_view(
             size_px=asked.size_px or spec.size,
             interpolation=asked.interpolation or spec.interpolation,
@@ -73,6 +83,7 @@ class Images(Modality):
         """With what files mean where their format leaves it open."""
         config = super().data_of(asked, shown)
         assert isinstance(config, ImageData)
+        assert isinstance(asked, ImageEvalData)
         return replace(config, decode=asked.decode)
 
     def augmented(self, view: ViewConfig, *, count: int) -> ViewConfig:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -208,6 +209,13 @@ def odd_exif() -> dict[str, bytes]:
         entry = (0x0112).to_bytes(2, way) + kind.to_bytes(2, way) + (1).to_bytes(4, way)
         return b"Exif\0\0" + head + entry + value + bytes(4)
 
+    def of_entries(*entries: tuple[int, int, int, int], spare: bytes = b"") -> bytes:
+        """Little-endian EXIF: tag, type, count, value or offset."""
+        head = b"II*\0" + (8).to_bytes(4, "little") + len(entries).to_bytes(2, "little")
+        rows = (struct.pack("<HHII", *entry) for entry in entries)
+        return b"Exif\0\0" + head + b"".join(rows) + bytes(4) + spare
+
+    turned = (0x0112, 3, 1, 8)
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="%d"/>'
     return {
         "short": with_segment(tiff(3, b"\0\x06\0\0")),
@@ -220,9 +228,24 @@ def odd_exif() -> dict[str, bytes]:
         "no TIFF": with_segment(b"Exif\0\0" + bytes(30)),
         "Exif twice": with_segment(b"Exif\0\0" + tiff(3, b"\0\x06\0\0")),
         "XMP": with_segment(xmp % 6),
+        "as cameras write": with_segment(
+            of_entries((0x010F, 2, 8, 38), turned, (0x8769, 4, 1, 38), spare=bytes(8))),
+        "an entry before it points outside": with_segment(of_entries((0x010F, 2, 99, 38), turned)),
+        "an entry before it is huge": with_segment(of_entries((0x010F, 5, 1 << 31, 38), turned)),
+        "an entry before it is of no known type": with_segment(
+            of_entries((0x010F, 77, 1 << 31, 1 << 31), turned)),
+        "an entry before it is empty": with_segment(of_entries((0x010F, 2, 0, 0), turned)),
+        "an entry behind it points outside": with_segment(
+            of_entries(turned, (0x0132, 2, 99, 1 << 30))),
+        "stated twice": with_segment(of_entries((0x0112, 3, 1, 6), turned)),
+        "two values": with_segment(of_entries((0x0112, 3, 2, 6))),
+        "no orientation": with_segment(of_entries((0x0100, 3, 1, 6))),
+        "more entries than there are": with_segment(of_entries(turned)[:-4]),
+        "EXIF without it, XMP with it": with_segment(xmp % 5)[:2] + with_segment(
+            of_entries((0x0100, 3, 1, 6)))[2:-len(plain) + 2] + with_segment(xmp % 5)[2:],
         "second segment": with_segment(xmp % 5)[:2] + with_segment(tiff(3, b"\0\x07\0\0"))[2:],
         "fill bytes": plain[:2] + b"\xff\xff\xff" + with_segment(tiff(3, b"\0\x06\0\0"))[2:],
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", odd_exif())

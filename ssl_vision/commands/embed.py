@@ -121,7 +121,8 @@ def embed(
         write_atomically(folder / "meta.json", json.dumps(meta, indent=1))
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written ({error.strerror}).") from error
-    said = source.notes if split == "train" else run.notes
+    told = [run.shown.note] if run.shown.note else []
+    said = [*told, *source.notes] if split == "train" else run.notes
     notes = [*said, *_left_out(run, source, split)]
     return Embedding(folder=folder, files=shapes, notes=tuple(notes))
 

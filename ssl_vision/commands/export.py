@@ -93,6 +93,7 @@ def export_weights(
         interpolation=loaded.interpolation,
         size_px=size_px or loaded.input_size,
         crop_pct=loaded.crop_pct,
+        decode=loaded.decode,
         card=replace(card, title=title or card.title, license=license or card.license),
         dtype=_DTYPES[dtype],
         formats=formats,

@@ -160,6 +160,7 @@ class ElasticRun:
             interpolation=self.loaded.interpolation,
             size_px=self.loaded.input_size,
             crop_pct=self.loaded.crop_pct,
+            decode=self.loaded.decode,
             card=ModelCard(
                 title=f"{network.architecture}, {card.label} of a POA run",
                 method="poa",

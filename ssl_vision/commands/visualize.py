@@ -1,7 +1,7 @@
 """The `visualize` command: what a network attends to, what its patches say, what MAE fills in."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ from ssl_vision.commands.pictures import (
     sheet,
     spotlight,
 )
+from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.images.config import ImageEvalData
+from ssl_vision.data.levels import AskedDecode
 from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.modality import Modality, Normalize
 from ssl_vision.data.source import Source, digest
@@ -72,6 +75,7 @@ class VisualizeSettings:
     what: tuple[str, ...] = ()  # attention, features, reconstruction; default: what is possible
     count: int = 8  # images of a folder or data set, evenly spread
     size_px: int | None = None  # side the network sees; default: its own
+    decode: AskedDecode = field(default_factory=AskedDecode)  # of images; default: as in training
 
 
 def run_visualize(arguments: Sequence[str]) -> int:
@@ -87,6 +91,7 @@ def run_visualize(arguments: Sequence[str]) -> int:
         what=settings.what,
         count=settings.count,
         size_px=settings.size_px,
+        decode=settings.decode,
         note=lambda text: console.print(text, soft_wrap=True),
     )
     for path in paths:
@@ -102,6 +107,7 @@ def visualize(
     what: Sequence[str] = (),
     count: int = 8,
     size_px: int | None = None,
+    decode: AskedDecode | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Write pictures of what a network makes of images.
@@ -115,6 +121,7 @@ def visualize(
         count: Images of a folder or data set.
         size_px: Side of the input; the weights' own by default. Larger ones give finer maps. Of
             point clouds the number of points.
+        decode: What image files mean where their format leaves it open; as in training by default.
         note: Is told what was left out, and why.
 
     Returns:
@@ -137,8 +144,13 @@ def visualize(
                 f"{', '.join(modality.pictures)}."
             )
     spec = loaded.spec._replace(size=size_px or loaded.input_size)
-    shown = modality.show(modality.eval_settings(path=""), spec)
-    samples = _read_samples(images, modality, shown.view, count=count)
+    asked = _as_asked(modality, decode or AskedDecode())
+    shown = modality.show(asked, spec)
+    chosen = _choose(images, modality, modality.data_of(asked, shown), count=count)
+    for line in [shown.note, *chosen.notes]:
+        if line:
+            note(line)
+    samples = _views_of(chosen, modality, shown.view)
     scene = Scene(loaded=loaded, pixels=samples, normalize=shown.normalize, run=run)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -267,6 +279,8 @@ class _Chosen(Source):
     def __init__(self, parts: Sequence[tuple[Source, int]]) -> None:
         self.parts, self.class_names = list(parts), []
         self.modality = self.parts[0][0].modality
+        sources = dict.fromkeys(source for source, _ in parts)
+        self.notes = tuple(dict.fromkeys(line for source in sources for line in source.notes))
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -283,19 +297,38 @@ class _Chosen(Source):
         return source.sample(row, decoder)
 
 
-def _read_samples(given: Sequence[str], modality: Modality, view: Any, *, count: int) -> Tensor:
-    """The samples, shown as in evaluation, (B, ...)."""
+def _as_asked(modality: Modality, decode: AskedDecode) -> EvalDataConfig:
+    """How samples are asked to be shown.
+
+    Raises:
+        ConfigError: What image files mean is asked for samples of another kind.
+    """
+    if decode == AskedDecode():
+        return modality.eval_settings(path="")
+    if modality.name != "images":
+        raise ConfigError(f"decode is of images, the network takes {modality.name}; leave it out.")
+    return ImageEvalData(path="", decode=decode)
+
+
+def _choose(
+    given: Sequence[str], modality: Modality, config: DataConfig, *, count: int
+) -> "_Chosen":
+    """The single files, and so many samples of each folder or data set."""
     parts: list[tuple[Source, int]] = []
     for name in given:
         path = Path(name).expanduser()
-        source = modality.single(path) if path.is_file() else None
+        source = modality.single(path, config) if path.is_file() else None
         if source is None:
-            config = modality.settings(path=name)
             source = modality.open(name, split="train", config=config)
         rows = np.linspace(0, len(source) - 1, min(count, len(source)))  # of all classes
         parts += [(source, int(row)) for row in rows]
+    return _Chosen(parts)
+
+
+def _views_of(chosen: "_Chosen", modality: Modality, view: Any) -> Tensor:
+    """The samples, shown as in evaluation, (B, ...)."""
     loader = modality.loader(
-        _Chosen(parts), {modality.view_name: view}, batch_size=len(parts), seed=0, shuffle=False
+        chosen, {modality.view_name: view}, batch_size=len(chosen), seed=0, shuffle=False
     )
     return next(iter(loader)).views[modality.view_name]
 

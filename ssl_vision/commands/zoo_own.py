@@ -200,6 +200,7 @@ def _write(
         interpolation=loaded.interpolation,
         size_px=loaded.input_size,
         crop_pct=loaded.crop_pct,
+        decode=loaded.decode,
         card=card,
         formats=("timm",),
     )

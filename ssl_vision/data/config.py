@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
+from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.errors import ConfigError
 
 
@@ -24,6 +25,7 @@ class InputSpec(NamedTuple):
         std: Per channel; 1 where nothing is divided.
         interpolation: bicubic or bilinear.
         crop_pct: Centre crop's side / resized shorter side.
+        decode: What image files mean where their format leaves it open.
     """
 
     size: int
@@ -31,6 +33,7 @@ class InputSpec(NamedTuple):
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
+    decode: DecodeConfig = DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ the picture: equal values of two files of a kind come out equal.
 import threading
 from collections import Counter
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, PpmImagePlugin, TiffImagePlugin
@@ -26,6 +27,7 @@ class DecodeConfig:
 
     background: tuple[int, int, int] = (255, 255, 255)  # behind transparent pixels, RGB 0..255
     # Default: what the format states, 65535 where it states nothing; 1.0 for floating point.
+    # Not of colour: its 16 bits are read by the upper 8.
     white_level: float | None = None  # of gray files above 8 bits; 4095 for 12 bits in 16
 
     def __post_init__(self) -> None:
@@ -34,12 +36,98 @@ class DecodeConfig:
         if self.white_level is not None and not 0 < self.white_level < float("inf"):
             raise ConfigError(f"decode.white_level={self.white_level} must be above 0.")
 
+    def text(self) -> str:
+        """The settings by their names."""
+        white = "null" if self.white_level is None else f"{self.white_level:g}"
+        return f"decode.background={list(self.background)} decode.white_level={white}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"background": list(self.background), "white_level": self.white_level}
+
     def key(self) -> str:
         """What decides, beside a file's bytes, about its pixels; part of fingerprints."""
         return f"pixels {_RULE} {sorted(asdict(self).items())}"
 
 
 DEFAULT = DecodeConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """What was decided about pixels that are stored decoded.
+
+    Attributes:
+        decode: The settings.
+        transparent: Images that show its background.
+        deep: Images whose white level it may have decided.
+    """
+
+    decode: DecodeConfig
+    transparent: int = 0
+    deep: int = 0
+
+    def conflict(self, asked: DecodeConfig) -> str:
+        """Settings to give instead, and the number of images they decide; empty if none."""
+        own, found = self.decode, []
+        if self.transparent and own.background != asked.background:
+            levels = str(list(own.background)).replace(" ", "")
+            found.append(f"decode.background={levels} (which {self.transparent} images show)")
+        if self.deep and own.white_level != asked.white_level:
+            level = "null" if own.white_level is None else f"{own.white_level:g}"
+            found.append(f"decode.white_level={level} (of which {self.deep} images are)")
+        return " and ".join(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, values: Any) -> "Decided":
+        """From `to_json`.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        try:
+            decode = values["decode"]
+            red, green, blue = (int(level) for level in decode["background"])
+            white = decode["white_level"]
+            return cls(
+                decode=DecodeConfig(
+                    background=(red, green, blue),
+                    white_level=None if white is None else float(white),
+                ),
+                transparent=int(values["transparent"]),
+                deep=int(values["deep"]),
+            )
+        except (KeyError, TypeError, ConfigError, OverflowError) as error:
+            raise ValueError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedDecode:
+    """What an evaluation asks of decoding; None is as the weights were trained."""
+
+    background: tuple[int, int, int] | None = None  # behind transparent pixels, RGB 0..255
+    white_level: float | None = None  # of gray files above 8 bits; 65535 is that of 16 bits
+
+    def __post_init__(self) -> None:
+        self.over(DEFAULT)  # checks the values
+
+    def over(self, own: DecodeConfig) -> DecodeConfig:
+        """The settings, completed by those of the weights."""
+        return DecodeConfig(
+            background=own.background if self.background is None else self.background,
+            white_level=own.white_level if self.white_level is None else self.white_level,
+        )
+
+    def note(self, own: DecodeConfig) -> str:
+        """A line on what was taken over, or is other than in training; empty for the defaults."""
+        used = self.over(own)
+        if used != own:
+            return f"images are read with {used.text()}; the weights were trained with {own.text()}"
+        return f"images are read as in training, with {own.text()}" if own != DEFAULT else ""
 
 
 class Notes:
@@ -56,11 +144,16 @@ class Notes:
 
     def text(self) -> str:
         """The counts as a sentence; empty where there is nothing to say."""
-        return " ".join(f"{number:,} {_SENTENCES[what]}" for what, number in self.counts.items())
+        found = ((number, _SENTENCES[what]) for what, number in self.counts.items())
+        return " ".join(f"{number:,} {sentence}" for number, sentence in found if sentence)
 
 
 _SENTENCES = {
+    "deep": "",  # counted for packed files only
     "transparent": "images have transparent pixels, shown over decode.background.",
+    "frames": "images have several pages or frames, of which the first is used.",
+    "deep colour": "colour images of 16 bits are read by the upper 8, which decode.white_level "
+    "does not change; scale them to 16 bits if they hold 10 or 12.",
     "low": "images of 16 bits hold no level above 4095 and come out nearly black; if they hold "
     "10 or 12 bits, set decode.white_level to 1023 or 4095.",
 }
@@ -83,11 +176,15 @@ def to_rgb(
     notes = notes or Notes()
     _check_bands(image)
     raw_mode, maximum = _stored(image)
+    if _has_frames(image):
+        notes.add("frames")
     image.load()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         pixels, alpha = _deep(image, config, notes, maximum)
     else:
         pixels, alpha = _shallow(image, raw_mode)
+        if ";16" in raw_mode:
+            _note_deep_colour(pixels, config, notes)
     if alpha is None or int(alpha.min(initial=255)) == 255:
         return pixels
     notes.add("transparent")
@@ -122,6 +219,24 @@ def _stored(image: Image.Image) -> tuple[str, int]:
     given = _numbers(tiles[0][3]) if tiles else ()
     is_pgm = isinstance(image, PpmImagePlugin.PpmImageFile) and len(given) == 2
     return str(given[0]) if given else "", int(str(given[1])) if is_pgm else 65535
+
+
+def _has_frames(image: Image.Image) -> bool:
+    """Whether a file holds more than one picture; damage behind the first is no matter."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # Pillow's plugins raise nearly everything on damaged files
+        return False
+
+
+def _note_deep_colour(pixels: np.ndarray, config: DecodeConfig, notes: Notes) -> None:
+    """Count colour of 16 bits a band that a white level is meant for, or seems to lack one.
+
+    Pillow has no such mode: it keeps the upper byte of each level.
+    """
+    is_low = 0 < int(pixels.max(initial=0)) <= 4095 >> 8
+    if config.white_level not in (None, 65535) or is_low:
+        notes.add("deep colour")
 
 
 def _check_bands(image: Image.Image) -> None:
@@ -194,6 +309,8 @@ def _deep(
             f"levels from {low:g} to {high:g} are not within 0 to {white:g}, which is white here; "
             "set decode.white_level to the level that is white in these files"
         )
+    if maximum == 65535:
+        notes.add("deep")
     if white == 65535 and config.white_level is None and 255 < high <= 4095:
         notes.add("low")
     gray = np.empty(values.shape, np.uint8)

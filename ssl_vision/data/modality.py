@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
+from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.data.loader import EpochLoader
 from ssl_vision.data.source import Source, Split
 from ssl_vision.types import Batch
@@ -31,6 +32,8 @@ class Shown:
         key: What beside the view changes features, as JSON values.
         mark: What of it belongs into a protocol's name.
         num_groups: Patches that the network cuts a sample into; None for its own number.
+        decode: What image files mean where their format leaves it open.
+        note: What of it the user should hear of, a line; else empty.
     """
 
     view: Any
@@ -39,6 +42,8 @@ class Shown:
     key: dict[str, Any] = field(default_factory=dict)
     mark: str = ""
     num_groups: int | None = None
+    decode: DecodeConfig = DEFAULT
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ class Modality(ABC):
         """
 
     @abstractmethod
-    def single(self, path: Path) -> Source | None:
+    def single(self, path: Path, config: DataConfig) -> Source | None:
         """The one sample in a file; None where a file of its kind is a data set.
 
         Raises:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.levels import Decided
 from ssl_vision.errors import DataError
 from ssl_vision.files import open_regular
 
@@ -38,6 +39,7 @@ class Source(ABC):
         class_names: Name of each class; empty without labels.
         notes: What was chosen, or left out, when it was opened: a line each.
         no_labels_because: Why there are no labels where there seem to be classes; else empty.
+        decided: What was decided when the samples were packed, where that is known.
         only_class: Name of the one folder all samples lie in; a class, if others hold that it is.
     """
 
@@ -46,6 +48,7 @@ class Source(ABC):
     class_names: list[str]
     notes: tuple[str, ...] = ()
     no_labels_because: str = ""
+    decided: Decided | None = None
     only_class: str | None = None
 
     @abstractmethod
@@ -143,7 +146,7 @@ class SubsetSource(Source):
         self.labels = None if source.labels is None else source.labels[self.indices]
         self.class_names = source.class_names
         self.notes, self.only_class = source.notes, source.only_class
-        self.no_labels_because = source.no_labels_because
+        self.no_labels_because, self.decided = source.no_labels_because, source.decided
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -7,6 +7,7 @@ from typing import TypedDict
 import torch
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.engine.run import Run
 from ssl_vision.engine.state import whole
 from ssl_vision.methods.base import Method
@@ -23,6 +24,7 @@ class _Input(TypedDict):
     interpolation: str
     size_px: int
     crop_pct: float
+    decode: DecodeConfig
 
 
 class Exporter:
@@ -94,6 +96,7 @@ class Exporter:
             "interpolation": spec.interpolation,
             "size_px": spec.size,
             "crop_pct": spec.crop_pct,
+            "decode": spec.decode,
         }
 
     def _card(self, method: Method) -> ModelCard:

@@ -104,7 +104,8 @@ class EvalRun:
             seed=config.seed,
         )
         self._loaders = []
-        self.notes, self.has_val_split = module.notes, module.has_val_split
+        told = [self.shown.note] if self.shown.note else []
+        self.notes, self.has_val_split = [*told, *module.notes], module.has_val_split
         self.train_source = _first(module.train_source, data.max_train, config.seed, "bank")
         self.bank_source = _first(module.bank_source, data.max_train, config.seed, "bank")
         self.val_source = (

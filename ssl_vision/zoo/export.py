@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ssl_vision import __version__
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_from_config
+from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.files import fsync_path, read_json
 from ssl_vision.zoo.card import ModelCard, render_card
@@ -60,6 +61,7 @@ def export_backbone(
     interpolation: str,
     size_px: int,
     crop_pct: float = 0.875,
+    decode: DecodeConfig = DEFAULT,
     card: ModelCard | None = None,
     heads: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
@@ -78,6 +80,7 @@ def export_backbone(
         interpolation: bicubic or bilinear, of the resize before the network.
         size_px: Side of the images features are taken from.
         crop_pct: Centre crop's side / resized shorter side.
+        decode: What image files meant in training where their format leaves it open.
         card: What the README says; a plain one by default.
         heads: Further tensors (projection heads, centres) for heads.safetensors.
         dtype: torch.float16 or bfloat16 halve the file; None keeps the weights' own.
@@ -99,6 +102,7 @@ def export_backbone(
         interpolation=interpolation,
         size_px=size_px,
         crop_pct=crop_pct,
+        decode=decode,
         card=card,
     )
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -128,6 +132,7 @@ def describe_backbone(
     interpolation: str,
     size_px: int,
     crop_pct: float = 0.875,
+    decode: DecodeConfig = DEFAULT,
     card: ModelCard | None = None,
 ) -> dict[str, Any]:
     """Content of an export's config.json; with the weights, all that rebuilds the network.
@@ -163,6 +168,7 @@ def describe_backbone(
     }
     rule = getattr(backbone, "position_rule", "timm")
     own = {} if rule == "timm" else {"position_rule": rule}  # plain timm takes no notice
+    own |= {} if decode == DEFAULT else {"decode": decode.to_json()}
     return {
         "architecture": backbone.architecture,
         "num_classes": num_classes,
@@ -205,6 +211,7 @@ def check_config(config: object, path: Path) -> dict[str, Any]:
         "card": isinstance(card, dict) and _is_card(card),
         "position_rule": config.get("position_rule", "timm") in ("timm", "dino"),
         "pretrained_cfg": isinstance(given, dict),
+        "decode": _is_decode(config.get("decode") or {}),
     }
     if isinstance(given, dict):
         size, names = given.get("input_size", [3, 1, 1]), given.get("classifier") or []
@@ -256,6 +263,31 @@ def read_card(config: Mapping[str, Any]) -> ModelCard:
         return ModelCard(**{**saved, "notes": tuple(saved.get("notes", ()))})
     given = config["pretrained_cfg"]
     return ModelCard(license=given.get("license") or "unspecified", tag=given.get("tag") or "timm")
+
+
+def _is_decode(values: object) -> bool:
+    if not isinstance(values, dict) or not values.keys() <= asdict(DEFAULT).keys():
+        return False
+    white = values.get("white_level")
+    if not isinstance(values.get("background", []), list) or not _are_numbers([white or 1.0]):
+        return False
+    try:
+        _decode_of(values)
+    except (ConfigError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _decode_of(values: Mapping[str, Any]) -> DecodeConfig:
+    red, green, blue = values.get("background", DEFAULT.background)
+    if not all(type(level) is int for level in (red, green, blue)):
+        raise TypeError("levels are whole numbers")
+    return DecodeConfig(background=(red, green, blue), white_level=values.get("white_level"))
+
+
+def read_decode(config: Mapping[str, Any]) -> DecodeConfig:
+    """What image files meant in training, of a checked config; the default where unstated."""
+    return _decode_of(config.get("decode") or {})
 
 
 def read_export(

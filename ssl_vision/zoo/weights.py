@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
 from ssl_vision.data.config import InputSpec
+from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.files import read_json
 from ssl_vision.randomness import derive_key, seeded
@@ -30,6 +31,7 @@ from ssl_vision.zoo.export import (
     check_config,
     load_weights,
     read_card,
+    read_decode,
     read_export,
 )
 from ssl_vision.zoo.fetch import fetch_export
@@ -51,6 +53,7 @@ class LoadedBackbone:
         interpolation: bicubic or bilinear.
         input_size: Side of the input; for clouds, their number of points.
         crop_pct: Centre crop's side / resized shorter side.
+        decode: What image files meant in training where their format leaves it open.
         card: What is known of the weights.
         folder: Export folder it was read from, heads.safetensors beside it; None for others.
         source: What was asked for, in full.
@@ -63,6 +66,7 @@ class LoadedBackbone:
     interpolation: str
     input_size: int
     crop_pct: float
+    decode: DecodeConfig
     card: ModelCard
     folder: Path | None
     source: str
@@ -71,7 +75,14 @@ class LoadedBackbone:
     @property
     def spec(self) -> InputSpec:
         """How samples are to be shown."""
-        return InputSpec(self.input_size, self.mean, self.std, self.interpolation, self.crop_pct)
+        return InputSpec(
+            self.input_size,
+            self.mean,
+            self.std,
+            self.interpolation,
+            self.crop_pct,
+            self.decode,
+        )
 
 
 def load_backbone(weights: str | Path) -> nn.Module:
@@ -198,6 +209,7 @@ def _describe(
         interpolation=str(given.get("interpolation", "bicubic")),
         input_size=int(size[-1] if isinstance(size, list | tuple) else size),
         crop_pct=float(given.get("crop_pct") or 0.875),
+        decode=read_decode(config),
         card=read_card(config),
         folder=folder,
         source=source,

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zlib
 from fractions import Fraction
 
 import numpy as np
@@ -217,7 +218,7 @@ def test_low_levels_of_sixteen_bits_are_counted() -> None:
     decoder = Decoder()
     for top in (1000, 4095, 4096, 65535):
         decoder.decode(DEEP["PNG"](ramp(top)))
-    assert decoder.notes.counts == {"low": 2}
+    assert decoder.notes.counts == {"low": 2, "deep": 4}
     assert "decode.white_level" in decoder.notes.text()
 
 
@@ -283,3 +284,58 @@ def test_settings_have_different_keys() -> None:
         DecodeConfig(white_level=1023),
     ]
     assert len({config.key() for config in configs}) == 4
+
+
+def animation(kind: str, num: int, **options) -> bytes:
+    frames = [Image.fromarray(np.full((9, 8, 3), 40 * i, np.uint8)) for i in range(num)]
+    return encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG"])
+def test_of_several_frames_the_first_is_used_and_that_is_counted(kind) -> None:
+    decoder = Decoder()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    single = decoder.decode(animation(kind, 1, **options)).copy()
+    assert decoder.notes.text() == ""
+    for _ in range(2):
+        assert np.array_equal(decoder.decode(animation(kind, 3, **options)), single)
+    assert decoder.notes.counts == {"frames": 2}
+    assert decoder.notes.text().startswith("2 images have several pages or frames")
+
+
+def test_frames_that_are_damaged_do_not_hinder_the_first() -> None:
+    for kind in ("TIFF", "GIF"):
+        whole = animation(kind, 3)
+        cut = whole[: len(whole) - 12]
+        assert np.array_equal(Decoder().decode(cut), Decoder().decode(whole))
+
+
+def deep_colour(level: int, *, width: int = 4) -> bytes:
+    """A PNG of 16-bit RGB: Pillow writes none."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + crc
+
+    head = width.to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    row = b"\0" + level.to_bytes(2, "big") * 3 * width
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(row))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("level", "white", "is_said"),
+    [(4095, None, True), (4095, 4095, True), (65535, None, False), (65535, 4095, True),
+     (0, None, False), (4096, None, False), (65535, 65535, False)],
+)  # fmt: skip
+def test_colour_of_sixteen_bits_that_a_white_level_does_not_reach_is_counted(
+    level, white, is_said
+) -> None:
+    decoder = Decoder()
+    pixels = decoder.decode(deep_colour(level), DecodeConfig(white_level=white))
+    assert (pixels == level >> 8).all()
+    assert ("1 colour images of 16 bits" in decoder.notes.text()) is is_said

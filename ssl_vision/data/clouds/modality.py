@@ -51,7 +51,7 @@ class Clouds(Modality):
         """See `build_point_source`; none is downloaded."""
         return build_point_source(path, split=split)
 
-    def single(self, path: Path) -> Source:
+    def single(self, path: Path, config: DataConfig) -> Source:
         """A cloud, or the surface of a mesh."""
         return PointSource([str(path)], lambda _: read_cloud(path))
 

@@ -26,6 +26,7 @@ from ssl_vision.data.kernels.compiling import pointer64
 from ssl_vision.data.kernels.crop import crop_bicubic, crop_bilinear, crop_table
 from ssl_vision.data.kernels.draws import view_key, view_stream
 from ssl_vision.data.kernels.policy import policies_of
+from ssl_vision.data.levels import DEFAULT, Decided, DecodeConfig
 from ssl_vision.data.source import RawBlock, Source, digest
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.files import open_regular, read_json, read_text
@@ -52,7 +53,16 @@ class BetonSource(Source):
     A sample that is gone, because somebody cut the file short while it is in use, is a DataError.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, decode: DecodeConfig | None = None) -> None:
+        """Open a file.
+
+        Args:
+            path: The file.
+            decode: What image files are asked to mean; None is whatever was meant in packing.
+
+        Raises:
+            DataError: It is damaged, or was packed with other settings that decided on pixels.
+        """
         self.path = Path(path)
         self._contents = FileContents([str(self.path)])
         index = read_index(self.path)
@@ -68,6 +78,21 @@ class BetonSource(Source):
         self._hints = bool(self._sizes.mean() >= _READ_AHEAD_BYTES)
         self.class_names = self._read_sidecar()
         self.labels = self._usable_labels()
+        if decode is not None:
+            self._check_decode(decode)
+
+    def _check_decode(self, asked: DecodeConfig) -> None:
+        """Refuse settings that the pixels contradict; say where it is not known."""
+        if self.decided is None:
+            if asked != DEFAULT:
+                self.notes = (
+                    f"{self.path} does not say how it was packed: {asked.text()} is not applied.",
+                )
+        elif stated := self.decided.conflict(asked):
+            raise DataError(
+                f"{self.path} was packed with {stated}, and {asked.text()} is asked: set data."
+                f"{stated.partition(' ')[0]} to use it as it is, or pack it again."
+            )
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -86,6 +111,13 @@ class BetonSource(Source):
             )
         if fields.get("fingerprint") != self.former_fingerprint():
             raise DataError(f"{path} belongs to another .beton file; delete it or pack again.")
+        if "decided" in fields:
+            try:
+                self.decided = Decided.of_json(fields["decided"])
+            except ValueError as error:
+                raise DataError(
+                    f"{path} is damaged (its entry decided: {error}); delete it or pack again."
+                ) from error
         return names
 
     def _usable_labels(self) -> np.ndarray | None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
 from ssl_vision.data.images.recolor import crops_only
 from ssl_vision.data.kernels.policy import policies_of
-from ssl_vision.data.levels import DecodeConfig
+from ssl_vision.data.levels import AskedDecode, DecodeConfig
 from ssl_vision.errors import ConfigError
 from ssl_vision.views import ViewConfig, evaluation_view
 
@@ -62,17 +62,24 @@ class ImageData(DataConfig):
         """Of the evaluation view."""
         view = self.evaluation_view()
         return InputSpec(
-            view.size_px, self.mean, self.std, view.interpolation, view.center_fraction
+            view.size_px,
+            self.mean,
+            self.std,
+            view.interpolation,
+            view.center_fraction,
+            self.decode,
         )
 
     def mismatch(self, spec: InputSpec) -> str:
-        """Mean and standard deviation."""
-        if spec.mean == tuple(self.mean) and spec.std == tuple(self.std):
-            return ""
-        return (
-            f"mean {list(spec.mean)} and std {list(spec.std)}, data.mean={list(self.mean)} and "
-            f"data.std={list(self.std)} differ."
-        )
+        """Mean and standard deviation, and what files mean where their format leaves it open."""
+        if (spec.mean, spec.std) != (tuple(self.mean), tuple(self.std)):
+            return (
+                f"mean {list(spec.mean)} and std {list(spec.std)}, data.mean={list(self.mean)} and "
+                f"data.std={list(self.std)} differ."
+            )
+        if spec.decode != self.decode:
+            return f"{spec.decode.text()}, data has {self.decode.text()}."
+        return ""
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +97,7 @@ class ImageEvalData(EvalDataConfig):
     interpolation: Literal["bicubic", "bilinear"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
+    decode: AskedDecode = field(default_factory=AskedDecode)  # transparency, deep levels
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,7 +26,7 @@ def build_source(
         split: Which part.
         download: Whether a named data set may be fetched.
         decode: What image files mean where their format leaves it open; a .beton file holds what
-            was decided when it was packed.
+            was decided when it was packed, and is refused if that is something else.
 
     Raises:
         DataError: If there is nothing of that name, or no such split; NoValSplitError if there is
@@ -47,22 +47,24 @@ def _from_disk(path: Path, split: Split, decode: DecodeConfig) -> Source:
             f"or one of {names}."
         )
     if path.is_file():
-        return _from_file(path, split)
+        return _from_file(path, split, decode)
     splits = find_splits(path, holds=holds_images, suffixes=(PACKED,))
     part = splits.train if split == "train" else splits.val
     if part is None:
         kind = NotSplitError if splits.train == path else NoValSplitError
         others = "', '".join(VAL_NAMES[1:])
         raise kind(f"{path} has no folder '{VAL_NAMES[0]}' (or '{others}') or val{PACKED}.")
-    source = _from_file(part, "train") if part.is_file() else FolderSource(part, decode=decode)
+    source = (
+        _from_file(part, "train", decode) if part.is_file() else FolderSource(part, decode=decode)
+    )
     if split == "train":
         source.notes = (*splits.notes, *source.notes)
     return source
 
 
-def _from_file(path: Path, split: Split) -> Source:
+def _from_file(path: Path, split: Split, decode: DecodeConfig) -> Source:
     if path.suffix.lower() != PACKED:
         raise DataError(f"{path} is neither a folder of images nor a .beton file.")
     if split != "train":
         raise NotSplitError(f"{path} is one split; give the other as data.val_path.")
-    return BetonSource(path)
+    return BetonSource(path, decode=decode)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_vision.data.contents import FileContents
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.levels import DEFAULT, DecodeConfig
+from ssl_vision.data.levels import DEFAULT, Decided, DecodeConfig
 from ssl_vision.data.source import Source, class_name, digest
 from ssl_vision.errors import DataError
 from ssl_vision.files import MAX_IMAGE_BYTES, read_regular
@@ -34,7 +34,7 @@ class FolderSource(Source):
     """
 
     def __init__(self, root: str | Path, *, decode: DecodeConfig = DEFAULT) -> None:
-        self.root, self.decode = Path(root), decode
+        self.root, self.decode, self.decided = Path(root), decode, Decided(decode=decode)
         self._contents: FileContents | None = None
         self.paths, skipped = _walk(self.root)
         if not self.paths:
@@ -93,8 +93,8 @@ class FolderSource(Source):
 class FileSource(Source):
     """One image file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.class_names = path, []
+    def __init__(self, path: Path, *, decode: DecodeConfig = DEFAULT) -> None:
+        self.path, self.class_names, self._decode = path, [], decode
 
     def __len__(self) -> int:
         return 1
@@ -110,7 +110,8 @@ class FileSource(Source):
     def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
         """The image, decoded."""
         try:
-            return (decoder or Decoder()).decode(self.path.read_bytes())
+            data = read_regular(self.path, max_bytes=MAX_IMAGE_BYTES)
+            return (decoder or Decoder()).decode(data, self._decode)
         except (DataError, OSError) as error:
             raise DataError(f"{self.path}: {error}") from error
 

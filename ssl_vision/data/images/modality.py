@@ -17,6 +17,7 @@ from ssl_vision.data.images.loader import MultiViewLoader
 from ssl_vision.data.images.normalize import Normalizer, normalizer
 from ssl_vision.data.images.recolor import recolor, view_keys
 from ssl_vision.data.kernels.draws import view_stream
+from ssl_vision.data.levels import DEFAULT
 from ssl_vision.data.modality import Modality, Normalize, RawFeatures, Shown
 from ssl_vision.data.source import Source, Split
 from ssl_vision.types import Batch
@@ -52,9 +53,11 @@ class Images(Modality):
         assert isinstance(config, ImageData)
         return build_source(path, split=split, download=config.download, decode=config.decode)
 
-    def single(self, path: Path) -> Source | None:
+    def single(self, path: Path, config: DataConfig) -> Source | None:
         """An image file; a .beton file is a data set."""
-        return None if path.suffix.lower() == PACKED else FileSource(path)
+        assert isinstance(config, ImageData)
+        is_set = path.suffix.lower() == PACKED
+        return None if is_set else FileSource(path, decode=config.decode)
 
     def show(self, asked: EvalDataConfig, spec: InputSpec) -> Shown:
         """Resize and centre crop."""
@@ -68,12 +71,15 @@ class Images(Modality):
         return Shown(
             view=view,
             normalize=normalizer(mean, std),
+            decode=(decode := asked.decode.over(spec.decode)),
+            note=asked.decode.note(spec.decode),
             transform={
                 "size_px": view.size_px,
                 "center_fraction": view.center_fraction,
                 "interpolation": view.interpolation,
                 "mean": mean,
                 "std": std,
+                **({} if decode == DEFAULT else {"decode": decode.to_json()}),
             },
             key={"mean": mean, "std": std},
             mark=f"-crop{view.center_fraction:.3g}",
@@ -83,8 +89,7 @@ class Images(Modality):
         """With what files mean where their format leaves it open."""
         config = super().data_of(asked, shown)
         assert isinstance(config, ImageData)
-        assert isinstance(asked, ImageEvalData)
-        return replace(config, decode=asked.decode)
+        return replace(config, decode=shown.decode)
 
     def augmented(self, view: ViewConfig, *, count: int) -> ViewConfig:
         """Crops of any size, their colours changed."""

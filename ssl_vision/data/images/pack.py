@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -165,7 +165,7 @@ def pack(
             writer.finish(samples, labels)
             if config.verify:
                 _verify(partial, samples, writer.checksums, config, report)
-            _write_sidecars(source, target, partial, samples, bad)
+            _write_sidecars(source, target, partial, samples, bad, notes)
             os.replace(partial, target)
     except OSError as error:
         free = shutil.disk_usage(_existing(target)).free
@@ -418,7 +418,12 @@ def _verify(
 
 
 def _write_sidecars(
-    source: Source, target: Path, partial: Path, samples: list[_Packed], bad: list[BadSample]
+    source: Source,
+    target: Path,
+    partial: Path,
+    samples: list[_Packed],
+    bad: list[BadSample],
+    notes: Notes,
 ) -> None:
     names = "".join(json.dumps(source.name(sample.row)) + "\n" for sample in samples)
     content = {
@@ -427,12 +432,22 @@ def _write_sidecars(
         "source_fingerprint": source.former_fingerprint(),
         "num_samples": len(samples),
         "num_bad": len(bad),
+        **_decided(source, notes),
         "class_names": source.class_names if source.labels is not None else [],
     }
     write_atomically(names_path(target), names)
     write_atomically(index_path(target), json.dumps(content, indent=1) + "\n")
     if not bad:
         _bad_path(target).unlink(missing_ok=True)
+
+
+def _decided(source: Source, notes: Notes) -> dict[str, object]:
+    """What the pixels owe to settings, for who asks for others; of a packed source its own."""
+    own, counts = source.decided, notes.counts
+    if own is None:
+        return {}
+    deep, transparent = own.deep + counts["deep"], own.transparent + counts["transparent"]
+    return {"decided": replace(own, deep=deep, transparent=transparent).to_json()}
 
 
 def _bad_path(target: Path) -> Path:

@@ -6,6 +6,7 @@ trains it: the engine's loop (`engine/loop.py`), or Lightning's Trainer through 
 `Method`. Both call the same functions in the same order.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -284,15 +285,13 @@ class Method(L.LightningModule):
 
     def _is_update_finite(self, optimizer: Optimizer) -> bool:
         """Whether this process's losses and gradients are finite; waits for the device, once."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
         gradients = [_local(grad) for p in parameters if (grad := p.grad) is not None]
         # A norm is finite exactly if every value is (overflow of the sum of squares aside, which
-        # deserves the same treatment); far fewer kernels than isfinite per tensor.
+        # deserves the same treatment), and so is a sum; far fewer kernels than isfinite per tensor.
         norms = torch._foreach_norm(gradients) if gradients else ()
-        values = torch.stack(
-            [v if v.dtype == torch.float32 else v.float() for v in (*self._losses, *norms)]
-        )
-        return bool(values.isfinite().all())
+        values = [v if v.dtype == torch.float32 else v.float() for v in (*self._losses, *norms)]
+        return math.isfinite(torch.stack(values).sum())
 
     def _bad_gradients(self) -> tuple[str, ...]:
         gradients = {n: _local(p.grad) for n, p in self.named_parameters() if p.grad is not None}

@@ -22,7 +22,7 @@ class RunningStatistics:
         if self._norms is None:
             self._norms = [norm for norm in module.modules() if isinstance(norm, _NormBase)]
         buffers = self._buffers()
-        if [b.shape for b in buffers] != [c.shape for c in self._copies]:
+        if not self._copies:
             self._copies = [torch.empty_like(buffer) for buffer in buffers]
         if buffers:
             torch._foreach_copy_(self._copies, buffers)
@@ -34,4 +34,6 @@ class RunningStatistics:
             torch._foreach_copy_(self._buffers(), self._copies)
 
     def _buffers(self) -> list[Tensor]:
-        return [buffer for norm in self._norms or () for buffer in norm.buffers()]
+        # Looked up anew, as moving a network replaces them; `norm.buffers()` is far slower.
+        buffers = (b for norm in self._norms or () for b in norm._buffers.values())
+        return [buffer for buffer in buffers if buffer is not None]

@@ -87,6 +87,25 @@ def test_feature_std_is_one_on_the_sphere_and_zero_when_collapsed():
     assert not math.isnan(feature_std(torch.randn(1, 4)).item())
 
 
+@pytest.mark.parametrize("bad", [(), (math.nan,), (math.inf,), (-math.inf,), (math.inf, -math.inf)])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_an_update_is_left_out_exactly_if_a_loss_or_gradient_is_not_finite(where, bad):
+    method = next(iter(_methods()))
+    optimizer = method.make_optimizer()
+    parameters = dict(method.trainable_parameters())
+    for parameter in parameters.values():
+        parameter.grad = torch.full_like(parameter, -1e12)  # large, and as good as any
+    named = list(parameters)[1 : 1 + len(bad)] if where == "gradient" else []
+    for name, value in zip(named, bad, strict=False):
+        parameters[name].grad.view(-1)[-1] = value
+    losses = bad if where == "loss" else ()
+    method._losses += [torch.tensor(loss, dtype=torch.float64) for loss in (-3.0, *losses)]
+    outcome = method.judge_update(optimizer)
+    assert outcome.is_skipped == bool(bad)
+    assert outcome.bad_gradients == tuple(named)
+    assert all((p.grad is None) == bool(bad) for p in parameters.values())
+
+
 def test_draws_depend_on_seed_purpose_and_update():
     method = next(iter(_methods()))
     key = method.key("mask")

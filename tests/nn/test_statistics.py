@@ -28,3 +28,16 @@ def test_the_latest_memory_counts_and_networks_without_norms_are_fine():
     statistics.restore()
     assert (network[0].running_mean == 2.0).all()
     RunningStatistics().remember(nn.Linear(2, 2))
+
+
+def test_statistics_come_back_into_a_network_whose_buffers_are_others_by_now():
+    network = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False))
+    statistics = RunningStatistics()
+    statistics.remember(network)
+    network.double()  # new tensors, as after a move to a device
+    network(torch.arange(6, dtype=torch.float64).view(3, 2))
+    statistics.remember(network)
+    network(torch.full((3, 2), torch.nan, dtype=torch.float64))
+    statistics.restore()
+    torch.testing.assert_close(network[0].running_mean, 0.1 * torch.tensor([2.0, 3.0]).double())
+    assert network[0].num_batches_tracked == 1

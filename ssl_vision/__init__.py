@@ -8,9 +8,11 @@ __version__ = "0.1.0"
 # Public names are looked up on first use: `import ssl_vision` must not cost the seconds that
 # importing torch and Lightning takes, and must work where an optional part is missing.
 _PUBLIC = {
+    "compare": "ssl_vision.tasks.comparison",
     "train": "ssl_vision.engine.train",
     "evaluate": "ssl_vision.tasks.evaluate",
     "load_backbone": "ssl_vision.zoo.weights",
+    "predict": "ssl_vision.commands.predict",
 }
 _ROOMS = (
     "backbones",
@@ -23,7 +25,7 @@ _ROOMS = (
     "points",
     "zoo",
 )
-__all__ = ["__version__", "evaluate", "load_backbone", "train"]
+__all__ = ["__version__", "compare", "evaluate", "load_backbone", "predict", "train"]
 
 
 def __getattr__(name: str) -> Any:

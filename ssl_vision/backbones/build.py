@@ -191,7 +191,9 @@ def build_from_config(
     return backbone
 
 
-def load_timm(name: str, *, is_pretrained: bool, args: ModelArgs) -> Backbone:
+def load_timm(
+    name: str, *, is_pretrained: bool, args: ModelArgs, with_classifier: bool = False
+) -> Backbone:
     """A model of timm with timm's weights, or with random ones.
 
     Args:
@@ -199,6 +201,7 @@ def load_timm(name: str, *, is_pretrained: bool, args: ModelArgs) -> Backbone:
             `hf-hub:owner/name`.
         is_pretrained: Load the weights from timm's cache or the network.
         args: What the constructor takes, e.g. `img_size`.
+        with_classifier: Keep the classifier that belongs to the weights.
 
     Raises:
         ConfigError: Unknown name or arguments.
@@ -212,7 +215,8 @@ def load_timm(name: str, *, is_pretrained: bool, args: ModelArgs) -> Backbone:
         with _caches_only():
             # Arguments saved beside weights of a hub are part of the network, too.
             of_hub = _arguments_of_hub(name, args) if has_source else {}
-            model = timm.create_model(name, pretrained=is_pretrained, num_classes=0, **args)
+            classes = {} if with_classifier else {"num_classes": 0}
+            model = timm.create_model(name, pretrained=is_pretrained, **classes, **args)
     except ConfigError:
         raise
     except TypeError as error:

@@ -1,5 +1,6 @@
 """The classifier of a backbone: timm's own, so that what is trained leaves as a timm classifier."""
 
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
@@ -38,6 +39,15 @@ def classifier_names(backbone: Backbone) -> frozenset[str]:
     """Names of the classifier's parameters, as in `backbone.named_parameters()`."""
     own = {id(parameter) for parameter in backbone.model.get_classifier().parameters()}
     return frozenset(name for name, p in backbone.named_parameters() if id(p) in own)
+
+
+def names_of_timm(backbone: Backbone) -> tuple[str, ...]:
+    """Names of the classes of weights of timm or of a hub; empty where nobody says them."""
+    config = backbone.model.pretrained_cfg or {}
+    if names := config.get("label_names"):
+        return tuple(names)
+    subset = infer_imagenet_subset(backbone.model) if backbone.model.num_classes else None
+    return tuple(ImageNetInfo(subset).label_descriptions()) if subset else ()
 
 
 def classify(backbone: Backbone, pooled: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Features as plain .npy files with an index, for whatever comes next."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.evaluate import split_files
+from ssl_vision.commands.tables import csv_text
 from ssl_vision.config import EvalConfig
 from ssl_vision.data.source import Source
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
@@ -188,20 +187,9 @@ def _write_arrays(
 def _index(source: Source, rows: Sequence[int]) -> str:
     """Lines row, name, label, class; without the last two where there is no label."""
     labels = [-1] * len(source) if source.labels is None else source.labels.tolist()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "name", "label", "class"])
+    lines: list[list[object]] = [["row", "name", "label", "class"]]
     for line, row in enumerate(rows):
         label = labels[row]
-        known = ["", ""] if label < 0 else [label, _disarmed(source.class_names[label])]
-        writer.writerow([line, _disarmed(source.name(row)), *known])
-    return text.getvalue()
-
-
-def _disarmed(text: str) -> str:
-    """A text that spreadsheets would run as a formula, with an apostrophe before it.
-
-    Bytes of a name that are no UTF-8 are escaped: the index is a UTF-8 file.
-    """
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+        known = ["", ""] if label < 0 else [label, source.class_names[label]]
+        lines.append([line, source.name(row), *known])
+    return csv_text(lines)

@@ -26,6 +26,7 @@ class ExportSettings:
     size_px: int | None = None  # side of forms of fixed size (ONNX, torch.export); default: its own
     title: str | None = None  # of the card
     license: str | None = None  # SPDX name for the card
+    classifier: bool = True  # keep the classifier of fine-tuned weights; false: the backbone alone
 
 
 def run_export(arguments: Sequence[str]) -> int:
@@ -41,6 +42,7 @@ def run_export(arguments: Sequence[str]) -> int:
         size_px=settings.size_px,
         title=settings.title,
         license=settings.license,
+        classifier=settings.classifier,
     )
     console = Console()
     for check, outcome in result.checks.items():
@@ -61,6 +63,7 @@ def export_weights(
     size_px: int | None = None,
     title: str | None = None,
     license: str | None = None,
+    classifier: bool = True,
 ) -> ExportResult:
     """Write WEIGHTS as a timm folder and in further forms, each verified in a new process.
 
@@ -73,6 +76,7 @@ def export_weights(
             by default.
         title: Of the card; the weights' own by default.
         license: SPDX name for the card; the weights' own by default.
+        classifier: Keep a classifier the weights have, with the names of its classes.
 
     Raises:
         ConfigError: Unknown format or dtype, or a package is missing.
@@ -81,7 +85,7 @@ def export_weights(
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype} must be one of {', '.join(_DTYPES)}.")
     check_formats(formats or ())
-    loaded = resolve_weights(weights)
+    loaded = resolve_weights(weights, with_classifier=classifier)
     card = loaded.card
     if formats is None:
         formats = ("timm",) if loaded.backbone.is_in_timm else ()
@@ -94,6 +98,7 @@ def export_weights(
         size_px=size_px or loaded.input_size,
         crop_pct=loaded.crop_pct,
         decode=loaded.decode,
+        class_names=loaded.class_names,
         card=replace(card, title=title or card.title, license=license or card.license),
         dtype=_DTYPES[dtype],
         formats=formats,

@@ -64,7 +64,6 @@ COMMANDS: dict[str, Command] = {
         examples=(
             "ssl-vision evaluate runs/first data.path=mnist5k",
             "ssl-vision evaluate runs/a runs/b data.path=labelled/ tasks=knn,logreg baselines=true",
-            "ssl-vision evaluate compare runs/a/evaluation runs/b/evaluation",
         ),
     ),
     "prepare": Command(
@@ -102,6 +101,21 @@ COMMANDS: dict[str, Command] = {
         settings=f"{_ROOM}.embed:EmbedSettings",
         examples=("ssl-vision embed runs/first data.path=photos/ features/",),
     ),
+    "predict": Command(
+        run=f"{_ROOM}.predict:run_predict",
+        summary="classes and probabilities of images, by a trained classifier",
+        words="WEIGHTS IMAGES [IMAGES ...] OUT.csv [top=3] [KEY=VALUE ...]",
+        meanings={
+            "WEIGHTS": "supervised or fine-tuned run, its export, or timm:NAME",
+            "IMAGES": "image files, folders, .beton files or named data sets",
+            "OUT.csv": "table to write: name, class, probability, ..., error",
+        },
+        settings=f"{_ROOM}.predict:PredictSettings",
+        examples=(
+            "ssl-vision predict runs/pets photos/ predictions.csv",
+            "ssl-vision predict timm:resnet18.a1_in1k cat.jpg dog.jpg out.csv top=5",
+        ),
+    ),
     "visualize": Command(
         run=f"{_ROOM}.visualize:run_visualize",
         summary="attention maps, features as colours, reconstructions",
@@ -113,6 +127,17 @@ COMMANDS: dict[str, Command] = {
         },
         settings=f"{_ROOM}.visualize:VisualizeSettings",
         examples=("ssl-vision visualize runs/first photos/ pictures/",),
+    ),
+    "compare": Command(
+        run=f"{_ROOM}.compare:run_compare",
+        summary="runs or evaluations side by side",
+        words="RUN RUN [RUN ...] [out=FOLDER]",
+        meanings={"RUN": "run folder, or folder with results.json of an evaluation"},
+        settings=f"{_ROOM}.compare:CompareSettings",
+        examples=(
+            "ssl-vision compare runs/a runs/b",
+            "ssl-vision compare runs/a/evaluation runs/b/evaluation out=pages/",
+        ),
     ),
     "zoo": Command(
         run=f"{_ROOM}.zoo:run_zoo",

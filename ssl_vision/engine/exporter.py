@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
@@ -25,6 +26,7 @@ class _Input(TypedDict):
     size_px: int
     crop_pct: float
     decode: DecodeConfig
+    class_names: tuple[str, ...]
 
 
 class Exporter:
@@ -34,8 +36,16 @@ class Exporter:
     so that it works where the trained one is sharded over processes.
     """
 
-    def __init__(self, run: Run, method: Method) -> None:
+    def __init__(self, run: Run, method: Method, *, class_names: Sequence[str] = ()) -> None:
+        """Make the copy.
+
+        Args:
+            run: The run.
+            method: What is trained.
+            class_names: Of the labels it is trained with, in the order of their numbers.
+        """
         self._run = run
+        self._class_names = tuple(class_names)
         self.backbone: Backbone = copy.deepcopy(method.export_backbone()).eval()
         self.backbone.requires_grad_(False)
 
@@ -97,6 +107,7 @@ class Exporter:
             "size_px": spec.size,
             "crop_pct": spec.crop_pct,
             "decode": spec.decode,
+            "class_names": self._class_names,
         }
 
     def _card(self, method: Method) -> ModelCard:

@@ -69,8 +69,8 @@ def set_aside(folder: Path) -> None:
 
 def config_changes(saved: str, config: TrainConfig) -> dict[str, tuple[object, object]]:
     """Full key -> (value in the checkpoint, value now), without what only concerns the machine."""
-    old = _flat(upgraded(yaml.safe_load(saved), type(config.data)))
-    new = _flat(yaml.safe_load(to_yaml(config)))
+    old = flat_settings(upgraded(yaml.safe_load(saved), type(config.data)))
+    new = flat_settings(yaml.safe_load(to_yaml(config)))
     return {
         key: (old.get(key, _ABSENT), new.get(key, _ABSENT))
         for key in sorted(old.keys() | new.keys())
@@ -109,12 +109,13 @@ def describe_changes(changes: Mapping[str, tuple[object, object]], *, was: bool 
     return ", ".join(f"{k}: {_show(o)} -> {_show(n)}" for k, (o, n) in changes.items())
 
 
-def _flat(tree: object, prefix: str = "") -> dict[str, object]:
+def flat_settings(tree: object, prefix: str = "") -> dict[str, object]:
+    """Nested settings by their full keys; empty mappings and lists are values."""
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
     items: dict[str, object] = {}
     for key, value in tree.items():
-        items |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        items |= flat_settings(value, f"{prefix}.{key}" if prefix else str(key))
     return items
 
 

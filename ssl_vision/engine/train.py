@@ -106,7 +106,8 @@ def train(config: TrainConfig) -> RunResult:
         method = build_method(config, plan)
         if config.init_from is not None and not _resumes(folder, config):
             start_from(config.init_from, run, method)
-        exporter = Exporter(run, method)
+        names = data.train_source.class_names if method.reads_labels else ()
+        exporter = Exporter(run, method, class_names=names)
         fit(run, method, data, exporter)
         return _finish(run, method, exporter)
 

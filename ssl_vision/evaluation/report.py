@@ -71,7 +71,7 @@ def to_html(evaluation: Evaluation) -> str:
     ):
         parts.append(f"<details><summary>{name}</summary><pre>{text}</pre></details>")
     parts.append(f"<p>Command: <code>{html.escape(evaluation.command)}</code></p>")
-    return _page(_title(evaluation), "\n".join(parts))
+    return page(_title(evaluation), "\n".join(parts))
 
 
 def data_warnings(evaluation: Evaluation) -> list[str]:
@@ -142,14 +142,14 @@ def comparison_markdown(evaluations: Sequence[Evaluation]) -> str:
 def comparison_html(evaluations: Sequence[Evaluation]) -> str:
     """`comparison_table` as a page, with the intervals drawn side by side."""
     header, rows = comparison_table(evaluations)
-    table = _table(header, rows)
+    table = html_table(header, rows)
     pictures = []
     for task in dict.fromkeys(task for each in evaluations for task in each.tasks):
         shown = [each for each in evaluations if task in each.tasks]
         if shown[0].tasks[task].main.is_share:
             pictures.append(_interval_chart(task, shown))
     body = f"<h1>Comparison</h1>{table}<div class='plots'>{''.join(pictures)}</div>"
-    return _page("Comparison", body)
+    return page("Comparison", body)
 
 
 # Parts -----------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def _headlines(evaluation: Evaluation) -> str:
         value, interval = _split(result)
         name = f"{result.task}: {result.headline}"
         rows.append([name, value, interval, result.protocol, f"{result.seconds:.1f}"])
-    return _table(["task", "result", "95 % interval", "protocol", "seconds"], rows)
+    return html_table(["task", "result", "95 % interval", "protocol", "seconds"], rows)
 
 
 def _task_section(evaluation: Evaluation, result: TaskResult) -> str:
@@ -218,7 +218,7 @@ def _task_section(evaluation: Evaluation, result: TaskResult) -> str:
     parts += [f"<p class='warn'>{html.escape(warning)}</p>" for warning in result.warnings]
     rows = [[each.name, str(each), each.note] for each in result.measurements]
     main = next(i for i, each in enumerate(result.measurements) if each.name == result.headline)
-    parts.append(_table(["measure", "value", "note"], rows, main_row=main))
+    parts.append(html_table(["measure", "value", "note"], rows, main_row=main))
     sentences = _comparisons(evaluation, result)
     parts += [f"<p>{html.escape(sentence)}</p>" for sentence in sentences]
     if result.plots:
@@ -226,9 +226,16 @@ def _task_section(evaluation: Evaluation, result: TaskResult) -> str:
     return "\n".join(parts)
 
 
-def _table(
+def html_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, main_row: int | None = None
 ) -> str:
+    """A table; columns named note and protocol are set as text.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells.
+        main_row: Number of a row to stress.
+    """
     kinds = [" class='text'" if name in ("note", "protocol") else "" for name in header]
     head = "".join(
         f"<th{kind}>{html.escape(cell)}</th>" for kind, cell in zip(kinds, header, strict=True)
@@ -276,7 +283,8 @@ def _interval_chart(task: str, evaluations: Sequence[Evaluation]) -> str:
     )
 
 
-def _page(title: str, body: str) -> str:
+def page(title: str, body: str) -> str:
+    """A whole HTML page, in the style of all reports, of a body that is HTML."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
         f"</title><style>{_STYLE}</style></head><body>{body}</body></html>\n"

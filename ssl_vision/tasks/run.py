@@ -77,7 +77,7 @@ class EvalRun:
         self.modality = MODALITIES[loaded.backbone.modality]
         data = data_of(config.data, self.modality)
         self.config, self.loaded, self.say = replace(config, data=data), loaded, say
-        self.device = _device(config.device)
+        self.device = device_named(config.device)
         self.shown = self.modality.show(data, loaded.spec)
         if self.shown.num_groups is not None:
             loaded.backbone.set_num_groups(self.shown.num_groups)
@@ -394,7 +394,12 @@ def data_digest(source: Source) -> str:
     return str(broadcast_object(source.fingerprint() if rank() == 0 else None))
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device of a setting; auto is the GPU where there is one.
+
+    Raises:
+        ConfigError: cuda, and there is none.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: no GPU can be used here; use device=cpu.")
     if name == "auto":

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+_MAX_NAMED = 20  # classes
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
@@ -30,6 +32,8 @@ def render_card(
     checks: Mapping[str, str],
     hub_task: str = "image-feature-extraction",
     is_in_timm: bool = True,
+    num_classes: int = 0,
+    class_names: Sequence[str] = (),
 ) -> str:
     """README.md of an export folder, with the header model hubs read.
 
@@ -42,11 +46,14 @@ def render_card(
         checks: Name of a verification -> its outcome.
         hub_task: What model hubs call the network's task.
         is_in_timm: Whether timm alone can build the network.
+        num_classes: Outputs of its classifier; 0 without one.
+        class_names: Their names, where they are known.
     """
     tags = [hub_task, "timm", *([card.method] if card.method else [])]
     facts = {
         "Architecture": f"`{architecture}` (timm), {num_parameters / 1e6:.2f} M parameters",
         "Features": f"{num_features} per image",
+        "Classes": _classes(num_classes, class_names) if num_classes else None,
         "Method": card.method,
         "Data": card.data,
         "Optimizer updates": None if card.steps is None else f"{card.steps:,}",
@@ -59,7 +66,7 @@ def render_card(
         + "\n---",
         f"# {card.title}",
         _table(("", ""), {name: value for name, value in facts.items() if value is not None}),
-        _USAGE if is_in_timm else _USAGE_BY_US,
+        (_USAGE_OF_CLASSIFIER if num_classes else _USAGE) if is_in_timm else _USAGE_BY_US,
         "## Input\n\n" + _table(("Setting", "Value"), preprocessing),
     ]
     if card.metrics:
@@ -71,6 +78,13 @@ def render_card(
     if card.notes:
         sections.append("## Notes\n\n" + "\n".join(f"- {note}" for note in card.notes))
     return "\n\n".join(sections) + "\n"
+
+
+def _classes(num_classes: int, names: Sequence[str]) -> str:
+    if not names:
+        return f"{num_classes}, of unknown names"
+    shown = [" ".join(name.replace("|", "/").split()) for name in names[:_MAX_NAMED]]
+    return f"{num_classes}: {', '.join(shown)}{', ...' if len(names) > _MAX_NAMED else ''}"
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, object]) -> str:
@@ -95,6 +109,28 @@ with torch.inference_mode():
 Its side, channels, mean and std are in `config.json`. For a classifier on top, add
 `num_classes=10`; for feature maps, `features_only=True`. Uploaded to a hub as it is, the folder is
 `hf-hub:OWNER/NAME`."""
+
+_USAGE_OF_CLASSIFIER = """## Use
+
+Needs timm alone:
+
+```python
+import timm, torch
+
+model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True, num_classes=None).eval()
+config = timm.data.resolve_model_data_config(model)
+transform = timm.data.create_transform(**config, is_training=False)
+names = model.pretrained_cfg.get("label_names")
+with torch.inference_mode():
+    logits = model(transform(image).unsqueeze(0))  # (1, num_classes), before the softmax
+    probabilities = logits.softmax(dim=1)
+```
+
+Or `ssl-vision predict THIS_FOLDER IMAGES OUT.csv`. Its side, channels, mean and std are in
+`config.json`, the names of the classes under `label_names`. `num_classes=0` leaves the classifier
+out. An ONNX or torch.export file beside it gives logits, too, and carries names and transform
+(`class_names`, `transform`: JSON texts in ONNX's metadata, in torch.export's extra files).
+Probabilities are as well calibrated as the training left them; see what was measured."""
 
 _USAGE_BY_US = """## Use
 

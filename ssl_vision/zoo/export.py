@@ -62,6 +62,7 @@ def export_backbone(
     size_px: int,
     crop_pct: float = 0.875,
     decode: DecodeConfig = DEFAULT,
+    class_names: Sequence[str] = (),
     card: ModelCard | None = None,
     heads: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
@@ -81,6 +82,7 @@ def export_backbone(
         size_px: Side of the images features are taken from.
         crop_pct: Centre crop's side / resized shorter side.
         decode: What image files meant in training where their format leaves it open.
+        class_names: Of a network with classifier, in the order of its outputs.
         card: What the README says; a plain one by default.
         heads: Further tensors (projection heads, centres) for heads.safetensors.
         dtype: torch.float16 or bfloat16 halve the file; None keeps the weights' own.
@@ -103,6 +105,7 @@ def export_backbone(
         size_px=size_px,
         crop_pct=crop_pct,
         decode=decode,
+        class_names=class_names,
         card=card,
     )
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -133,12 +136,14 @@ def describe_backbone(
     size_px: int,
     crop_pct: float = 0.875,
     decode: DecodeConfig = DEFAULT,
+    class_names: Sequence[str] = (),
     card: ModelCard | None = None,
 ) -> dict[str, Any]:
     """Content of an export's config.json; with the weights, all that rebuilds the network.
 
     Raises:
-        ConfigError: The backbone was built with arguments that cannot be written down.
+        ConfigError: The backbone was built with arguments that cannot be written down, or the
+            classes named are not as many as its classifier has.
     """
     card = card or ModelCard()
     model, args = plain_model(backbone), backbone.model_args
@@ -147,6 +152,10 @@ def describe_backbone(
     except TypeError as error:
         raise ConfigError(f"backbone.args={args} cannot be exported: {error}") from error
     num_classes = int(getattr(model, "num_classes", 0) or 0)
+    if class_names and len(class_names) != num_classes:
+        raise ConfigError(
+            f"{len(class_names)} classes are named, the classifier has {num_classes} outputs."
+        )
     known: dict[str, Any] = dict(getattr(model, "pretrained_cfg", None) or {})
     pretrained_cfg = {
         "tag": card.tag,
@@ -173,6 +182,7 @@ def describe_backbone(
         "architecture": backbone.architecture,
         "num_classes": num_classes,
         "num_features": backbone.width,
+        **({"label_names": list(class_names)} if class_names else {}),  # where timm looks for it
         "global_pool": pool
         if isinstance(pool := getattr(model, "global_pool", ""), str)
         else "avg",
@@ -210,6 +220,7 @@ def check_config(config: object, path: Path) -> dict[str, Any]:
         "num_classes": _is_count(config.get("num_classes") or 0, least=0),
         "card": isinstance(card, dict) and _is_card(card),
         "position_rule": config.get("position_rule", "timm") in ("timm", "dino"),
+        "label_names": _are_names(config.get("label_names"), config.get("num_classes")),
         "pretrained_cfg": isinstance(given, dict),
         "decode": _is_decode(config.get("decode") or {}),
     }
@@ -244,6 +255,14 @@ def _are_numbers(values: object, *, above_zero: bool = False) -> bool:
         and 0 < len(values) <= 64
         and all(type(v) in (int, float) and abs(v) <= 1e30 for v in values)  # not NaN, nor 10**400
         and (not above_zero or min(values) > 0)
+    )
+
+
+def _are_names(names: object, num_classes: object) -> bool:
+    return names is None or (
+        isinstance(names, list)
+        and len(names) in (0, num_classes)
+        and all(isinstance(name, str) for name in names)
     )
 
 
@@ -305,17 +324,45 @@ def read_export(
     folder = Path(folder)
     config = read_config(folder)
     weights = safe_load(folder / WEIGHTS_NAME)
-    num_classes = int(config.get("num_classes") or 0) if with_classifier else 0
-    backbone = build_for_weights(
-        config, weights, num_classes=num_classes, path=folder / CONFIG_NAME
+    backbone = build_and_load(
+        config,
+        weights,
+        with_classifier=with_classifier,
+        path=folder / CONFIG_NAME,
+        source=folder / WEIGHTS_NAME,
     )
+    return backbone, config
+
+
+def build_and_load(
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    *,
+    with_classifier: bool,
+    path: Path,
+    source: Path,
+) -> Backbone:
+    """The network of an export's config with its weights, in evaluation mode.
+
+    Args:
+        config: Content of a config.json.
+        weights: By the network's own names.
+        with_classifier: Whether a classifier that it has is kept.
+        path: Where the config is from, for messages.
+        source: Where the weights are from, for messages.
+
+    Raises:
+        CheckpointError: As of `read_export`.
+    """
+    num_classes = int(config.get("num_classes") or 0) if with_classifier else 0
+    backbone = build_for_weights(config, weights, num_classes=num_classes, path=path)
     if not num_classes:
         classifier = config["pretrained_cfg"].get("classifier") or ()
         names = [classifier] if isinstance(classifier, str) else list(classifier)
         dropped = tuple(f"{name}." for name in names)
         weights = {n: value for n, value in weights.items() if not n.startswith(dropped)}
-    load_weights(backbone.model, weights, source=folder / WEIGHTS_NAME)
-    return backbone.eval(), config
+    load_weights(backbone.model, weights, source=source)
+    return backbone.eval()
 
 
 def build_for_weights(
@@ -452,8 +499,10 @@ def _write_and_verify(
         num_parameters=sum(p.numel() for p in model.parameters()),
         preprocessing={name: preprocessing[name] for name in shown} | _position_note(config),
         checks=checks,
-        hub_task=backbone.hub_task,
+        hub_task="image-classification" if config["num_classes"] else backbone.hub_task,
         is_in_timm=backbone.is_in_timm,
+        num_classes=config["num_classes"],
+        class_names=config.get("label_names", ()),
     )
     (folder / CARD_NAME).write_text(readme)
     return checks

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import json
 import logging
 import shutil
 import tempfile
@@ -10,12 +11,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssl_vision.errors import CheckpointError, ConfigError
-from ssl_vision.zoo.verify import TOLERANCE, outputs_elsewhere
+from ssl_vision.zoo.verify import TOLERANCE, facts_of, outputs_elsewhere
 
 ONNX_NAME = "model.onnx"
 TORCH_EXPORT_NAME = "model.pt2"
@@ -59,8 +61,13 @@ def check_formats(names: Sequence[str], *, is_in_timm: bool = True) -> None:
             )
 
 
+def _facts(folder: Path) -> dict[str, Any]:
+    return facts_of(json.loads((folder / "config.json").read_text()))
+
+
 def _timm(folder: Path, model: nn.Module, images: Tensor) -> Tensor:
-    return outputs_elsewhere(_LOAD_TIMM, f"local-dir:{folder.resolve()}", images)
+    source = f"local-dir:{folder.resolve()}"
+    return outputs_elsewhere(_LOAD_TIMM, source, images, facts=_facts(folder))
 
 
 def _hf_hub(folder: Path, model: nn.Module, images: Tensor) -> Tensor:
@@ -75,39 +82,53 @@ def _hf_hub(folder: Path, model: nn.Module, images: Tensor) -> Tensor:
         (repository / "refs").mkdir()
         (repository / "refs/main").write_text(revision)
         environment = {"HF_HUB_CACHE": cache, "HF_HUB_OFFLINE": "1"}
-        return outputs_elsewhere(_LOAD_TIMM, "hf-hub:local/export", images, environment=environment)
+        return outputs_elsewhere(
+            _LOAD_TIMM,
+            "hf-hub:local/export",
+            images,
+            facts=_facts(folder),
+            environment=environment,
+        )
 
 
 def _onnx(folder: Path, model: nn.Module, images: Tensor) -> Tensor:
+    import onnx
+
+    path, facts = folder / ONNX_NAME, _facts(folder)
     with _quiet():
         torch.onnx.export(
             model.eval(),
             (images[:2],),
-            folder / ONNX_NAME,
+            path,
             dynamo=True,
             opset_version=_ONNX_OPSET,
             external_data=False,
             input_names=["images"],
-            output_names=["features"],
+            output_names=["logits" if getattr(model, "num_classes", 0) else "features"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
-    return outputs_elsewhere(_LOAD_ONNX, str((folder / ONNX_NAME).resolve()), images)
+    written = onnx.load(path)
+    onnx.helper.set_model_props(written, {name: json.dumps(v) for name, v in facts.items()})
+    onnx.save(written, path)
+    return outputs_elsewhere(_LOAD_ONNX, str(path.resolve()), images, facts=facts)
 
 
 def _torch_export(folder: Path, model: nn.Module, images: Tensor) -> Tensor:
+    facts = _facts(folder)
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(
                 model.eval(), (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)
             )
-            torch.export.save(program, folder / TORCH_EXPORT_NAME)
+            extra = {name: json.dumps(value) for name, value in facts.items()}
+            torch.export.save(program, folder / TORCH_EXPORT_NAME, extra_files=extra)
     # torch.export's failures have many types; what a network does that it cannot follow varies.
     except Exception as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise CheckpointError(f"torch.export cannot follow this network: {reason}") from error
     path = str((folder / TORCH_EXPORT_NAME).resolve())
-    return outputs_elsewhere(_LOAD_TORCH_EXPORT, path, images)
+    return outputs_elsewhere(_LOAD_TORCH_EXPORT, path, images, facts=facts)
 
 
 @contextlib.contextmanager
@@ -130,18 +151,33 @@ def run(source, images):
     model = timm.create_model(source, pretrained=True, num_classes=None).eval()
     with torch.inference_mode():
         return model(torch.from_numpy(images)).numpy()
+def facts(source):
+    model = timm.create_model(source, pretrained=True, num_classes=None)
+    found = timm.data.resolve_model_data_config(model)
+    names = ("mean", "std", "interpolation", "crop_pct")
+    return {
+        "class_names": model.pretrained_cfg.get("label_names"),
+        "transform": {"size": found["input_size"][-1], **{name: found[name] for name in names}},
+    }
 """
 _LOAD_ONNX = """
 import onnxruntime
 def run(source, images):
     session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
     return session.run(None, {"images": images})[0]
+def facts(source):
+    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    return {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
 """
 _LOAD_TORCH_EXPORT = """
 import torch
 def run(source, images):
     with torch.inference_mode():
         return torch.export.load(source).module()(torch.from_numpy(images)).numpy()
+def facts(source):
+    extra = {"class_names": "", "transform": ""}
+    torch.export.load(source, extra_files=extra)
+    return {name: json.loads(value) for name, value in extra.items()}
 """
 
 FORMATS: dict[str, Format] = {

@@ -1,6 +1,7 @@
 """Compare a network with what was written of it, also in a process without this package."""
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -104,26 +105,58 @@ def run_isolated(script: str, *arguments: str, environment: Mapping[str, str] | 
     return finished.stdout
 
 
+def facts_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What every form of an export says of itself: names of its classes, and the transform.
+
+    Args:
+        config: An export's config.json.
+
+    Returns:
+        `class_names` (None where the network has no classifier, or nobody named its classes) and
+        `transform`: size, mean, std, interpolation, crop_pct; JSON values.
+    """
+    given = config["pretrained_cfg"]
+    transform = {name: given[name] for name in ("mean", "std", "interpolation", "crop_pct")}
+    return {
+        "class_names": config.get("label_names"),
+        "transform": {"size": given["input_size"][-1], **transform},
+    }
+
+
 def outputs_elsewhere(
-    script: str, source: str, images: Tensor, *, environment: Mapping[str, str] | None = None
+    script: str,
+    source: str,
+    images: Tensor,
+    *,
+    facts: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
 ) -> Tensor:
     """What a script makes of images in a new process, (B, D).
 
     Args:
-        script: Defines `run(source, images)`, NumPy or torch in and out.
+        script: Defines `run(source, images)`, NumPy or torch in and out, and `facts(source)`.
         source: Folder, file or name it loads from.
         images: (B, C, S, S).
+        facts: What the form has to say of itself there; see `facts_of`.
         environment: Added to this process's.
+
+    Raises:
+        CheckpointError: It does not load, or says something else of itself.
     """
     with tempfile.TemporaryDirectory() as folder:
         given, made = f"{folder}/images.npy", f"{folder}/features.npy"
         np.save(given, images.numpy())
-        run_isolated(script + _RUN, source, given, made, environment=environment)
+        expected = json.dumps(facts)
+        run_isolated(script + _RUN, source, given, made, expected, environment=environment)
         return torch.from_numpy(np.load(made))
 
 
 _RUN = """
-import numpy
-source, given, made = sys.argv[1:]
+import json, numpy
+source, given, made, expected = sys.argv[1:]
 numpy.save(made, numpy.asarray(run(source, numpy.load(given))))
+said, expected = json.loads(json.dumps(facts(source))), json.loads(expected)
+for name in expected:
+    if said.get(name) != expected[name]:
+        sys.exit(f"{name} is {str(said.get(name))[:200]}, not {str(expected[name])[:200]}")
 """

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
+from ssl_vision.backbones.classifier import names_of_timm
 from ssl_vision.data.config import InputSpec
 from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.errors import CheckpointError, ConfigError
@@ -27,9 +28,8 @@ from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import (
     CONFIG_NAME,
     WEIGHTS_NAME,
-    build_for_weights,
+    build_and_load,
     check_config,
-    load_weights,
     read_card,
     read_decode,
     read_export,
@@ -55,6 +55,8 @@ class LoadedBackbone:
         crop_pct: Centre crop's side / resized shorter side.
         decode: What image files meant in training where their format leaves it open.
         card: What is known of the weights.
+        class_names: What the classifier's outputs mean, in their order; empty where the network
+            came without one, or nobody named them.
         folder: Export folder it was read from, heads.safetensors beside it; None for others.
         source: What was asked for, in full.
         sha256: Of the tensors; equal weights have equal values in any file.
@@ -71,6 +73,12 @@ class LoadedBackbone:
     folder: Path | None
     source: str
     sha256: str
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classifier; 0 without one."""
+        return int(getattr(self.backbone.model, "num_classes", 0) or 0)
 
     @property
     def spec(self) -> InputSpec:
@@ -94,11 +102,12 @@ def load_backbone(weights: str | Path) -> nn.Module:
     return resolve_weights(weights).backbone.standalone()
 
 
-def resolve_weights(weights: str | Path) -> LoadedBackbone:
+def resolve_weights(weights: str | Path, *, with_classifier: bool = False) -> LoadedBackbone:
     """Backbone and input description of WEIGHTS.
 
     Args:
         weights: A run or export folder, `zoo:name` or `timm:name`; see the module's table.
+        with_classifier: Keep the classifier, where there is one. Features are the same.
 
     Raises:
         ConfigError: The string names nothing, or its options are unknown.
@@ -107,29 +116,30 @@ def resolve_weights(weights: str | Path) -> LoadedBackbone:
     text = str(weights)
     scheme, _, rest = text.partition(":")
     if scheme == "zoo":
-        return _from_zoo(rest, source=text)
+        return _from_zoo(rest, source=text, with_classifier=with_classifier)
     if scheme == "timm":
-        return _from_timm(rest, source=text)
+        return _from_timm(rest, source=text, with_classifier=with_classifier)
     if scheme in ("hf-hub", "hf_hub"):
-        return _from_timm(text, source=text)
+        return _from_timm(text, source=text, with_classifier=with_classifier)
     folder = Path(rest if scheme == "local-dir" else text).expanduser()
     if not folder.is_dir():
         raise ConfigError(
             f"weights={text!r} is neither a folder nor zoo:NAME (see tools/zoo.py list) nor "
             "timm:NAME; a single weight file becomes a folder by tools/zoo.py convert."
         )
-    return _from_folder(folder, source=text)
+    return _from_folder(folder, source=text, with_classifier=with_classifier)
 
 
-def _from_folder(folder: Path, *, source: str) -> LoadedBackbone:
+def _from_folder(folder: Path, *, source: str, with_classifier: bool) -> LoadedBackbone:
     """Export folder, else run folder with an export, else newest complete checkpoint."""
     for candidate in (folder, folder / "export"):
         if (candidate / CONFIG_NAME).is_file() and (candidate / WEIGHTS_NAME).is_file():
-            return _from_export(candidate, source=source)
+            return _from_export(candidate, source=source, with_classifier=with_classifier)
     if (folder / CHECKPOINT_BACKBONE_NAME).is_file():
-        return _from_checkpoint(folder, source=source)
+        return _from_checkpoint(folder, source=source, with_classifier=with_classifier)
     for checkpoint in reversed(_complete_checkpoints(folder)):
-        return _from_checkpoint(checkpoint, source=f"{source} ({checkpoint.name})")
+        of_run = f"{source} ({checkpoint.name})"
+        return _from_checkpoint(checkpoint, source=of_run, with_classifier=with_classifier)
     raise CheckpointError(
         f"{folder} holds no weights: neither {CONFIG_NAME} and {WEIGHTS_NAME} (an export), nor "
         "export/, nor a complete checkpoint in checkpoints/."
@@ -148,7 +158,7 @@ def _complete_checkpoints(run: Path) -> list[Path]:
     return sorted(complete, key=lambda folder: int(folder.name.partition("_")[2]))
 
 
-def _from_checkpoint(folder: Path, *, source: str) -> LoadedBackbone:
+def _from_checkpoint(folder: Path, *, source: str, with_classifier: bool) -> LoadedBackbone:
     """Exported network out of a training checkpoint, by the names its backbone.json gives.
 
     backbone.json is an export's config.json with one more key, `prefix`: what precedes the
@@ -165,31 +175,44 @@ def _from_checkpoint(folder: Path, *, source: str) -> LoadedBackbone:
     weights = {
         n.removeprefix(prefix): value for n, value in state.items() if str(n).startswith(prefix)
     }
-    backbone = build_for_weights(config, weights, num_classes=0, path=path)
-    load_weights(backbone.model, weights, source=folder / STATE_NAME)
-    return _describe(backbone.eval(), config, source=source)
+    backbone = build_and_load(
+        config,
+        weights,
+        with_classifier=with_classifier,
+        path=path,
+        source=folder / STATE_NAME,
+    )
+    return _describe(backbone, config, source=source)
 
 
-def _from_timm(name: str, *, source: str) -> LoadedBackbone:
+def _from_timm(name: str, *, source: str, with_classifier: bool) -> LoadedBackbone:
     name, options = split_options(name)
     is_pretrained = _boolean(options.pop("pretrained", True), key=f"{source}: pretrained")
     seed = options.pop("seed", 0)
     if not isinstance(seed, int):
         raise ConfigError(f"{source}: seed={seed!r} must be a whole number.")
     with seeded(derive_key(seed, "random timm weights")):
-        backbone = load_timm(name, is_pretrained=is_pretrained, args=options)
-    return _describe(
-        backbone.eval(), {"pretrained_cfg": backbone.model.pretrained_cfg}, source=source
-    )
+        backbone = load_timm(
+            name,
+            is_pretrained=is_pretrained,
+            args=options,
+            with_classifier=with_classifier and is_pretrained,  # a random one says nothing
+        )
+    config = {
+        "pretrained_cfg": backbone.model.pretrained_cfg,
+        "label_names": names_of_timm(backbone) if with_classifier else (),
+    }
+    return _describe(backbone.eval(), config, source=source)
 
 
-def _from_zoo(name: str, *, source: str) -> LoadedBackbone:
+def _from_zoo(name: str, *, source: str, with_classifier: bool) -> LoadedBackbone:
     name, options = split_options(name)
-    return _from_export(fetch_export(name, options), source=source)
+    folder = fetch_export(name, options)
+    return _from_export(folder, source=source, with_classifier=with_classifier)
 
 
-def _from_export(folder: Path, *, source: str) -> LoadedBackbone:
-    backbone, config = read_export(folder)
+def _from_export(folder: Path, *, source: str, with_classifier: bool) -> LoadedBackbone:
+    backbone, config = read_export(folder, with_classifier=with_classifier)
     return _describe(backbone, config, source=source, folder=folder)
 
 
@@ -202,6 +225,7 @@ def _describe(
     if "architecture" in config:  # an export says which size it is for; args say how it was built
         size = given["input_size"][-1]
     size = backbone.own_input_size or size
+    has_classifier = bool(getattr(backbone.model, "num_classes", 0))
     return LoadedBackbone(
         backbone=backbone,
         mean=tuple(given.get("mean", (0.485, 0.456, 0.406))),
@@ -214,6 +238,7 @@ def _describe(
         folder=folder,
         source=source,
         sha256=sha256_of_tensors(backbone.model.state_dict()),
+        class_names=tuple(config.get("label_names") or ()) if has_classifier else (),
     )
 
 

@@ -1,6 +1,7 @@
 """Supervised runs from recipe to classifier: starting weights, held-out scores, exports."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.engine.train import train
 from ssl_vision.errors import CheckpointError
 from ssl_vision.zoo.export import export_backbone
-from ssl_vision.zoo.weights import load_backbone
+from ssl_vision.zoo.weights import load_backbone, resolve_weights
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "supervised"
 NETWORK = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3}
@@ -61,6 +62,13 @@ def test_a_run_scores_its_classifier_and_exports_it(tmp_path: Path) -> None:
     classifier = timm.create_model(f"local-dir:{result.export}", pretrained=True).eval()
     assert classifier(torch.zeros(1, 3, 28, 28)).shape == (1, 10)
     assert load_backbone(result.export)(torch.zeros(1, 3, 28, 28)).shape == (1, 24)
+    assert classifier.pretrained_cfg["label_names"] == [str(digit) for digit in range(10)]
+    of_export = resolve_weights(result.run_dir, with_classifier=True)
+    shutil.rmtree(result.export)  # a run that has not ended has checkpoints alone
+    of_checkpoint = resolve_weights(result.run_dir, with_classifier=True)
+    assert of_checkpoint.class_names == of_export.class_names
+    assert of_checkpoint.sha256 == of_export.sha256
+    assert resolve_weights(result.run_dir).num_classes == 0
 
 
 def test_the_first_scores_are_those_of_the_given_weights(tmp_path: Path) -> None:

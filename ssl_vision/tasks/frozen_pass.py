@@ -1,0 +1,110 @@
+"""One frozen pass over images outside of an evaluation: features or class scores, row by row."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_vision.data.config import EvalDataConfig
+from ssl_vision.data.modalities import MODALITIES
+from ssl_vision.data.source import Source
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.evaluation.features import frozen
+from ssl_vision.tasks.run import AUTOCAST, device_named
+from ssl_vision.zoo.export import plain_model
+from ssl_vision.zoo.weights import LoadedBackbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassSettings:
+    """Where and how the images go through the network."""
+
+    batch_size: int = 128  # images at once
+    num_threads: int = 0  # that read images; 0: the cores this process may use
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["32", "bf16", "16"] = "32"  # of the network
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.num_threads < 0:
+            raise ConfigError(
+                f"batch_size={self.batch_size} must be 1 or more, num_threads={self.num_threads} "
+                "0 (automatic) or more."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """What came out.
+
+    Attributes:
+        values: Features or class scores of the samples that could be read, float32, (n, D).
+        rows: Number of each in the source, int64, (n,).
+        unreadable: Name -> reason, of the others.
+    """
+
+    values: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    unreadable: dict[str, str]
+
+
+def pass_over(
+    loaded: LoadedBackbone,
+    source: Source,
+    settings: PassSettings,
+    *,
+    of: Literal["features", "logits"] = "features",
+) -> Passed:
+    """Pooled features, or the classifier's scores, of every sample that can be read.
+
+    Args:
+        loaded: The network; images are shown as its weights ask for.
+        source: The samples.
+        settings: Where and how.
+        of: `logits` needs weights with a classifier.
+
+    Raises:
+        ConfigError: The samples are not what the network takes; device=cuda without a GPU.
+        DataError: None can be read.
+    """
+    backbone = loaded.backbone
+    if backbone.modality != source.modality:
+        raise ConfigError(f"{loaded.source} takes {backbone.modality}, not {source.modality}.")
+    modality, device = MODALITIES[backbone.modality], device_named(settings.device)
+    half = AUTOCAST[settings.precision]
+    shown = modality.show(EvalDataConfig(path=""), loaded.spec)
+    loader = modality.loader(
+        source,
+        {modality.view_name: shown.view},
+        batch_size=settings.batch_size,
+        seed=0,
+        num_threads=settings.num_threads,
+        shuffle=False,
+        drop_last=False,
+        on_error="leave_out",
+        pin_memory=device.type == "cuda",
+    )
+
+    def outputs() -> Iterator[tuple[Tensor, Tensor]]:
+        network = backbone if of == "features" else plain_model(backbone)
+        for batch in loader:
+            (samples,) = batch.views.values()
+            with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                found = network(shown.normalize(samples.to(device)))
+            yield batch.index, (found.pooled if of == "features" else found).float().cpu()
+
+    with frozen(backbone), torch.inference_mode():
+        backbone.to(device)
+        parts = [(index, values) for index, values in outputs() if len(index)]
+    unreadable = {source.name(row): loader.bad_samples[row] for row in sorted(loader.bad_samples)}
+    if not parts:
+        name, reason = next(iter(unreadable.items()))
+        raise DataError(f"none of {len(source)} samples can be read, first {name}: {reason}")
+    return Passed(
+        values=torch.cat([values for _, values in parts]).numpy(),
+        rows=torch.cat([index for index, _ in parts]).numpy(),
+        unreadable=unreadable,
+    )

@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 # importing torch and Lightning takes, and must work where an optional part is missing.
 _PUBLIC = {
     "compare": "ssl_vision.tasks.comparison",
+    "duplicates": "ssl_vision.tasks.image_index",
+    "ImageIndex": "ssl_vision.tasks.image_index",
     "train": "ssl_vision.engine.train",
     "evaluate": "ssl_vision.tasks.evaluate",
     "load_backbone": "ssl_vision.zoo.weights",
@@ -25,7 +27,16 @@ _ROOMS = (
     "points",
     "zoo",
 )
-__all__ = ["__version__", "compare", "evaluate", "load_backbone", "predict", "train"]
+__all__ = [
+    "ImageIndex",
+    "__version__",
+    "compare",
+    "duplicates",
+    "evaluate",
+    "load_backbone",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

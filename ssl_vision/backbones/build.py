@@ -215,7 +215,7 @@ def load_timm(
         with _caches_only():
             # Arguments saved beside weights of a hub are part of the network, too.
             of_hub = _arguments_of_hub(name, args) if has_source else {}
-            classes = {} if with_classifier else {"num_classes": 0}
+            classes: ModelArgs = {} if with_classifier else {"num_classes": 0}
             model = timm.create_model(name, pretrained=is_pretrained, **classes, **args)
     except ConfigError:
         raise

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssl_vision.commands.arguments import parse
+from ssl_vision.commands.saying import say
 from ssl_vision.errors import CheckpointError
 from ssl_vision.evaluation.plots import Axis, line_chart
 from ssl_vision.evaluation.report import html_table, page
@@ -17,7 +18,6 @@ from ssl_vision.files import write_atomically
 from ssl_vision.tasks.comparison import Comparison, compare, sparkline
 
 _KEY_WIDTH, _CELL_WIDTH = 26, 18  # letters of the terminal's columns
-_PLAIN = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ def run_compare(arguments: Sequence[str]) -> int:
     console = Console()
     show_comparison(found, console)
     folder = write_comparison(found, Path(settings.out).expanduser())
-    console.print(f"comparison  {folder / 'comparison.html'}", soft_wrap=True, markup=False)
+    say(console, f"comparison  {folder / 'comparison.html'}")
     return 0
 
 
@@ -43,7 +43,7 @@ def show_comparison(found: Comparison, console: Console) -> None:
     """Print what differs, as wide as the terminal; no name or value is cut."""
     for name, path in zip(found.names, found.paths, strict=True):
         if name != path:
-            console.print(f"{name}  {path}", **_PLAIN)
+            say(console, f"{name}  {path}")
     for title, rows in _tables(found):
         for columns in _blocks(len(found.names), console.width):
             console.print(_table(title, rows, found.names, columns))
@@ -52,9 +52,9 @@ def show_comparison(found: Comparison, console: Console) -> None:
         width = max(map(len, curves))
         for name, points in curves.items():
             ends = f"{points[0][1]:.4g} to {points[-1][1]:.4g}"
-            console.print(f"  {name:{width}}  {sparkline(points)}  {ends}", **_PLAIN)
+            say(console, f"  {name:{width}}  {sparkline(points)}  {ends}")
     for note in found.notes:
-        console.print(f"note: {note}", style="yellow", **_PLAIN)
+        say(console, f"note: {note}", style="yellow")
 
 
 def write_comparison(found: Comparison, folder: Path) -> Path:

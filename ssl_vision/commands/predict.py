@@ -4,12 +4,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from ssl_vision.commands.arguments import parse
+from ssl_vision.commands.saying import say
 from ssl_vision.commands.tables import write_csv
 from ssl_vision.data.images.several import images_at
 from ssl_vision.data.source import Source
@@ -97,10 +99,10 @@ def run_predict(arguments: Sequence[str]) -> int:
     found.to_csv(out, top=settings.top)
     console = Console()
     for line in found.notes:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     num = len(found.names)
     line = f"{num} images, {len(found.class_names)} classes: {out}"
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    say(console, line)
     return 0
 
 
@@ -109,7 +111,7 @@ def predict(
     images: str | Path | Sequence[str | Path],
     *,
     batch_size: int = 128,
-    device: str = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Predictions:
     """Classes and probabilities of images.
 

@@ -128,6 +128,33 @@ COMMANDS: dict[str, Command] = {
         settings=f"{_ROOM}.visualize:VisualizeSettings",
         examples=("ssl-vision visualize runs/first photos/ pictures/",),
     ),
+    "search": Command(
+        run=f"{_ROOM}.search:run_search",
+        summary="index images (FAISS) and find those like a given one",
+        words="WEIGHTS INDEX [IMAGE ...] [data.path=DIR] [k=5] [out=FILE.csv]",
+        meanings={
+            "WEIGHTS": _WEIGHTS,
+            "INDEX": "folder of the index; data.path=DIR makes it, without it is loaded",
+            "IMAGE": "images to search with: files, folders, named data sets",
+        },
+        settings=f"{_ROOM}.search:SearchSettings",
+        examples=(
+            "ssl-vision search runs/first data.path=photos/ photos.index",
+            "ssl-vision search runs/first photos.index cat.jpg k=10 out=like_cat.csv",
+        ),
+    ),
+    "duplicates": Command(
+        run=f"{_ROOM}.duplicates:run_duplicates",
+        summary="groups of images that are nearly the same",
+        words="WEIGHTS IMAGES [IMAGES ...] OUT.csv [threshold=0.95] [KEY=VALUE ...]",
+        meanings={
+            "WEIGHTS": _WEIGHTS,
+            "IMAGES": "image files, folders, .beton files or named data sets",
+            "OUT.csv": "table to write: group, name, nearest, similarity",
+        },
+        settings=f"{_ROOM}.duplicates:DuplicatesSettings",
+        examples=("ssl-vision duplicates runs/first photos/ duplicates.csv threshold=0.98",),
+    ),
     "compare": Command(
         run=f"{_ROOM}.compare:run_compare",
         summary="runs or evaluations side by side",

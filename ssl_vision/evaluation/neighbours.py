@@ -9,9 +9,11 @@ the same rows.
 """
 
 import itertools
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict
 
 import numba
@@ -31,6 +33,7 @@ _CHUNK_BYTES = 64 * 2**20  # float32 bytes of one score matrix
 _MASK = 0x7FFFFFFF  # rows have 31 bits
 _FACTOR = 0x45D9F3B  # odd, so that products permute them
 _ROUNDS = 3
+_INDEX_HEADER = 45  # bytes of a flat index before its rows
 _START = 0x5BD1E995 & _MASK  # without it row 0 would stay first
 _MARGIN = 8  # candidates beyond k: enough unless there are ties
 # Bound on the error of a float32 inner product of unit vectors, whatever the order of summation:
@@ -131,6 +134,63 @@ def has_faiss() -> bool:
     except ImportError:
         return False
     return True
+
+
+# Indices on disk ---------------------------------------------------------------------------------
+
+
+def save_index(features: Array, path: str | Path) -> None:
+    """Write rows of length 1 as a FAISS index of inner products, for any program that has FAISS.
+
+    Args:
+        features: (N, D).
+        path: The file.
+
+    Raises:
+        ConfigError: FAISS is not installed.
+        DataError: Features that are not finite.
+        OSError: The file cannot be written.
+    """
+    if not has_faiss():
+        raise ConfigError("an index on disk needs FAISS; pip install faiss-cpu.")
+    import faiss
+
+    rows = _unit_rows(features, "cpu").numpy()
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    Path(path).write_bytes(faiss.serialize_index(index).tobytes())
+
+
+def load_index(path: str | Path) -> NDArray[np.float32]:
+    """Rows of an index that `save_index` wrote, (N, D), each of length 1.
+
+    Raises:
+        ConfigError: FAISS is not installed.
+        DataError: It is damaged, or an index of another kind.
+    """
+    if not has_faiss():
+        raise ConfigError("an index on disk needs FAISS; pip install faiss-cpu.")
+    import faiss
+
+    try:
+        content = Path(path).read_bytes()
+        _check_index(content)
+        index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
+        rows: NDArray[np.float32] = index.reconstruct_n(0, index.ntotal)
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "damaged, or of another kind"
+        raise DataError(f"{path} cannot be read as an index of ours ({reason}).") from error
+    return rows
+
+
+def _check_index(content: bytes) -> None:
+    """Raise ValueError unless it is a flat index of inner products, of the length it says.
+
+    FAISS reads any of its many kinds and trusts their numbers.
+    """
+    kind, width, num = struct.unpack_from("<4siq", content.ljust(_INDEX_HEADER, b"\0"))
+    if kind != b"IxFI" or width < 1 or len(content) != _INDEX_HEADER + 4 * width * num:
+        raise ValueError(kind)
 
 
 # Candidates ------------------------------------------------------------------------------------

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from ssl_vision.errors import ConfigError, DataError
-from ssl_vision.evaluation.neighbours import _mixed, _unmixed, find_neighbours, has_faiss
+from ssl_vision.evaluation.neighbours import (
+    _mixed,
+    _unmixed,
+    find_neighbours,
+    has_faiss,
+    load_index,
+    save_index,
+)
 
 SEARCHES = [
     "torch",
@@ -141,3 +148,34 @@ def test_the_order_of_31_bit_rows_is_a_permutation() -> None:
     assert int(places.min()) >= 0
     assert int(places.max()) < 2**31
     assert torch.equal(_unmixed(places), rows)
+
+
+def test_an_index_is_saved_for_faiss_and_loaded_as_it_was(tmp_path) -> None:
+    faiss = pytest.importorskip("faiss")
+    features = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    save_index(features, tmp_path / "a.faiss")
+    index = faiss.read_index(str(tmp_path / "a.faiss"))
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    scores, rows = index.search(unit[3:4], 1)
+    assert rows.tolist() == [[3]]
+    assert abs(scores[0, 0] - 1) < 1e-6
+    np.testing.assert_allclose(load_index(tmp_path / "a.faiss"), unit, atol=1e-6)
+
+
+def test_damaged_and_other_indices_are_refused(tmp_path) -> None:
+    faiss = pytest.importorskip("faiss")
+    path = tmp_path / "a.faiss"
+    save_index(np.eye(4), path)
+    content = path.read_bytes()
+    other = faiss.IndexFlatL2(4)
+    other.add(np.eye(4, dtype=np.float32))
+    bad = [content[:cut] for cut in (0, 3, 44, len(content) - 1)]
+    bad += [content + b"x", faiss.serialize_index(other).tobytes()]
+    huge = bytearray(content)
+    huge[8:16] = (2**60).to_bytes(8, "little")
+    for each in [*bad, bytes(huge)]:
+        path.write_bytes(each)
+        with pytest.raises(DataError, match="cannot be read as an index of ours"):
+            load_index(path)
+    with pytest.raises(DataError, match="No such file"):
+        load_index(tmp_path / "none")

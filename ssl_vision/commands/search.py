@@ -1,0 +1,104 @@
+"""The `search` command: an index of images, and images like a given one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ssl_vision.commands.arguments import parse
+from ssl_vision.commands.saying import say
+from ssl_vision.commands.tables import write_csv
+from ssl_vision.errors import ConfigError
+from ssl_vision.tasks.frozen_pass import PassSettings
+from ssl_vision.tasks.image_index import META_NAME, ImageIndex, check_index_folder
+from ssl_vision.zoo.weights import resolve_weights
+
+_PATH = "data.path"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings(PassSettings):
+    """Settings of `search`, beside data.path."""
+
+    k: int = 5  # matches per image
+    out: str | None = None  # .csv file for the matches: query, rank, name, similarity
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k < 1:
+            raise ConfigError(f"k={self.k} must be 1 or more.")
+
+
+def run_search(arguments: Sequence[str]) -> int:
+    """`search WEIGHTS INDEX [IMAGE ...] [data.path=DIR] [k=5] [out=FILE.csv]`."""
+    given = parse("search", arguments, num_words=(2, None))
+    paths = [o.partition("=")[2] for o in given.overrides if o.startswith(f"{_PATH}=")]
+    rest = tuple(o for o in given.overrides if not o.startswith(f"{_PATH}="))
+    settings = replace(given, overrides=rest).settings(SearchSettings)
+    weights, folder, *queries = given.words
+    if len(paths) > 1:
+        raise ConfigError(f"{_PATH} is given twice.")
+    if not paths and not queries:
+        raise ConfigError(
+            f"nothing to do: give {_PATH}=DIR to make the index {folder}, images to search with, "
+            "or both."
+        )
+    console = Console()
+    index = _made(weights, folder, paths, settings, console)
+    if queries:
+        _answer(index, queries, settings, console)
+    return 0
+
+
+def _made(
+    weights: str, folder: str, paths: Sequence[str], settings: SearchSettings, console: Console
+) -> ImageIndex:
+    """A new index where there is something to index; else the one that is there."""
+    if not paths:
+        index = ImageIndex.load(folder)
+        if resolve_weights(weights).sha256 != index.sha256:
+            raise ConfigError(
+                f"{folder} was made with {index.weights}, whose weights are others than those of "
+                f"{weights}; make it again with {_PATH}=DIR."
+            )
+        return replace(index, weights=weights)
+    check_index_folder(Path(folder).expanduser())
+    is_new = not (Path(folder).expanduser() / META_NAME).exists()
+    index = ImageIndex.build(weights, paths, settings=settings)
+    index.save(folder)
+    for line in said_of(index):
+        say(console, line)
+    what = "index" if is_new else "index, made again,"
+    say(console, f"{what} of {len(index.names)} images: {folder}")
+    return index
+
+
+def said_of(index: ImageIndex) -> list[str]:
+    """What a reader should know of the images, a line each."""
+    lines = list(index.notes)
+    if index.unreadable:
+        name, reason = next(iter(index.unreadable.items()))
+        lines.append(
+            f"{len(index.unreadable)} images cannot be read and are left out, first {name}: "
+            f"{reason}"
+        )
+    return lines
+
+
+def _answer(
+    index: ImageIndex, queries: Sequence[str], settings: SearchSettings, console: Console
+) -> None:
+    found = index.search(list(queries), k=settings.k, settings=settings)
+    for query, matches in found.items():
+        say(console, query, style="bold")
+        for match in matches:
+            say(console, f"  {match.similarity:.4f}  {match.name}")
+    if settings.out is not None:
+        rows: list[list[object]] = [["query", "rank", "name", "similarity"]]
+        rows += [
+            [query, rank, match.name, f"{match.similarity:.6f}"]
+            for query, matches in found.items()
+            for rank, match in enumerate(matches, start=1)
+        ]
+        write_csv(settings.out, rows)

@@ -1,0 +1,217 @@
+"""An index of images by their features: saved, loaded, searched with other images."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_vision.data.images.several import images_at
+from ssl_vision.errors import CheckpointError, ConfigError, DataError
+from ssl_vision.evaluation.neighbours import find_neighbours, load_index, save_index
+from ssl_vision.evaluation.similar import groups_of, similar_pairs
+from ssl_vision.files import write_atomically
+from ssl_vision.tasks.frozen_pass import PassSettings, pass_over
+from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
+
+INDEX_NAME, META_NAME = "index.faiss", "index.json"
+Paths = str | Path | Sequence[str | Path]
+
+
+class Match(NamedTuple):
+    """An image of the index, and its cosine similarity to the query."""
+
+    name: str
+    similarity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicateGroup:
+    """Images that are alike, each to at least one other of them.
+
+    Attributes:
+        names: Two or more.
+        nearest: Of each, the other one that is most alike.
+        similarities: Cosine similarity to it.
+    """
+
+    names: list[str]
+    nearest: list[str]
+    similarities: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageIndex:
+    """Features of images under their names.
+
+    Attributes:
+        weights: Whose features, as they were named.
+        sha256: Of these weights.
+        names: Of the images, N.
+        features: Of length 1, float32, (N, D).
+        unreadable: Images that are not in it, name -> reason; not saved.
+        notes: What a reader should know, a line each; not saved.
+    """
+
+    weights: str
+    sha256: str
+    names: list[str]
+    features: NDArray[np.float32]
+    unreadable: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def build(
+        cls, weights: str | Path, images: Paths, *, settings: PassSettings | None = None
+    ) -> "ImageIndex":
+        """Index of the images at one or several paths.
+
+        Args:
+            weights: Run or export folder, `zoo:name` or `timm:name`.
+            images: Folders, image files, .beton files, names of data sets.
+            settings: Batch size, device and so on.
+
+        Raises:
+            ConfigError: Weights that do not take images.
+            DataError: No image can be read.
+        """
+        loaded = resolve_weights(weights)
+        source = images_at(_listed(images))
+        passed = pass_over(loaded, source, settings or PassSettings())
+        norms = np.linalg.norm(passed.values, axis=1, keepdims=True)
+        return cls(
+            weights=str(weights),
+            sha256=loaded.sha256,
+            names=[source.name(int(row)) for row in passed.rows],
+            features=passed.values / np.maximum(norms, 1e-30),
+            unreadable=passed.unreadable,
+            notes=source.notes,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write index.faiss (a flat index of inner products) and index.json (names, weights).
+
+        Raises:
+            ConfigError: The folder holds something else.
+            CheckpointError: It cannot be written.
+        """
+        target = Path(folder).expanduser()
+        check_index_folder(target)
+        meta = {"weights": self.weights, "sha256": self.sha256, "names": self.names}
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            save_index(self.features, target / INDEX_NAME)
+            write_atomically(target / META_NAME, json.dumps(meta, indent=1))
+        except OSError as error:
+            raise CheckpointError(f"{target} cannot be written ({error.strerror}).") from error
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "ImageIndex":
+        """An index that was saved.
+
+        Raises:
+            DataError: It is not there, or damaged.
+        """
+        target = Path(folder).expanduser()
+        try:
+            meta = json.loads((target / META_NAME).read_text())
+            names = [str(name) for name in meta["names"]]
+            weights, sha256 = str(meta["weights"]), str(meta["sha256"])
+        except FileNotFoundError:
+            raise DataError(
+                f"{target} is no index ({META_NAME} is missing); make one with data.path=DIR."
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{target / META_NAME} is damaged; make the index again.") from error
+        features = load_index(target / INDEX_NAME)
+        if len(features) != len(names):
+            raise DataError(
+                f"{target}: {len(features)} rows and {len(names)} names; make the index again."
+            )
+        return cls(weights=weights, sha256=sha256, names=names, features=features)
+
+    def search(
+        self, images: Paths, *, k: int = 5, settings: PassSettings | None = None
+    ) -> dict[str, list[Match]]:
+        """The k most similar images of the index for each image, best first.
+
+        Args:
+            images: Folders, image files and so on, which need not be in the index.
+            k: Matches per image.
+            settings: Batch size, device and so on.
+
+        Raises:
+            ConfigError: k below 1; the weights changed since the index was made.
+            DataError: No image can be read.
+        """
+        source = images_at(_listed(images))
+        passed = pass_over(self._network, source, settings or PassSettings())
+        found = find_neighbours(self.features, passed.values, k=min(max(k, 0), len(self.names)))
+        names = [source.name(int(row)) for row in passed.rows]
+        return {
+            name: [
+                Match(self.names[row], min(1.0, score))
+                for row, score in zip(rows, scores, strict=True)
+            ]
+            for name, rows, scores in zip(
+                names, found.rows.tolist(), found.scores.tolist(), strict=True
+            )
+        }
+
+    def duplicates(self, *, threshold: float = 0.95) -> list[DuplicateGroup]:
+        """Groups of images that are alike, the largest first.
+
+        Args:
+            threshold: Least cosine similarity of two images; what it means depends on the weights.
+        """
+        pairs = similar_pairs(self.features, threshold=threshold)
+        best: dict[int, tuple[float, int]] = {}
+        for first, second, score in pairs:
+            for row, other in ((first, second), (second, first)):
+                best[row] = max(best.get(row, (0.0, other)), (score, other))
+        return [
+            DuplicateGroup(
+                names=[self.names[row] for row in group],
+                nearest=[self.names[best[row][1]] for row in group],
+                similarities=[best[row][0] for row in group],
+            )
+            for group in groups_of(pairs, len(self.names))
+        ]
+
+    @cached_property
+    def _network(self) -> LoadedBackbone:
+        loaded = resolve_weights(self.weights)
+        if loaded.sha256 != self.sha256:
+            raise ConfigError(
+                f"weights={self.weights!r} are not those the index was made with; make it again."
+            )
+        return loaded
+
+
+def duplicates(
+    weights: str | Path, images: Paths, *, threshold: float = 0.95
+) -> list[DuplicateGroup]:
+    """Groups of near-duplicates among images; see `ImageIndex.duplicates`.
+
+    Args:
+        weights: Run or export folder, `zoo:name` or `timm:name`.
+        images: Folders, image files, .beton files, names of data sets.
+        threshold: Least cosine similarity of two images.
+    """
+    return ImageIndex.build(weights, images).duplicates(threshold=threshold)
+
+
+def check_index_folder(folder: Path) -> None:
+    """Raise ConfigError if writing an index here would mix it with something else."""
+    if folder.is_file() or (
+        folder.is_dir() and any(folder.iterdir()) and not (folder / META_NAME).is_file()
+    ):
+        raise ConfigError(f"{folder} is not empty and no index; name another folder.")
+
+
+def _listed(images: Paths) -> list[str | Path]:
+    return [images] if isinstance(images, str | Path) else list(images)

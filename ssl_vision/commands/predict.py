@@ -142,7 +142,7 @@ def predict_as(
             f"weights={str(weights)!r} have no classifier; train one on them: ssl-vision train "
             f"supervised/tiny_cpu {shlex.quote(f'init_from={weights}')} data.path=DIR."
         )
-    source = images_at(images, download=settings.download)
+    source = images_at(images, download=settings.download, decode=loaded.decode)
     passed = pass_over(loaded, source, settings, of="logits")
     names = loaded.class_names or tuple(str(i) for i in range(loaded.num_classes))
     return Predictions(

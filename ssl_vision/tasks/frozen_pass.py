@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_vision.data.config import EvalDataConfig
 from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.source import Source
 from ssl_vision.errors import ConfigError, DataError
@@ -75,7 +74,7 @@ def pass_over(
         raise ConfigError(f"{loaded.source} takes {backbone.modality}, not {source.modality}.")
     modality, device = MODALITIES[backbone.modality], device_named(settings.device)
     half = AUTOCAST[settings.precision]
-    shown = modality.show(EvalDataConfig(path=""), loaded.spec)
+    shown = modality.show(modality.eval_settings(path=""), loaded.spec)
     loader = modality.loader(
         source,
         {modality.view_name: shown.view},

@@ -80,7 +80,7 @@ class ImageIndex:
             DataError: No image can be read.
         """
         loaded = resolve_weights(weights)
-        source = images_at(_listed(images))
+        source = images_at(_listed(images), decode=loaded.decode)
         passed = pass_over(loaded, source, settings or PassSettings())
         norms = np.linalg.norm(passed.values, axis=1, keepdims=True)
         return cls(
@@ -148,7 +148,7 @@ class ImageIndex:
             ConfigError: k below 1; the weights changed since the index was made.
             DataError: No image can be read.
         """
-        source = images_at(_listed(images))
+        source = images_at(_listed(images), decode=self._network.decode)
         passed = pass_over(self._network, source, settings or PassSettings())
         found = find_neighbours(self.features, passed.values, k=min(max(k, 0), len(self.names)))
         names = [source.name(int(row)) for row in passed.rows]

@@ -89,12 +89,15 @@ class JoinedSource(Source):
         return part.sample(row, decoder)
 
 
-def images_at(paths: Sequence[str | Path], *, download: bool = False) -> Source:
+def images_at(
+    paths: Sequence[str | Path], *, download: bool = False, decode: DecodeConfig = DEFAULT
+) -> Source:
     """All images at the paths: every image file below a folder, whatever its folders mean.
 
     Args:
         paths: Image files, folders, .beton files, names of data sets (their training images).
         download: Whether a named data set may be fetched.
+        decode: What files mean where their format leaves it open.
 
     Raises:
         DataError: A path holds no images.
@@ -107,12 +110,12 @@ def images_at(paths: Sequence[str | Path], *, download: bool = False) -> Source:
             files.append(path)
             continue
         if files:
-            parts.append(FilesSource(files))
+            parts.append(FilesSource(files, decode=decode))
             files = []
         if path is not None and path.is_dir():
-            parts.append(FolderSource(path))
+            parts.append(FolderSource(path, decode=decode))
         elif given is not None:
-            parts.append(build_source(str(given), download=download))
+            parts.append(build_source(str(given), download=download, decode=decode))
     if not parts:
         raise DataError("no images are given; name files, folders, a .beton file or a data set.")
     return parts[0] if len(parts) == 1 else JoinedSource(parts)

@@ -53,6 +53,19 @@ class _AllReduceSum(torch.autograd.Function):
         return total
 
 
+class _SharedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.scale if ctx.scale != 1 else gradients[0], None
+
+
 class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -74,6 +87,21 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     if not is_distributed():
         return tensor
     return _AllReduceSum.apply(tensor)
+
+
+def shared_sum(tensor: Tensor, *, is_true: bool = True) -> Tensor:
+    """`all_reduce_sum` whose result every process uses alike: no collective on the way back.
+
+    Every process then holds the same gradient, and the sum of W equal ones is a factor W.
+
+    Args:
+        tensor: What is summed.
+        is_true: Whether the gradient has the factor; without it, it is 1/W of the true one, as in
+            codes whose all-reduce is outside autograd.
+    """
+    if not is_distributed():
+        return tensor
+    return cast(Tensor, _SharedSum.apply(tensor, float(world_size()) if is_true else 1.0))
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:

@@ -18,6 +18,19 @@ _METHODS = {
         "{name: barlow_twins, projector_dims: [64, 64]}",
         {"a": f"{{size_px: 16, {_PLAIN}}}", "b": f"{{size_px: 16, {_PLAIN}}}"},
     ),
+    "simclr": (
+        "{name: simclr, projection_dim: 32, temperature: 0.2}",
+        {"a": f"{{size_px: 16, {_PLAIN}}}", "b": f"{{size_px: 16, {_PLAIN}}}"},
+    ),
+    "vicreg": (
+        "{name: vicreg, projector_dims: [64, 64]}",
+        {"a": f"{{size_px: 16, {_PLAIN}}}", "b": f"{{size_px: 16, {_PLAIN}}}"},
+    ),
+    "lejepa": (
+        "{name: lejepa, projector_dims: [64, 16], num_directions: 64}",
+        {"global": f"{{size_px: 16, count: 2, {_PLAIN}}}"},
+    ),
+    "supervised": ("{name: supervised}", {"train": f"{{size_px: 16, {_PLAIN}}}"}),
     "mae": (
         "{name: mae, decoder_width: 16, decoder_depth: 1, decoder_num_heads: 2}",
         {"view": f"{{size_px: 16, {_PLAIN}}}"},

@@ -75,6 +75,10 @@ POA = {
 }
 SHARES = {
     "barlow_twins/resnet50_imagenet1k": {"a": BLURRED_ONCE["first"], "b": BLURRED_ONCE["second"]},
+    "simclr/resnet50_imagenet1k": dict.fromkeys("ab", (*PHOTOMETRIC, 0.5, 0.0)),
+    "simclr/resnet152x3_sk_imagenet1k": dict.fromkeys("ab", (*PHOTOMETRIC, 0.5, 0.0)),
+    "vicreg/resnet50_imagenet1k": {"a": BLURRED_ONCE["first"], "b": BLURRED_ONCE["second"]},
+    "lejepa/vit_l14_imagenet1k": dict.fromkeys(("global", "local"), (*PHOTOMETRIC, 0.5, 0.2)),
     "dino/vit_s16_imagenet1k": DINO,
     "dino/resnet50_imagenet1k": DINO,
     "poa/vit_l16_imagenet1k": POA,
@@ -188,6 +192,20 @@ RATES = {
         "backbone.model.bn1.bias": (0.0048 / 16 / 0.2, False),
         "projector.0.weight": (1.0, True),
     },
+    "simclr/resnet50_imagenet1k": {
+        "backbone.model.conv1.weight": (1.0, True),
+        "backbone.model.bn1.bias": (1.0, False),
+        "projector.layers.0.0.weight": (1.0, True),
+        "projector.layers.2.1.weight": (1.0, False),
+    },
+    "vicreg/resnet50_imagenet1k": {
+        "backbone.model.bn1.weight": (1.0, False),
+        "projector.6.weight": (1.0, True),
+    },
+    "lejepa/vit_l14_imagenet1k": {
+        "backbone.model.cls_token": (1.0, True),
+        "projector.6.bias": (1.0, False),
+    },
     "mae/vit_b16_imagenet1k": {
         "backbone.model.cls_token": (1.0, True),
         "decoder.mask_token": (1.0, True),
@@ -207,7 +225,7 @@ def method_of(config: TrainConfig) -> Method:
 
 @pytest.mark.parametrize("recipe", RATES)
 def test_parameters_have_the_authors_rates_and_decays(recipe: str) -> None:
-    has_heads = not recipe.startswith(("barlow", "mae"))
+    has_heads = recipe.startswith(("dino", "poa"))
     heads = SMALL_HEADS if recipe.startswith("poa") else ("method.num_prototypes=16",)
     method = method_of(load(recipe, *(heads if has_heads else ())))
     found = {
@@ -291,6 +309,22 @@ def test_stochastic_depth_of_students_is_the_authors() -> None:
     assert rates("poa/vit_l16_imagenet1k") == pytest.approx([0.2] * 24)
     assert rates("poa/swin_b_imagenet1k") == pytest.approx([0.2 * i / 23 for i in range(24)])
     assert not any(rates("poa/resnet152_imagenet1k"))
+
+
+def test_simclrs_peak_rate_is_a_tenth_of_the_root_of_the_batch() -> None:
+    """6.4 at 4096 images, after the first 5 % of 800 epochs."""
+    optim = load("simclr/resnet50_imagenet1k").optim
+    plan = TrainPlan(steps_per_epoch=312, epochs=800, global_batch_size=4096)
+    assert learning_rate(optim, plan=plan, step=40 * 312) == pytest.approx(6.4)
+    assert learning_rate(optim, plan=plan, step=20 * 312) == pytest.approx(3.2)
+
+
+def test_simclrs_largest_network_is_three_times_as_wide_with_selective_kernels() -> None:
+    """795 million parameters in the paper, 796 in timm's form of it."""
+    model = method_of(load("simclr/resnet152x3_sk_imagenet1k")).backbone.model
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(795, rel=2e-3)
+    assert [len(getattr(model, f"layer{i}")) for i in range(1, 5)] == [3, 8, 36, 3]
+    assert model.num_features == 3 * 2048
 
 
 @pytest.mark.parametrize("size", ["small", "tiny"])

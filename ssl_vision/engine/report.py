@@ -30,6 +30,29 @@ READING = {
         "that falls while the effective rank (<code>centred_rank</code>) falls too means copies of "
         "few dimensions."
     ),
+    "simclr": (
+        "The loss is the cross-entropy of finding a sample's other view among the other views "
+        "of the batch, in both directions: it starts at twice ln(2B - 1), falls steeply in the "
+        "first epochs and then slowly, and depends on the batch size and the temperature: "
+        "compare it only between runs of the same recipe. <code>contrast_accuracy</code> says "
+        "how often the other view is the nearest; near 1 from early on the task is too easy: "
+        "strengthen the colour distortion or enlarge the batch."
+    ),
+    "vicreg": (
+        "The loss is 25 times the squared difference of two views, plus 25 times the variance "
+        "term, plus the covariance term. <code>variance</code> is what forbids the constant "
+        "solution: it starts near 1 and should go to a few hundredths; stuck high, the features "
+        "are collapsing and the invariance near 0 is no success. <code>covariance</code> rises "
+        "first, while dimensions spread, then falls. Levels depend on the projector's width."
+    ),
+    "lejepa": (
+        "The loss weighs the squared distance of the views from their centre "
+        "(<code>prediction</code>) against SIGReg, which is 1.06 for normal embeddings and as "
+        "large as the batch for constant ones: it should fall to a few units and stay. The two "
+        "go down together in a sound run, and the paper finds the loss to go with the accuracy "
+        "of a probe. SIGReg that stays high means too small a <code>sigreg_weight</code> or too "
+        "high a rate."
+    ),
     "mae": (
         "The loss is the squared error of the hidden patches, each normalised to variance 1: 1.0 "
         "is the answer 'always the mean'. It falls below 1 within the first epochs and then "

@@ -1,13 +1,12 @@
 """Barlow Twins' loss (Zbontar et al. 2021, equations 1 and 2), over the batch of all processes."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_vision.distributed import all_reduce_sum, is_distributed, world_size
+from ssl_vision.distributed import all_reduce_sum, is_distributed, shared_sum, world_size
 from ssl_vision.errors import DataError
 from ssl_vision.types import at_least_float32
 
@@ -70,8 +69,7 @@ def barlow_twins_terms(
     with torch.autocast(z_a.device.type, enabled=False):
         z_a, z_b = (_standardise(at_least_float32(z)) for z in (z_a, z_b))
         num_rows = len(z_a) * world_size()
-        scale = float(world_size()) if gradient == "true" else 1.0
-        corr = _Sum.apply(z_a.T @ z_b, scale) / num_rows  # (E, E)
+        corr = shared_sum(z_a.T @ z_b, is_true=gradient == "true") / num_rows  # (E, E)
         diagonal = corr.diagonal()
         return BarlowTwinsTerms(
             invariance=(diagonal - 1).square().sum(),
@@ -103,24 +101,3 @@ def _standardise(z: Tensor) -> Tensor:
     centred = z - all_reduce_sum(z.sum(dim=0)) / num_rows
     variance = all_reduce_sum(centred.square().sum(dim=0)) / num_rows
     return centred * (variance + _EPS).rsqrt()
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over processes whose result every process uses alike.
-
-    Every process then holds the same gradient, and the backward pass needs no collective: the sum
-    of W equal gradients is a factor W (`scale`).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        if not is_distributed():
-            return tensor.view_as(tensor)
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.scale if ctx.scale != 1 else gradients[0], None

@@ -9,11 +9,14 @@ from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import Method, MethodConfig
 from ssl_vision.methods.dino import Dino, DinoConfig
 from ssl_vision.methods.ijepa import Ijepa, IjepaConfig
+from ssl_vision.methods.lejepa import Lejepa, LejepaConfig
 from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.methods.poa import Poa, PoaConfig
 from ssl_vision.methods.point_cmae import PointCmae, PointCmaeConfig
 from ssl_vision.methods.point_mae import PointMae, PointMaeConfig
+from ssl_vision.methods.simclr import Simclr, SimclrConfig
 from ssl_vision.methods.supervised import Supervised, SupervisedConfig
+from ssl_vision.methods.vicreg import Vicreg, VicregConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ METHODS: dict[str, MethodEntry] = {
     "point_cmae": MethodEntry(PointCmaeConfig, PointCmae, CloudData),
     "point_mae": MethodEntry(PointMaeConfig, PointMae, CloudData),
     "barlow_twins": MethodEntry(BarlowTwinsConfig, BarlowTwins, ImageData),
+    "simclr": MethodEntry(SimclrConfig, Simclr, ImageData),
+    "vicreg": MethodEntry(VicregConfig, Vicreg, ImageData),
+    "lejepa": MethodEntry(LejepaConfig, Lejepa, ImageData),
     "mae": MethodEntry(MaeConfig, Mae, ImageData),
     "ijepa": MethodEntry(IjepaConfig, Ijepa, ImageData),
     "dino": MethodEntry(DinoConfig, Dino, ImageData),

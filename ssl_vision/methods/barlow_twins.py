@@ -25,6 +25,7 @@ from ssl_vision.methods.base import (
     Method,
     MethodConfig,
     TrainPlan,
+    check_projector,
     check_view_names,
     detached,
     feature_std,
@@ -45,11 +46,7 @@ class BarlowTwinsConfig(MethodConfig):
     gradient: GradientRule = "true"  # over several processes; see losses.barlow_twins
 
     def __post_init__(self) -> None:
-        if not self.projector_dims or min(self.projector_dims) < 2:
-            raise ConfigError(
-                f"method.projector_dims={list(self.projector_dims)} needs one width or more, each "
-                "2 or above."
-            )
+        check_projector(self.projector_dims)
         if self.redundancy_weight < 0:
             raise ConfigError(
                 f"method.redundancy_weight={self.redundancy_weight} must be 0 or more."

@@ -205,6 +205,21 @@ class Method(L.LightningModule):
         """The network users take home and evaluations score; the teacher where there is one."""
         return self.backbone
 
+    def take_heads(self, heads: Mapping[str, Tensor], *, source: str) -> None:
+        """What came beside the network in the weights a run starts from; not used by default.
+
+        Args:
+            heads: As another method's `export_heads` gave them.
+            source: Of the weights, for messages.
+
+        Raises:
+            CheckpointError: Something that is needed is not among them.
+        """
+
+    def export_heads(self) -> dict[str, Tensor]:
+        """Tensors for heads.safetensors beside the exported network; none by default."""
+        return {}
+
     # What the base does with it ----------------------------------------------------------
 
     def key(self, purpose: str) -> int:
@@ -382,6 +397,14 @@ def feature_std(features: Tensor) -> Tensor:
     return unit.std(dim=0, correction=0).mean() * features.shape[-1] ** 0.5
 
 
+def check_projector(dims: Sequence[int]) -> None:
+    """Raise ConfigError unless `method.projector_dims` are widths of a projector."""
+    if not dims or min(dims) < 2:
+        raise ConfigError(
+            f"method.projector_dims={list(dims)} needs one width or more, each 2 or above."
+        )
+
+
 def check_view_names(
     views: Mapping[str, ViewConfig],
     *,
@@ -393,22 +416,23 @@ def check_view_names(
 
     Args:
         views: Views of the recipe.
-        required: Views that must be there, drawn once.
+        required: Views that must be there, drawn once unless they are repeatable, too.
         repeatable: Views that may be there, drawn `count` times.
         method: Name of the method, for the message.
     """
-    wanted = ", ".join(required) + "".join(f" and optionally {name}" for name in repeatable)
+    optional = [name for name in repeatable if name not in required]
+    wanted = ", ".join(required) + "".join(f" and optionally {name}" for name in optional)
     for name in required:
         if name not in views:
             raise ConfigError(
                 f"data.views.{name} is missing: method.name={method} takes the views {wanted}, "
                 f"got {', '.join(views) or 'none'}."
             )
-        if views[name].count != 1:
+        if views[name].count != 1 and name not in repeatable:
             raise ConfigError(
                 f"data.views.{name}.count={views[name].count} must be 1 for method.name={method}."
             )
-    known = [*required, *repeatable]
+    known = [*required, *optional]
     for name in views:
         if name not in known:
             raise ConfigError(

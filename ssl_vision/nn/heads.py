@@ -1,4 +1,4 @@
-"""Heads on pooled features: the projector of joint embeddings, DINO's prototype head."""
+"""Heads on pooled features: projectors of joint embeddings, DINO's prototype head."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def projector(dims: Sequence[int]) -> nn.Sequential:
+def projector(dims: Sequence[int], *, has_last_bias: bool = False) -> nn.Sequential:
     """Linear, batch norm, ReLU between all widths, and a bare linear layer last; no biases.
 
     Args:
         dims: Widths from the backbone's to the projection's, e.g. (2048, 8192, 8192, 8192).
+        has_last_bias: Whether the last layer has one; before a batch norm it would do nothing.
     """
     layers: list[nn.Module] = []
     for width, next_width in pairwise(dims[:-1]):
@@ -21,7 +22,51 @@ def projector(dims: Sequence[int]) -> nn.Sequential:
             nn.BatchNorm1d(next_width),
             nn.ReLU(inplace=True),
         ]
-    return nn.Sequential(*layers, nn.Linear(dims[-2], dims[-1], bias=False))
+    return nn.Sequential(*layers, nn.Linear(dims[-2], dims[-1], bias=has_last_bias))
+
+
+class ContrastiveHead(nn.Module):
+    """SimCLR's head: layers of Linear, batch norm and, but for the last, ReLU; no biases.
+
+    The layers stay apart, as fine-tuning may keep the first of them (SimCLRv2's head layer 1 is
+    ReLU(BN(W h)), the vector behind the ReLU). The last batch norm has no shift.
+
+    Attributes:
+        layers: One `nn.Sequential` each.
+
+    Args:
+        width: Of the features, and of the hidden layers.
+        out_dim: Width of the projection.
+        num_layers: 3 in SimCLRv2, 2 in SimCLR.
+    """
+
+    def __init__(self, width: int, out_dim: int, *, num_layers: int) -> None:
+        super().__init__()
+        dims = [width] * num_layers + [out_dim]
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(dims[i], dims[i + 1], bias=False),
+                nn.BatchNorm1d(dims[i + 1]),
+                *([nn.ReLU(inplace=True)] if i < num_layers - 1 else []),
+            )
+            for i in range(num_layers)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+        # Frozen at 0, not left out: batch norms over processes expect it.
+        self.layers[-1][1].bias.requires_grad_(False)  # type: ignore[index]
+
+    def forward(self, features: Tensor, *, num_layers: int | None = None) -> Tensor:
+        """Features -> projections, not of unit length, (B, D) -> (B, E).
+
+        Args:
+            features: Pooled.
+            num_layers: Stop behind so many layers; all by default.
+        """
+        for layer in self.layers[:num_layers]:
+            features = layer(features)
+        return features
 
 
 class PrototypeHead(nn.Module):

@@ -197,11 +197,21 @@ COLLAPSING = {
     # A rate a thousand times too high throws the features into a corner.
     "collapse": ("mae", "optim.base_lr=1.0", "optim.warmup_epochs=0"),
 }
+# Without what forbids the constant solution projections become constant and features get worse.
+WITHOUT_GUARD = [
+    ("vicreg", "method.variance_weight=0", "method.covariance_weight=0", "optim.base_lr=5e-3"),
+    ("lejepa", "method.sigreg_weight=0", "optim.base_lr=5e-3"),
+]
+RUNS = [
+    *COLLAPSING.items(),
+    ("complete collapse", ("simclr", "optim.base_lr=100", "optim.warmup_epochs=0")),
+    *(("worse than untrained", run) for run in WITHOUT_GUARD),
+]
 
 
-@pytest.mark.parametrize("verdict", COLLAPSING)
-def test_runs_that_really_collapse_are_noticed(recipe, verdict, capsys):
-    method, *overrides = COLLAPSING[verdict]
+@pytest.mark.parametrize(("verdict", "run"), RUNS, ids=[f"{v}-{r[0]}" for v, r in RUNS])
+def test_runs_that_really_collapse_are_noticed(recipe, verdict, run, capsys):
+    method, *overrides = run
     config = recipe(
         method,
         *overrides,
@@ -217,9 +227,10 @@ def test_runs_that_really_collapse_are_noticed(recipe, verdict, capsys):
     assert '<p class="verdict problem">' in (config.run_path / "report.html").read_text()
 
 
-def test_a_run_whose_features_get_better_is_called_healthy(recipe, capsys):
+@pytest.mark.parametrize("method", ["barlow_twins", "simclr", "vicreg", "lejepa"])
+def test_a_run_whose_features_get_better_is_called_healthy(recipe, method, capsys):
     settings = ("online_eval.every_epochs=24", "trainer.epochs=24", "optim.base_lr=3e-3")
-    train(recipe("barlow_twins", *settings))
+    train(recipe(method, *settings))
     assert "healthy: kNN" in capsys.readouterr().out
 
 

@@ -10,7 +10,10 @@ from ssl_vision.errors import ConfigError
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.methods.dino import Dino, DinoConfig
+from ssl_vision.methods.lejepa import Lejepa, LejepaConfig
 from ssl_vision.methods.mae import Mae, MaeConfig
+from ssl_vision.methods.simclr import Simclr, SimclrConfig
+from ssl_vision.methods.vicreg import Vicreg, VicregConfig
 from ssl_vision.optim import OptimConfig
 
 # Name, arguments that make it small, image side, side of local crops.
@@ -43,6 +46,13 @@ def _methods(backbone: Backbone, size_px: int) -> list[Method]:
     sizes = {"num_prototypes": 16, "hidden_dim": 16, "bottleneck_dim": 8}
     methods: list[Method] = [
         BarlowTwins(BarlowTwinsConfig(projector_dims=(16, 16)), copy.deepcopy(backbone), **common),
+        Simclr(SimclrConfig(projection_dim=8), copy.deepcopy(backbone), **common),
+        Vicreg(VicregConfig(projector_dims=(16, 16)), copy.deepcopy(backbone), **common),
+        Lejepa(
+            LejepaConfig(projector_dims=(16, 16), num_directions=4),
+            copy.deepcopy(backbone),
+            **common,
+        ),
         Dino(DinoConfig(**sizes, patch_weight=tokens), copy.deepcopy(backbone), **common),
     ]
     decoder = MaeConfig(decoder_width=16, decoder_depth=1, decoder_num_heads=2, mask_ratio=0.5)
@@ -61,7 +71,7 @@ def _methods(backbone: Backbone, size_px: int) -> list[Method]:
 )
 def test_every_method_trains_every_parameter(name, args, size_px, local_px, random_views):
     backbone = build_backbone(BackboneConfig(name=name, args=args), input_size=size_px)
-    sizes = dict.fromkeys(("a", "b", "view", "global_1", "global_2"), size_px)
+    sizes = dict.fromkeys(("a", "b", "view", "global", "global_1", "global_2"), size_px)
     if local_px is not None:
         sizes["local"] = (local_px, 2)
     batch = random_views(sizes, num=4)

@@ -11,7 +11,11 @@ from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import TrainPlan, check_view_names, feature_std
 from ssl_vision.methods.dino import Dino, DinoConfig
 from ssl_vision.methods.ijepa import Ijepa, IjepaConfig
+from ssl_vision.methods.lejepa import Lejepa, LejepaConfig
 from ssl_vision.methods.mae import Mae, MaeConfig
+from ssl_vision.methods.simclr import Simclr, SimclrConfig
+from ssl_vision.methods.vicreg import Vicreg, VicregConfig
+from ssl_vision.nn.batch_norm import synchronize_batch_norm
 from ssl_vision.optim import OptimConfig
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
@@ -26,6 +30,9 @@ def _methods():
     plan = TrainPlan(steps_per_epoch=2, epochs=2, global_batch_size=8, input_size=16)
     configs = [
         (BarlowTwins, BarlowTwinsConfig(projector_dims=(8,))),  # one layer: no batch norm to sync
+        (Simclr, SimclrConfig(projection_dim=8, num_head_layers=1)),
+        (Vicreg, VicregConfig(projector_dims=(8,))),
+        (Lejepa, LejepaConfig(projector_dims=(8,), num_directions=4)),
         (Mae, MaeConfig(decoder_width=16, decoder_depth=1, decoder_num_heads=2)),
         (Dino, DinoConfig(num_prototypes=12, hidden_dim=16, bottleneck_dim=8)),
         (
@@ -40,12 +47,15 @@ def _methods():
         backbone = build_backbone(
             BackboneConfig(name="vit_tiny_patch16_224", args=args), input_size=16
         )
-        yield module(config, backbone, optim=OptimConfig(), plan=plan).double()
+        method = module(config, backbone, optim=OptimConfig(), plan=plan).double()
+        if module is Simclr:  # its head has a batch norm at the least; the others have none here
+            synchronize_batch_norm(method, device_type="cpu")
+        yield method
 
 
 def _views(rows):
     generator = torch.Generator().manual_seed(1)
-    names = ("a", "b", "view", "global_1", "global_2", "local")
+    names = ("a", "b", "view", "global", "global_1", "global_2", "local")
     views = {n: torch.randn(8, 3, 16, 16, generator=generator).double()[rows] for n in names}
     return Batch(views=views, index=torch.arange(8)[rows])
 

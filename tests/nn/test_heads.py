@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_vision.nn.heads import PrototypeHead, projector
+from ssl_vision.nn.heads import ContrastiveHead, PrototypeHead, projector
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,46 @@ def test_projector_is_the_papers():
     assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU] * 2 + [nn.Linear]
     assert all(layer.bias is None for layer in projector((4, 8, 2)) if isinstance(layer, nn.Linear))
     assert projector((4, 2))(torch.ones(3, 4)).shape == (3, 2)
+
+
+def test_a_last_bias_is_a_choice():
+    assert projector((4, 8, 2), has_last_bias=True)[-1].bias is not None
+
+
+def _simclrs_head(values):
+    """The official head's weights: gamma, beta, kernel per layer; then the running statistics."""
+    head = ContrastiveHead(10, 6, num_layers=3)
+    arrays = [torch.tensor(values[f"proj_w{i}"]) for i in range(14)]
+    layers = [(0, 1, 2, 8, 9), (3, 4, 5, 10, 11), (6, None, 7, 12, 13)]
+    with torch.no_grad():
+        for layer, (gamma, beta, kernel, mean, variance) in zip(head.layers, layers, strict=True):
+            layer[0].weight.copy_(arrays[kernel].T)
+            layer[1].weight.copy_(arrays[gamma])
+            if beta is not None:
+                layer[1].bias.copy_(arrays[beta])
+            layer[1].running_mean.copy_(arrays[mean])
+            layer[1].running_var.copy_(arrays[variance])
+    return head
+
+
+def test_the_contrastive_head_equals_simclrs(golden):
+    values = golden("simclr_tf")
+    x = torch.tensor(values["proj_in"])
+    head = _simclrs_head(values)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(head.eval()(x).detach().numpy(), values["proj_out_eval"], **close)
+    first = head(x, num_layers=1).detach()
+    np.testing.assert_allclose(first.numpy(), values["proj_ft1_eval"], **close)
+    assert first.min() == 0  # behind the ReLU
+    assert torch.equal(head(x, num_layers=0), x)
+    np.testing.assert_allclose(head.train()(x).detach().numpy(), values["proj_out_train"], **close)
+    mean = head.layers[0][1].running_mean.numpy()
+    np.testing.assert_allclose(mean, values["proj_running_mean_after"], **close)
+
+
+def test_the_contrastive_head_starts_as_simclrs_and_its_last_norm_has_no_shift():
+    head = ContrastiveHead(64, 16, num_layers=2)  # that of SimCLR v1
+    assert head.layers[0][0].weight.std().item() == pytest.approx(0.01, rel=0.05)
+    shapes = [tuple(p.shape) for p in head.parameters() if p.requires_grad]
+    assert shapes == [(64, 64), (64,), (64,), (16, 64), (16,)]
+    assert not head.layers[-1][1].bias.any()

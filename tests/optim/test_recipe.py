@@ -56,6 +56,22 @@ def test_rates_of_barlow_twins_equal_the_authors(golden):
     assert (weight["is_adapted"], bias["is_adapted"]) == (True, False)
 
 
+@pytest.mark.parametrize(
+    ("curve", "scaling", "base_lr", "reference"),
+    [("linear", "linear", 0.3, 256), ("sqrt", "sqrt", 0.1, 1)],
+)
+def test_rates_of_simclr_equal_the_authors(golden, curve, scaling, base_lr, reference):
+    """31 updates of warm-up, and 313 in all: their count of updates, not of whole epochs."""
+    values = golden("simclr_tf")
+    config = OptimConfig(
+        name="lars", base_lr=base_lr, lr_scaling=scaling, lr_reference_batch=reference,
+        warmup_epochs=31 / 313,
+    )  # fmt: skip
+    plan = Plan(steps_per_epoch=int(values["train_steps"]), epochs=1, global_batch_size=64)
+    found = [learning_rate(config, plan=plan, step=int(step)) for step in values["lr_steps"]]
+    np.testing.assert_allclose(found, values[f"lr_{curve}"], rtol=1e-5, atol=1e-7)  # float32
+
+
 def test_rates_of_mae_equal_the_authors(golden):
     values = golden("mae")
     config = OptimConfig(base_lr=1.5e-4, warmup_epochs=40)

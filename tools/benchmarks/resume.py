@@ -60,6 +60,10 @@ _POINTS = (
 # these two epochs: temperatures, frozen layers, masked patches.
 METHODS: dict[str, tuple[str, ...]] = {
     "barlow_twins": ("method.projector_dims=[16,16]", *_CONV),
+    "simclr": ("method.projection_dim=8", "method.memory_size=12", "method.memory_momentum=0.9",
+               "method.is_temperature_learned=true", *_CONV),
+    "vicreg": ("method.projector_dims=[16,16]", *_CONV),
+    "lejepa": ("method.projector_dims=[16,8]", "method.num_directions=16", *_CONV),
     "mae": ("method.decoder_width=16", "method.decoder_num_heads=2", *_VIT),
     "ijepa": ("method.predictor_width=16", "method.predictor_num_heads=2", *_VIT,
               "backbone.args.patch_size=7"),

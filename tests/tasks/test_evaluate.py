@@ -38,6 +38,7 @@ QUICK = {
     "linear": {"preset": "quick", "epochs": 3, "min_updates": 0},
     "logreg": {"cs": [0.1, 10.0]},
     "few_shot": {"shots": [1, 3], "draws": 2},
+    "label_curve": {"labels_per_class": [1, 3, 9], "draws": 2},
     "metrics": {"lidar_images": 40, "lidar_views": 3},
     "map": {"projection": "pca", "num_points": 60, "num_pictures": 10},
     "knn": {"k": [1, 5, 20]},

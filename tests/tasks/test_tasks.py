@@ -18,6 +18,7 @@ FILES = {
     "ssl_vision.tasks.logreg": ("logreg",),
     "ssl_vision.tasks.finetune": ("finetune", "point_finetune"),
     "ssl_vision.tasks.few_shot": ("few_shot",),
+    "ssl_vision.tasks.label_curve": ("label_curve",),
     "ssl_vision.tasks.svm": ("svm",),
     "ssl_vision.tasks.n_way": ("n_way",),
     "ssl_vision.tasks.parts": ("parts",),

@@ -13,7 +13,8 @@ from rich.progress import (
 )
 
 from ssl_vision.commands.arguments import parse
-from ssl_vision.data.images.find import build_source
+from ssl_vision.data.find import find_source
+from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.pack import PackReport, PrepareConfig, pack
 from ssl_vision.data.splits import NoValSplitError
 from ssl_vision.errors import DataError
@@ -23,10 +24,9 @@ def run_prepare(arguments: Sequence[str]) -> int:
     """`prepare SOURCE OUT.beton [key=value ...]`."""
     given = parse("prepare", arguments, num_words=(2, 2))
     places, config = given.words, given.settings(PrepareConfig)
-    source = build_source(
-        places[0], split=config.split, download=config.download, decode=config.decode
-    )
-    left = _left_out(places[0], config)
+    data = ImageData(path=places[0], download=config.download, decode=config.decode)
+    source = find_source(data.path, split=config.split, config=data)
+    left = _left_out(data, config)
     console = Console(stderr=True)
     columns = [TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn()]
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
@@ -44,12 +44,12 @@ def run_prepare(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _left_out(path: str, config: PrepareConfig) -> str:
+def _left_out(data: ImageData, config: PrepareConfig) -> str:
     """A line on the test split that a training split does not hold; empty where there is none."""
     if config.split != "train":
         return ""
     try:
-        val = build_source(path, split="val", decode=config.decode)
+        val = find_source(data.path, split="val", config=data)
     except NoValSplitError:
         return ""
     except DataError as error:

@@ -25,6 +25,7 @@ from ssl_vision.commands.pictures import (
 )
 from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.decode import Decoder
+from ssl_vision.data.find import find_source
 from ssl_vision.data.images.config import ImageEvalData
 from ssl_vision.data.levels import AskedDecode
 from ssl_vision.data.modalities import MODALITIES
@@ -101,8 +102,8 @@ def run_visualize(arguments: Sequence[str]) -> int:
 
 def visualize(
     weights: str | Path,
-    images: Sequence[str],
-    out: Path,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
     *,
     what: Sequence[str] = (),
     count: int = 8,
@@ -146,12 +147,16 @@ def visualize(
     spec = loaded.spec._replace(size=size_px or loaded.input_size)
     asked = _as_asked(modality, decode or AskedDecode())
     shown = modality.show(asked, spec)
-    chosen = _choose(images, modality, modality.data_of(asked, shown), count=count)
+    named = [images] if isinstance(images, str | Path) else images
+    chosen = _choose(
+        [str(name) for name in named], modality, modality.data_of(asked, shown), count=count
+    )
     for line in [shown.note, *chosen.notes]:
         if line:
             note(line)
     samples = _views_of(chosen, modality, shown.view)
     scene = Scene(loaded=loaded, pixels=samples, normalize=shown.normalize, run=run)
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in what or modality.pictures:
@@ -319,7 +324,7 @@ def _choose(
         path = Path(name).expanduser()
         source = modality.single(path, config) if path.is_file() else None
         if source is None:
-            source = modality.open(name, split="train", config=config)
+            source = find_source(name, split="train", config=config)
         rows = np.linspace(0, len(source) - 1, min(count, len(source)))  # of all classes
         parts += [(source, int(row)) for row in rows]
     return _Chosen(parts)

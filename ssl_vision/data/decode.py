@@ -236,12 +236,23 @@ def decode_with_pillow(
             _check_size(*image.size)
             if is_jpeg(data):
                 _check_scans(data, jpeg_header(data), *image.size)
-            pixels = to_rgb(image, config, notes)  # loads; orientation may follow the pixels
-            return upright(pixels, _orientation(image))
+            return pixels_of(image, config, notes)
     except DataError:
         raise
     except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
         raise DataError(_reason(data, error)) from error
+
+
+def pixels_of(
+    image: Image.Image, config: DecodeConfig = DEFAULT, notes: Notes | None = None
+) -> np.ndarray:
+    """Upright RGB pixels of an image that Pillow has opened, (H, W, 3), contiguous.
+
+    Raises:
+        DataError: Its levels or bands have no stated meaning.
+    """
+    pixels = to_rgb(image, config, notes)  # loads; orientation may follow the pixels
+    return upright(pixels, _orientation(image))
 
 
 def _reason(data: bytes, error: Exception) -> str:

@@ -16,6 +16,7 @@ from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.data.loader import EpochLoader
 from ssl_vision.data.source import Source, Split
+from ssl_vision.errors import ConfigError
 from ssl_vision.types import Batch
 
 Normalize = Callable[[Tensor], Tensor]
@@ -91,6 +92,17 @@ class Modality(ABC):
         Raises:
             DataError: Nothing is there, or not that split (see `data.splits`).
         """
+
+    def open_object(self, data: Any, *, split: Split, config: DataConfig) -> Source:
+        """The data set that an object of a program is; `data.find` has the kinds.
+
+        Raises:
+            ConfigError: Such samples are given by path only.
+            DataError: The object is of no kind that is read, or has not that split.
+        """
+        raise ConfigError(
+            f"data of type {type(data).__name__}: {self.name} are given as a path or a name."
+        )
 
     @abstractmethod
     def single(self, path: Path, config: DataConfig) -> Source | None:

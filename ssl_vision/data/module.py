@@ -10,6 +10,7 @@ import torch
 
 from ssl_vision.data.checks import pair_warnings
 from ssl_vision.data.config import DataConfig
+from ssl_vision.data.find import DataLike, find_source
 from ssl_vision.data.loader import EpochLoader, OnError
 from ssl_vision.data.modalities import modality_of
 from ssl_vision.data.source import Source, Split, SubsetSource
@@ -55,6 +56,7 @@ class DataModule:
         accumulate: Batches per optimizer update.
         is_supervised: Whether training reads labels: it then leaves out images without label, and
             those of `val_source`.
+        data: The data as an object (see `data.find`); by default what `config.path` names.
 
     Attributes:
         train_source: Training images.
@@ -75,7 +77,9 @@ class DataModule:
         world_size: int = 1,
         accumulate: int = 1,
         is_supervised: bool = False,
+        data: DataLike = None,
     ) -> None:
+        self._data = config.path if data is None else data
         self.config, self.data_seed = config, seed
         self.modality = modality_of(config)
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
@@ -84,7 +88,7 @@ class DataModule:
         )
         self._own_notes: list[str] = []
         self.has_val_split = True
-        self.train_source = self._build(config.path, "train")
+        self.train_source = self._build(self._data, "train")
         self._is_supervised = is_supervised
         self.bank_source, self.val_source = self._evaluation_sources()
         if is_supervised and self.train_source.labels is not None:
@@ -114,8 +118,8 @@ class DataModule:
         """What makes scores doubtful, a line each: classes that do not meet, leaks; reads files."""
         return pair_warnings(self.bank_source, self.val_source)
 
-    def _build(self, path: str, split: Split) -> Source:
-        return self.modality.open(path, split=split, config=self.config)
+    def _build(self, data: DataLike, split: Split) -> Source:
+        return find_source(data, split=split, config=self.config)
 
     def _build_val(self) -> Source | None:
         """The test samples; None where the training samples have none beside them.
@@ -124,7 +128,7 @@ class DataModule:
         """
         path = self.config.val_path
         try:
-            return self._build(path or self.config.path, "val")
+            return self._build(path or self._data, "val")
         except NotSplitError:
             return None if path is None else self._build(path, "train")
         except NoValSplitError:

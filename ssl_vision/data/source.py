@@ -41,6 +41,7 @@ class Source(ABC):
         no_labels_because: Why there are no labels where there seem to be classes; else empty.
         decided: What was decided when the samples were packed, where that is known.
         only_class: Name of the one folder all samples lie in; a class, if others hold that it is.
+        is_identified: Whether the fingerprint tells any other content, so that caches may trust it.
     """
 
     modality: str = "images"
@@ -50,6 +51,7 @@ class Source(ABC):
     no_labels_because: str = ""
     decided: Decided | None = None
     only_class: str | None = None
+    is_identified: bool = True
 
     @abstractmethod
     def __len__(self) -> int:
@@ -147,6 +149,7 @@ class SubsetSource(Source):
         self.class_names = source.class_names
         self.notes, self.only_class = source.notes, source.only_class
         self.no_labels_because, self.decided = source.no_labels_because, source.decided
+        self.is_identified = source.is_identified
 
     def __len__(self) -> int:
         return len(self.indices)

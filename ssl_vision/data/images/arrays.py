@@ -2,10 +2,20 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from ssl_vision.data.decode import Decoder
+from ssl_vision.data.decode import Decoder, pixels_of
+from ssl_vision.data.images.labels import Classes
+from ssl_vision.data.images.layout import (
+    as_levels,
+    as_numpy,
+    channels_last,
+    explained,
+    layout_of,
+)
 from ssl_vision.data.levels import DEFAULT, DecodeConfig, compose
 from ssl_vision.data.source import RawBlock, Source, Split, digest
 from ssl_vision.errors import DataError
@@ -17,7 +27,7 @@ class ArraySource(Source):
 
     Args:
         images: uint8, (n, H, W, 3); gray, (n, H, W) or (n, H, W, 1); with transparency last,
-            (n, H, W, 4) or (n, H, W, 2).
+            (n, H, W, 4) or (n, H, W, 2). Other layouts and types: `array_source`.
         labels: Classes, (n,).
         class_names: Name of each class.
         name: What to call the data set in messages.
@@ -77,6 +87,58 @@ class ArraySource(Source):
         return RawBlock(
             addresses, np.full(len(indices), height, np.int64), np.full(len(indices), width)
         )
+
+
+def array_source(
+    images: Any, classes: Classes | None = None, *, decode: DecodeConfig = DEFAULT
+) -> ArraySource:
+    """Images of an array or tensor in any usual layout; which one was understood is a note.
+
+    Args:
+        images: uint8 (or floats 0..1), (n, H, W), (n, H, W, C) or (n, C, H, W).
+        classes: Of each, (n,).
+        decode: The background of transparent pixels.
+
+    Raises:
+        DataError: It is a single image, or no such array.
+    """
+    what, shape = type(images).__name__, tuple(int(side) for side in images.shape)
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise DataError(
+            f"{what} has the shape {shape}; images are (N, H, W, C), (N, C, H, W) or (N, H, W)."
+        )
+    if len(shape) == 3 and (shape[2] in (3, 4) or shape[0] in (3, 4)):
+        raise DataError(
+            f"{what} of shape {shape} may be one image or {shape[0]} gray ones; give images[None] "
+            "for one image, images[..., None] for gray ones."
+        )
+    layout = layout_of(shape[1:], is_tensor=hasattr(images, "detach"), what=what)
+    stacked = channels_last(as_levels(as_numpy(images), what=what), layout)
+    found = classes or Classes(None, [])
+    source = ArraySource(stacked, found.labels, class_names=found.names, name=what, decode=decode)
+    source.notes = (f"{what} of shape {shape} is read as {explained(layout, has_rows=True)}.",)
+    return source
+
+
+def image_of(value: Any, decode: DecodeConfig, decoder: Decoder) -> np.ndarray:
+    """RGB pixels of one image as people hand it over, (H, W, 3), contiguous.
+
+    Args:
+        value: PIL image; bytes of an image file; array or tensor, (H, W), (H, W, C) or (C, H, W).
+        decode: What it means where that is open.
+        decoder: Of bytes; pixels are valid until its next.
+
+    Raises:
+        DataError: It is none of these, or damaged.
+    """
+    if isinstance(value, Image.Image):
+        return pixels_of(value, decode, decoder.notes)
+    if isinstance(value, bytes):
+        return decoder.decode(value, decode)
+    array = as_numpy(value)
+    layout = layout_of(array.shape, is_tensor=hasattr(value, "detach"), what="the sample")
+    levels = channels_last(as_levels(array, what="the sample"), layout)
+    return ArraySource(levels[None], decode=decode).images[0]
 
 
 def _rgb(images: np.ndarray, decode: DecodeConfig) -> np.ndarray:

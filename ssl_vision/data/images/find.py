@@ -4,7 +4,9 @@ from pathlib import Path
 
 from ssl_vision.data.images.arrays import BUILTIN
 from ssl_vision.data.images.beton import BetonSource
-from ssl_vision.data.images.folder import FolderSource, holds_images
+from ssl_vision.data.images.files import FilesSource
+from ssl_vision.data.images.folder import EXTENSIONS, FolderSource, holds_images
+from ssl_vision.data.images.table import SUFFIXES, read_table, table_source
 from ssl_vision.data.images.torchvision_sets import NAMES, load_torchvision
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.data.source import Source, Split
@@ -21,8 +23,9 @@ def build_source(
 
     Args:
         path: `digits` or `mnist5k` (built in); a torchvision name (cifar10, cifar100, stl10,
-            imagenette, flowers102); a .beton file; or a folder. A folder that holds `train` and
-            `val` folders (or train.beton and val.beton) is entered by `split`; see `find_splits`.
+            imagenette, flowers102); a .beton file; a table of paths (.csv, .tsv, .parquet), which
+            start from its folder; one image; or a folder. A folder that holds `train` and `val`
+            folders (or train.beton and val.beton) is entered by `split`; see `find_splits`.
         split: Which part.
         download: Whether a named data set may be fetched.
         decode: What image files mean where their format leaves it open; a .beton file holds what
@@ -43,8 +46,8 @@ def _from_disk(path: Path, split: Split, decode: DecodeConfig) -> Source:
     if not path.exists():
         names = ", ".join([*BUILTIN, *NAMES])
         raise DataError(
-            f"data path {str(path)!r} does not exist; give a folder of images, a .beton file, "
-            f"or one of {names}."
+            f"data path {str(path)!r} does not exist; give a folder of images, a .beton file, a "
+            f"table of paths (.csv), or one of {names}."
         )
     if path.is_file():
         return _from_file(path, split, decode)
@@ -54,17 +57,28 @@ def _from_disk(path: Path, split: Split, decode: DecodeConfig) -> Source:
         kind = NotSplitError if splits.train == path else NoValSplitError
         others = "', '".join(VAL_NAMES[1:])
         raise kind(f"{path} has no folder '{VAL_NAMES[0]}' (or '{others}') or val{PACKED}.")
-    source = (
-        _from_file(part, "train", decode) if part.is_file() else FolderSource(part, decode=decode)
-    )
+    is_file = part.is_file()
+    source = _from_file(part, "train", decode) if is_file else FolderSource(part, decode=decode)
     if split == "train":
         source.notes = (*splits.notes, *source.notes)
     return source
 
 
 def _from_file(path: Path, split: Split, decode: DecodeConfig) -> Source:
-    if path.suffix.lower() != PACKED:
-        raise DataError(f"{path} is neither a folder of images nor a .beton file.")
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return table_source(
+            read_table(path), split=split, what=str(path), root=path.parent, decode=decode
+        )
+    if suffix != PACKED and suffix not in EXTENSIONS:
+        raise DataError(
+            f"{path} is neither a folder of images nor a {PACKED} file nor a table "
+            f"({', '.join(SUFFIXES)})."
+        )
     if split != "train":
         raise NotSplitError(f"{path} is one split; give the other as data.val_path.")
-    return BetonSource(path, decode=decode)
+    return (
+        BetonSource(path, decode=decode)
+        if suffix == PACKED
+        else FilesSource([str(path)], decode=decode)
+    )

@@ -7,19 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssl_vision.data.contents import FileContents
-from ssl_vision.data.decode import Decoder
-from ssl_vision.data.levels import DEFAULT, Decided, DecodeConfig
-from ssl_vision.data.source import Source, class_name, digest
+from ssl_vision.data.images.files import FilesSource
+from ssl_vision.data.levels import DEFAULT, DecodeConfig
+from ssl_vision.data.source import class_name, digest
 from ssl_vision.errors import DataError
-from ssl_vision.files import MAX_IMAGE_BYTES, read_regular
 
 _COMMON = [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"]
 EXTENSIONS = frozenset([*_COMMON, ".ppm", ".pgm", ".pbm", ".pnm"])
 _MAX_STATS = 10_000  # files whose sizes enter the former fingerprint
 
 
-class FolderSource(Source):
+class FolderSource(FilesSource):
     """Every image file below a folder, in sorted order.
 
     Labels are the names of the first-level folders if there are at least two of them with images
@@ -34,9 +32,8 @@ class FolderSource(Source):
     """
 
     def __init__(self, root: str | Path, *, decode: DecodeConfig = DEFAULT) -> None:
-        self.root, self.decode, self.decided = Path(root), decode, Decided(decode=decode)
-        self._contents: FileContents | None = None
-        self.paths, skipped = _walk(self.root)
+        found, skipped = _walk(Path(root))
+        super().__init__(found, root=root, decode=decode)
         if not self.paths:
             raise DataError(
                 f"{self.root} holds no image files ({', '.join(sorted(EXTENSIONS))}); "
@@ -49,71 +46,15 @@ class FolderSource(Source):
             self.no_labels_because = "".join(problem)
         self.notes = tuple(skipped if self.labels is None else problem + skipped)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        """Path of the file."""
-        return str(self.root / self.paths[index])
-
-    def file(self, index: int) -> str:
-        """Path of the file."""
-        return self.name(index)
-
     def fingerprint(self, *, num_threads: int | None = None) -> str:
         """Digest of names, of the bytes of every file, and of what they are taken to mean."""
-        if self._contents is None:
-            self._contents = FileContents([self.name(i) for i in range(len(self))])
-        contents = self._contents.digest(num_threads=num_threads)
-        return digest(self.decode.key(), "\0".join(self.paths), contents)
+        return self.digest_of_files(num_threads)
 
     def former_fingerprint(self) -> str:
         """Digest of names, and of file sizes (of evenly spaced files where there are many)."""
         step = -(-len(self.paths) // _MAX_STATS)
         sizes = [_size(os.path.join(self.root, path)) for path in self.paths[::step]]
         return digest("\n".join(self.paths), np.array(sizes, np.int64))
-
-    def encoded(self, index: int) -> bytes:
-        """The file's bytes.
-
-        Raises:
-            DataError: If it cannot be read.
-        """
-        try:
-            path = os.path.join(self.root, self.paths[index])
-            return read_regular(path, max_bytes=MAX_IMAGE_BYTES)
-        except OSError as error:
-            raise DataError(error.strerror or str(error)) from error
-
-    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
-        """One decoded image."""
-        return (decoder or Decoder()).decode(self.encoded(index), self.decode)
-
-
-class FileSource(Source):
-    """One image file."""
-
-    def __init__(self, path: Path, *, decode: DecodeConfig = DEFAULT) -> None:
-        self.path, self.class_names, self._decode = path, [], decode
-
-    def __len__(self) -> int:
-        return 1
-
-    def name(self, index: int) -> str:
-        """Path of the file."""
-        return str(self.path)
-
-    def fingerprint(self, *, num_threads: int | None = None) -> str:
-        """Digest of its path."""
-        return digest(str(self.path))
-
-    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
-        """The image, decoded."""
-        try:
-            data = read_regular(self.path, max_bytes=MAX_IMAGE_BYTES)
-            return (decoder or Decoder()).decode(data, self._decode)
-        except (DataError, OSError) as error:
-            raise DataError(f"{self.path}: {error}") from error
 
 
 def _size(path: str) -> int:

@@ -1,7 +1,7 @@
 """The loader of images: every view of an image from one decode, by compiled kernels."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -19,7 +19,9 @@ from ssl_vision.data.source import RawBlock
 from ssl_vision.views import ViewConfig
 
 
-class _View(NamedTuple):
+class PreparedView(NamedTuple):
+    """A view with its kernels and tables."""
+
     size_px: int
     stream: np.uint64
     crop: Callable[..., None]  # the kernel of its interpolation
@@ -44,12 +46,32 @@ class _View(NamedTuple):
             policy_rows(out, row, samples, self.policy, self.stream, epoch)
 
 
+def prepared_views(views: Mapping[str, ViewConfig], *, seed: int) -> dict[str, PreparedView]:
+    """Tables and keys of views, their kernels compiled."""
+    found = {}
+    pixel, one = np.zeros(3, np.uint8), np.ones(1, np.int64)
+    block = RawBlock(one * pixel.ctypes.data, one, one)
+    out, scratch = np.empty((1, 1, 3, 1, 1), np.uint8), np.empty(scratch_size(1), np.float32)
+    for name, view in views.items():
+        stream = view_stream(seed, name)
+        color = color_table(view) if has_color(view) else None
+        tables = crop_table(view), color, policy_table(view)
+        found[name] = PreparedView(view.size_px, stream, crop_kernel(view), *tables)
+        found[name].draw(block, one, out, 0, 0, scratch)
+    return found
+
+
+def scratch_of(views: Mapping[str, ViewConfig]) -> np.ndarray:
+    """Memory that drawing any of the views needs; of one thread."""
+    return np.empty(scratch_size(max(view.size_px for view in views.values())), np.float32)
+
+
 class _Tools:
     """What a thread needs for itself."""
 
-    def __init__(self, size_px: int, notes: Notes) -> None:
+    def __init__(self, views: Mapping[str, ViewConfig], notes: Notes) -> None:
         self.decoder = Decoder(notes)
-        self.scratch = np.empty(scratch_size(size_px), np.float32)
+        self.scratch = scratch_of(views)
 
 
 class _Buffers:
@@ -85,19 +107,9 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
     def _buffers(self) -> _Buffers:
         return _Buffers()
 
-    def _prepare(self) -> dict[str, _View]:
+    def _prepare(self) -> dict[str, PreparedView]:
         """Tables and keys of the views; also compiles their kernels, here and not in a thread."""
-        views = {}
-        pixel, one = np.zeros(3, np.uint8), np.ones(1, np.int64)
-        block = RawBlock(one * pixel.ctypes.data, one, one)
-        out, scratch = np.empty((1, 1, 3, 1, 1), np.uint8), np.empty(scratch_size(1), np.float32)
-        for name, view in self.views.items():
-            stream = view_stream(self.seed, name)
-            color = color_table(view) if has_color(view) else None
-            tables = crop_table(view), color, policy_table(view)
-            views[name] = _View(view.size_px, stream, crop_kernel(view), *tables)
-            views[name].draw(block, one, out, 0, 0, scratch)
-        return views
+        return prepared_views(self.views, seed=self.seed)
 
     def _new_job(self, epoch: int, indices: np.ndarray) -> Job:
         images, tensors = {}, {}
@@ -114,7 +126,7 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
     # One sample --------------------------------------------------------------------------
 
     def _render(
-        self, job: Job, start: int, stop: int, views: dict[str, _View], tools: _Tools
+        self, job: Job, start: int, stop: int, views: dict[str, PreparedView], tools: _Tools
     ) -> None:
         """Fill rows [start, stop) of a job."""
         indices = job.indices[start:stop]
@@ -138,16 +150,16 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
         row: int,
         block: RawBlock,
         samples: np.ndarray,
-        views: dict[str, _View],
+        views: dict[str, PreparedView],
         tools: _Tools,
     ) -> None:
         """Every view of some decoded images, into the rows from `row` on."""
         for name, view in views.items():
             view.draw(block, samples, job.images[name], row, job.epoch, tools.scratch)
 
-    def _make_tools(self, views: dict[str, _View]) -> _Tools:
+    def _make_tools(self, views: dict[str, PreparedView]) -> _Tools:
         """What one thread needs for itself."""
-        return _Tools(max(view.size_px for view in views.values()), self.notes)
+        return _Tools(self.views, self.notes)
 
     def _pixels(self, job: Job, row: int, decoder: Decoder) -> np.ndarray | None:
         """Pixels of a row's sample, or of its substitute."""

@@ -11,11 +11,13 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
 from ssl_vision.data.images.config import ImageData, ImageEvalData
+from ssl_vision.data.images.files import FilesSource
 from ssl_vision.data.images.find import PACKED, build_source
-from ssl_vision.data.images.folder import FileSource
 from ssl_vision.data.images.loader import MultiViewLoader
 from ssl_vision.data.images.normalize import Normalizer, normalizer
+from ssl_vision.data.images.objects import source_of
 from ssl_vision.data.images.recolor import recolor, view_keys
+from ssl_vision.data.images.table import SUFFIXES
 from ssl_vision.data.kernels.draws import view_stream
 from ssl_vision.data.levels import DEFAULT
 from ssl_vision.data.modality import Modality, Normalize, RawFeatures, Shown
@@ -54,10 +56,15 @@ class Images(Modality):
         return build_source(path, split=split, download=config.download, decode=config.decode)
 
     def single(self, path: Path, config: DataConfig) -> Source | None:
-        """An image file; a .beton file is a data set."""
+        """An image file; a .beton file or a table is a data set."""
         assert isinstance(config, ImageData)
-        is_set = path.suffix.lower() == PACKED
-        return None if is_set else FileSource(path, decode=config.decode)
+        is_image = path.suffix.lower() not in (PACKED, *SUFFIXES)
+        return FilesSource([str(path)], decode=config.decode) if is_image else None
+
+    def open_object(self, data: Any, *, split: Split, config: DataConfig) -> Source:
+        """See `source_of`."""
+        assert isinstance(config, ImageData)
+        return source_of(data, split=split, decode=config.decode)
 
     def show(self, asked: EvalDataConfig, spec: InputSpec) -> Shown:
         """Resize and centre crop."""

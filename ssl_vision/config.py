@@ -187,7 +187,34 @@ def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()
     Raises:
         ConfigError: One line that names the file or override, the full key, and the way out.
     """
-    layers = _read_layers(paths, overrides)
+    return _finish_train(_read_layers(paths, overrides))
+
+
+def make_train_config(
+    recipe: str | Path | Mapping[str, Any],
+    values: Mapping[str, Any],
+    *,
+    backbone: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """As `load_train_config`, for programs.
+
+    Args:
+        recipe: A YAML file, or its content.
+        values: Settings by full name (`trainer.epochs`) or nested, applied last.
+        backbone: Settings that replace the recipe's whole `backbone`; its args fit no other.
+
+    Raises:
+        ConfigError: As `load_train_config`.
+    """
+    is_content = isinstance(recipe, Mapping)
+    content = dict(recipe) if is_content else _read_file(Path(recipe))  # type: ignore[arg-type]
+    if backbone is not None:
+        content = {**content, "backbone": dict(backbone)}
+    layers = [("recipe" if is_content else str(recipe), content)]
+    return _finish_train(layers + [(name, _nested(name, value)) for name, value in values.items()])
+
+
+def _finish_train(layers: Sequence[_Layer]) -> TrainConfig:
     method = METHODS[_method_name(layers)]
     schema = OmegaConf.structured(TrainConfig)
     OmegaConf.set_readonly(schema, False)  # frozen dataclasses make read-only schemas
@@ -297,10 +324,14 @@ def _read_override(override: str) -> dict[str, Any]:
     names = key.split(".")
     if not separator or not all(names) or key.startswith("-"):
         raise ConfigError(f"{override!r}: overrides are written key=value.")
-    content: Any = Typed(value, is_plain=True, is_argument=True)
-    for name in reversed(names):
-        content = {name: content}
-    return cast(dict[str, Any], content)
+    return _nested(key, Typed(value, is_plain=True, is_argument=True))
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """`a.b`, value -> {a: {b: value}}."""
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return cast(dict[str, Any], value)
 
 
 def _method_name(layers: Sequence[_Layer]) -> str:

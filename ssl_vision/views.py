@@ -7,7 +7,8 @@ RandAugment, random erasing.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 from ssl_vision.errors import ConfigError
 
@@ -162,3 +163,10 @@ def evaluation_view(
         interpolation="bicubic" if interpolation == "bicubic" else "bilinear",
         flip_prob=0.0,
     )
+
+
+def __getattr__(name: str) -> Any:
+    """`ssl_vision.views.transform`, which draws views, lies with the kernels that do it."""
+    if name == "transform":
+        return import_module("ssl_vision.data.images.transform").transform
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,6 @@
-"""Networks: timm models behind one interface."""
+"""Networks: timm models, and any module, behind one interface."""
 
 from ssl_vision.backbones import elastic
+from ssl_vision.backbones.own import wrap
 
-__all__ = ["elastic"]
+__all__ = ["elastic", "wrap"]

@@ -1,7 +1,7 @@
 """What the rest of the package sees of a network: images in, `Features` out."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from timm.models import group_parameters
 from torch import Tensor, nn
@@ -11,6 +11,18 @@ from ssl_vision.types import Features
 
 # What a constructor of timm takes: values of any kind, as the YAML or config.json has them.
 ModelArgs: TypeAlias = dict[str, Any]
+
+
+class OwnClass(NamedTuple):
+    """How a program builds a network of its own.
+
+    Attributes:
+        name: Module and class, "mine.networks.Net".
+        kwargs: Arguments of its constructor; None where they are not known.
+    """
+
+    name: str
+    kwargs: ModelArgs | None
 
 
 class Backbone(nn.Module):
@@ -27,6 +39,7 @@ class Backbone(nn.Module):
         patch_px: Pixels per patch side; None where patches are not the network's input.
         has_tokens: Whether hidden patches can be left out of, or masked in, the input (a ViT).
         mask_token: Learned stand-in of a masked patch, (1, 1, D); None unless asked for.
+        own: Of networks that are nobody's but the user's, how they are built; else None.
     """
 
     modality: str = "images"
@@ -34,14 +47,22 @@ class Backbone(nn.Module):
     hub_task: str = "image-feature-extraction"
     has_tokens: bool = False
     patch_px: int | None = None
+    own: OwnClass | None = None
 
-    def __init__(self, model: nn.Module, *, architecture: str, model_args: ModelArgs) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        architecture: str,
+        model_args: ModelArgs,
+        width: int | None = None,
+    ) -> None:
         super().__init__()
         self.model: Any = model  # timm's models share no base that names what they have
         self.architecture = architecture
         self.model_args = model_args
         anything = cast(Any, model)
-        self.width: int = getattr(model, "head_hidden_size", None) or anything.num_features
+        self.width: int = width or getattr(model, "head_hidden_size", None) or anything.num_features
         self.mask_token: nn.Parameter | None = None
         self._layer_ids: dict[str, int] | None = None
 

@@ -19,6 +19,7 @@ from ssl_vision.backbones.settings import check_model_args
 from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.errors import CheckpointError, ConfigError, did_you_mean
+from ssl_vision.files import shown
 from ssl_vision.network import is_offline
 
 _MAX_ELEMENTS = 1 << 34  # of a network whose weights nobody has seen yet: 64 GB
@@ -89,6 +90,13 @@ def wrap_model(
             "model of timm."
         )
     return TimmPyramid(model, architecture=architecture, model_args=args)
+
+
+def is_timm(model: nn.Module) -> bool:
+    """Whether a module is a model of timm that knows its name."""
+    known = getattr(model, "pretrained_cfg", None) or {}
+    has_parts = hasattr(model, "forward_features") and hasattr(model, "forward_head")
+    return has_parts and isinstance(known, dict) and bool(known.get("architecture"))
 
 
 def set_drop_path(module: nn.Module, rate: float) -> None:
@@ -176,6 +184,11 @@ def build_from_config(
             network would be larger.
     """
     name, args = str(config["architecture"]), dict(config.get("model_args") or {})
+    if isinstance(own := config.get("own"), dict):
+        raise ConfigError(
+            f"these are weights of {shown(str(own.get('class')))[:80]}, an own network; build it "
+            "and use ssl_vision.load_backbone(FOLDER, into=NETWORK)."
+        )
     check_architecture(name, key="architecture")
     check_model_args(name, args, key="model_args")
     try:
@@ -184,8 +197,7 @@ def build_from_config(
         backbone = wrap_model(model, architecture=name, model_args=args)
     except Exception as error:  # constructors meet a stranger's numbers with any of Python's
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        shown = f"{args}"[:200]
-        raise ConfigError(f"model_args={shown} do not fit {name}: {reason}") from error
+        raise ConfigError(f"model_args={str(args)[:200]} do not fit {name}: {reason}") from error
     if (rule := config.get("position_rule", "timm")) != "timm":
         backbone.set_position_rule(rule)
     return backbone
@@ -268,6 +280,11 @@ def check_architecture(name: str, *, key: str) -> None:
         name: Of an architecture, with or without a tag.
         key: What the message calls the setting.
     """
+    if name.startswith("object:"):
+        raise ConfigError(
+            f"{key}={name} is a network of the Python program that began the run; resume there, by "
+            "ssl_vision.train(..., backbone=NETWORK)."
+        )
     plain = name.split(".")[0]
     if timm.is_model(plain) and all(c.isalnum() or c in "._-" for c in name):
         return

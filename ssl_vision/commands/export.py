@@ -7,12 +7,14 @@ from typing import Literal
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from ssl_vision.commands.arguments import parse
 from ssl_vision.errors import ConfigError
 from ssl_vision.zoo.export import ExportResult, export_backbone
 from ssl_vision.zoo.formats import check_formats
-from ssl_vision.zoo.weights import resolve_weights
+from ssl_vision.zoo.transforms import TransformLike
+from ssl_vision.zoo.weights import resolve_network
 
 _DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -34,7 +36,7 @@ def run_export(arguments: Sequence[str]) -> int:
     given = parse("export", arguments, num_words=(2, 2))
     settings = given.settings(ExportSettings)
     weights, out = given.words
-    result = export_weights(
+    result = export(
         weights,
         Path(out),
         formats=settings.formats or None,
@@ -54,10 +56,11 @@ def run_export(arguments: Sequence[str]) -> int:
     return 0
 
 
-def export_weights(
-    weights: str | Path,
-    folder: Path,
+def export(
+    weights: str | Path | nn.Module,
+    folder: str | Path,
     *,
+    transform: TransformLike = None,
     formats: Sequence[str] | None = None,
     dtype: str = "float32",
     size_px: int | None = None,
@@ -68,8 +71,9 @@ def export_weights(
     """Write WEIGHTS as a timm folder and in further forms, each verified in a new process.
 
     Args:
-        weights: Run or export folder, `zoo:name` or `timm:name`.
+        weights: Run or export folder, `zoo:name` or `timm:name`; or a network.
         folder: Where to.
+        transform: How a network wants its images; weights know.
         formats: Entries of `FORMATS`; by default timm's, which clouds do not have.
         dtype: float32 keeps what the weights have; float16 and bfloat16 halve the file.
         size_px: Side the forms of fixed size (ONNX, torch.export) are made for; the weights' own
@@ -85,7 +89,7 @@ def export_weights(
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype} must be one of {', '.join(_DTYPES)}.")
     check_formats(formats or ())
-    loaded = resolve_weights(weights, with_classifier=classifier)
+    loaded = resolve_network(weights, transform=transform, with_classifier=classifier)
     card = loaded.card
     if formats is None:
         formats = ("timm",) if loaded.backbone.is_in_timm else ()

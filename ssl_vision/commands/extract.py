@@ -359,8 +359,53 @@ def run_extract(arguments: Sequence[str]) -> int:
     rest = tuple(o for o in given.overrides if not o.startswith("size="))
     settings, overrides = replace(given, overrides=rest).take(ExtractSettings)
     folder, out = given.words[0], given.words[1] if len(given.words) > 1 else None
-    run = ElasticRun(folder, overrides)
-    console = Console()
+    _extract(ElasticRun(folder, overrides), out, sizes, settings, Console())
+    return 0
+
+
+def extract(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    size: Size | None = None,
+    max_params: float | None = None,
+    max_latency_ms: float | None = None,
+    fold: bool = False,
+    knn: bool = True,
+) -> list[SubNetworkCard]:
+    """Sub-networks of a POA run: measured, chosen by a budget, written as plain timm folders.
+
+    Args:
+        run: Run folder.
+        out: Folder of the exports, one per size by its label; None writes nothing.
+        size: Width and depths of the one to take; by default all, or the best within the budget.
+        max_params: Most parameters.
+        max_latency_ms: Longest latency of an image on this machine.
+        fold: LayerScale into its projections.
+        knn: Measure accuracies where something is written or chosen.
+
+    Returns:
+        What was chosen, or all.
+
+    Raises:
+        ConfigError: Not a run of POA, or nothing within the budget.
+        CheckpointError: The run has no readable weights, or the exports cannot be written.
+    """
+    settings = ExtractSettings(
+        all=True, max_params=max_params, max_latency_ms=max_latency_ms, fold=fold, knn=knn
+    )
+    sizes = [] if size is None else [tuple(size)]
+    folder = None if out is None else str(out)
+    return _extract(ElasticRun(run), folder, sizes, settings, Console(quiet=True))
+
+
+def _extract(
+    run: ElasticRun,
+    out: str | None,
+    sizes: Sequence[Size],
+    settings: ExtractSettings,
+    console: Console,
+) -> list[SubNetworkCard]:
     if not (sizes or settings.list or settings.all or settings.has_budget):
         raise ConfigError(
             "say which sizes: list=true, size=W,D, all=true or a budget (max_params=, "
@@ -382,7 +427,7 @@ def run_extract(arguments: Sequence[str]) -> int:
     if is_written:
         assert out is not None
         _write_all(run, cards, Path(out), is_folded=settings.fold, console=console)
-    return 0
+    return cards
 
 
 def _measured(

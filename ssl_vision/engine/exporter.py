@@ -15,6 +15,7 @@ from ssl_vision.methods.base import Method
 from ssl_vision.typed import as_word
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import describe_backbone, export_backbone
+from ssl_vision.zoo.own import usage_of_own
 
 
 class _Input(TypedDict):
@@ -82,6 +83,12 @@ class Exporter:
                 "use the backbone anywhere timm is installed:\n\n"
                 "    import timm\n"
                 f"    model = timm.create_model({name}, pretrained=True).eval()\n\n"
+            )
+        elif self.backbone.own is not None:
+            lines = usage_of_own(self.backbone.own, str(folder)).replace("\n", "\n    ")
+            return (
+                f"done: {self._run.folder.path / 'report.html'}\n"
+                f"use the backbone where its class is:\n\n    {lines}"
             )
         else:  # timm has no networks of clouds
             use = (

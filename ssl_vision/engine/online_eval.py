@@ -104,6 +104,7 @@ class OnlineEval:
         run.record(
             method.step, {"epoch": round(method.step / method.plan.steps_per_epoch, 6), **values}
         )
+        run.scored_step = method.step
         _announce(run, method.step, scores | seen.floors, verdict)
 
     def _look(self, backbone: Backbone, *, is_start: bool = False) -> _Look:

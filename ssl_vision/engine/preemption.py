@@ -31,15 +31,25 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 class StopSignals:
     """Which signal arrived, if any.
 
+    Args:
+        is_program: Whether the process is someone's program or notebook, which is not ended.
+
     Attributes:
         received: Number of the first signal; None so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_program: bool = False) -> None:
         self.received: int | None = None
+        self._is_program = is_program
+
+    def ask(self) -> None:
+        """Stop as if the user had pressed Ctrl-C."""
+        self.received = self.received or int(signal.SIGINT)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Note the signal, so that the run can stop after its update; leave at once at a second."""
+        if self.received is not None and self._is_program:
+            raise KeyboardInterrupt("stopped at once; the last checkpoint is complete.")
         if self.received is not None:
             os._exit(128 + number)  # asked twice: no cleaning up, checkpoints are whole anyway
         self.received = number

@@ -24,9 +24,11 @@ class Run:
     console: Console
     guard: DataGuard | None = None  # of the training data
     is_main: bool = True  # the process that writes
+    is_quiet: bool = False  # whether it prints warnings only
     stop_step: int = 0  # updates after which the run ends
     metrics: dict[str, float] = field(default_factory=dict)  # latest value of each
     start: dict[str, float] = field(default_factory=dict)  # scores and signs before any update
+    scored_step: int = -1  # of the last scoring of this session
 
     def record(self, step: int, values: dict[str, object]) -> None:
         """Add a line to metrics.jsonl and remember the numbers."""
@@ -61,12 +63,16 @@ class Run:
 
     def say(self, message: str, *, style: str | None = None) -> None:
         """Print a line, on the main process only."""
+        if not self.is_quiet:
+            self._print(message, style)
+
+    def _print(self, message: str, style: str | None) -> None:
         if self.is_main:
             self.console.print(message, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print a warning, on the main process only."""
-        self.say(f"warning: {message}", style="yellow")
+        self._print(f"warning: {message}", "yellow")
 
     def say_notes(self) -> None:
         """Print what the guard of the data has found."""

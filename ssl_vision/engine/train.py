@@ -1,21 +1,27 @@
 """A run from its configuration to its export: build data, method and loop; fit; report."""
 
+import copy
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import lightning as L
 import torch
 from PIL import Image
 from rich.console import Console
+from torch import nn
 
+from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_backbone, check_architecture
+from ssl_vision.backbones.own import check_layers
 from ssl_vision.config import TrainConfig, to_yaml
 from ssl_vision.data.config import DataConfig
+from ssl_vision.data.find import DataLike
 from ssl_vision.data.modalities import modality_of
 from ssl_vision.data.module import DataModule, per_process_batch
 from ssl_vision.distributed import world_size
+from ssl_vision.engine.callbacks import Callbacks, CallbackWatcher
 from ssl_vision.engine.checkpoint import CheckpointWriter, list_checkpoints
 from ssl_vision.engine.checkpointer import Checkpointer
 from ssl_vision.engine.data_guard import DataGuard
@@ -56,21 +62,61 @@ class RunResult:
         steps: Optimizer updates done.
         metrics: Latest value of everything that was measured.
         export: Folder of the backbone as a plain timm model.
+        backbone: The network that was exported (the teacher where there is one).
     """
 
     run_dir: Path
     steps: int
     metrics: dict[str, float]
     export: Path
+    backbone: Backbone = field(repr=False)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The last scores, by name ("knn_top1", "rankme"); empty where nothing was scored."""
+        found = self.metrics.items()
+        return {n.removeprefix("eval/"): value for n, value in found if n.startswith("eval/")}
+
+    def load_backbone(self) -> nn.Module:
+        """The trained network on the CPU, in evaluation mode: images (B, C, S, S) -> (B, D).
+
+        A plain timm model, or a copy of the module that was handed over; see the run's export.
+        """
+        return copy.deepcopy(self.backbone).cpu().eval().requires_grad_(True).standalone()
 
 
-def train(config: TrainConfig) -> RunResult:
+@dataclass(frozen=True, kw_only=True)
+class Handed:
+    """What a program hands to a run beside its settings; see `engine.api`.
+
+    Attributes:
+        data: The data, where they are an object.
+        backbone: The network, where it is one; it is trained itself.
+        callbacks: What to call on updates and scores.
+        signals: Who asks to stop; by default the process's signals, of which a second ends it.
+        is_quiet: Whether only warnings are printed.
+    """
+
+    data: DataLike = None
+    backbone: Backbone | None = None
+    callbacks: Callbacks | None = None
+    signals: StopSignals = field(default_factory=StopSignals)
+    is_quiet: bool = False
+
+
+def train(config: TrainConfig, *, handed: Handed | None = None) -> RunResult:
     """Train as configured; resume, save, score, export and report on the way.
+
+    Args:
+        config: What to do.
+        handed: Objects of a program.
 
     Raises:
         SslVisionError: With the exit code its class states; one line that says what to do.
     """
-    check_architecture(config.backbone.name, key="backbone.name")
+    handed = handed or Handed()
+    if handed.backbone is None:
+        check_architecture(config.backbone.name, key="backbone.name")
     fabric = build_fabric(config)
     per_process_batch(
         config.data.global_batch_size,
@@ -83,7 +129,7 @@ def train(config: TrainConfig) -> RunResult:
             folder.open()
             stack.callback(folder.close)
             _claim(folder, config)
-        data = build_data(config, fabric)
+        data = build_data(config, fabric, handed.data)
         guard = DataGuard(
             data.train_source,
             policy=config.trainer.on_data_change,
@@ -98,17 +144,18 @@ def train(config: TrainConfig) -> RunResult:
             stream=build_stream(config, plan, data, device=fabric.device),
             fabric=fabric,
             console=Console(),
+            is_quiet=handed.is_quiet,
             guard=guard,
             is_main=fabric.is_global_zero,
             stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
         )
         _say_of_data(run, data)
-        method = build_method(config, plan)
+        method = build_method(config, plan, handed.backbone)
         if config.init_from is not None and not _resumes(folder, config):
             start_from(config.init_from, run, method)
         names = data.train_source.class_names if method.reads_labels else ()
         exporter = Exporter(run, method, class_names=names)
-        fit(run, method, data, exporter)
+        fit(run, method, data, exporter, handed)
         return _finish(run, method, exporter)
 
 
@@ -120,8 +167,8 @@ def _say_of_data(run: Run, data: DataModule) -> None:
         run.warn(line)
 
 
-def build_data(config: TrainConfig, fabric: L.Fabric) -> DataModule:
-    """The data set and its loaders, for this process.
+def build_data(config: TrainConfig, fabric: L.Fabric, data: DataLike = None) -> DataModule:
+    """The data set and its loaders, for this process; of an object, where `data` is one.
 
     Raises:
         DataError: Nothing there, or not enough for one update.
@@ -133,6 +180,7 @@ def build_data(config: TrainConfig, fabric: L.Fabric) -> DataModule:
         world_size=fabric.world_size,
         accumulate=config.trainer.accumulate,
         is_supervised=METHODS[config.method.name].module.reads_labels,
+        data=data,
     )
 
 
@@ -163,20 +211,33 @@ def build_stream(
     )
 
 
-def build_method(config: TrainConfig, plan: TrainPlan) -> Method:
-    """The method with its networks, drawn from the run's seed.
+def build_method(config: TrainConfig, plan: TrainPlan, backbone: Backbone | None = None) -> Method:
+    """The method with its networks, drawn from the run's seed, or around one that exists.
 
     Raises:
         ConfigError: Backbone and method do not go together, or settings contradict each other.
     """
     with seeded(derive_key(config.seed, "initial weights")):
-        backbone = build_backbone(config.backbone, input_size=plan.input_size)
-        return METHODS[config.method.name].module(
+        start = None if backbone is None else copy.deepcopy(backbone.state_dict())
+        if backbone is None:
+            backbone = build_backbone(config.backbone, input_size=plan.input_size)
+        check_layers(backbone, layer_decay=config.optim.layer_decay)
+        method = METHODS[config.method.name].module(
             config.method, backbone, optim=config.optim, plan=plan
         )
+    if start is not None:  # methods draw weights anew (MAE), or copied them already (teachers)
+        method.backbone.load_state_dict(start, strict=False)  # a mask token is the method's
+        method.on_weights_loaded()
+    return method
 
 
-def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
+def fit(
+    run: Run,
+    method: Method,
+    data: DataModule,
+    exporter: Exporter,
+    handed: Handed | None = None,
+) -> None:
     """Train from the newest checkpoint, or the start, to the end of the run.
 
     Raises:
@@ -186,7 +247,8 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
         CheckpointError: A checkpoint could not be written.
         PeerError: Another process died.
     """
-    settings, signals = run.config.trainer, StopSignals()
+    handed = handed or Handed()
+    settings, signals = run.config.trainer, handed.signals
     with ExitStack() as stack:
         stack.enter_context(explained(run, method))
         stack.enter_context(signals.installed())
@@ -207,8 +269,9 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
             speed,
             scores,
             checkpointer,
-            PreemptionWatcher(signals, checkpointer),
         ]
+        listeners = CallbackWatcher(handed.callbacks or Callbacks(), signals)
+        watchers += [listeners, PreemptionWatcher(signals, checkpointer)]
         loop = Loop(
             fabric=run.fabric,
             model=model,
@@ -221,6 +284,7 @@ def fit(run: Run, method: Method, data: DataModule, exporter: Exporter) -> None:
         )
         _restore(run, method, checkpointer)
         scores.start(method)
+        listeners.start(run, method)
         stack.callback(run.stream.close)
         stack.callback(speed.stop)
         speed.start(run, method)
@@ -342,6 +406,7 @@ def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
         steps=method.step,
         metrics=dict(run.metrics),
         export=run.folder.export,
+        backbone=exporter.backbone,
     )
 
 

@@ -243,6 +243,39 @@ class Method(L.LightningModule):
 
     # An update, in order -----------------------------------------------------------------
 
+    def update(self, batches: Batch | Sequence[Batch], optimizer: Optimizer) -> LossOutput:
+        """One whole update, in a loop of your own on one device.
+
+            optimizer = method.make_optimizer()
+            for batch in loader:
+                output = method.update(batch, optimizer)
+
+        Schedules, masks, clipping, teachers and the step move as in the engine. Loops with DDP or
+        mixed precision of their own call `begin_update`, the module itself for each batch,
+        `judge_update` and `end_update`, in the order of this function.
+
+        Args:
+            batches: What one update is made of; several accumulate gradients. Views are float and
+                normalised, where the method is.
+            optimizer: Of `make_optimizer`.
+
+        Returns:
+            Mean loss and metrics of the batches, detached.
+        """
+        parts = [batches] if isinstance(batches, Batch) else list(batches)
+        self.begin_update(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+        outputs: list[LossOutput] = []
+        for batch in parts:
+            output: LossOutput = self(batch)
+            (output.loss / len(parts)).backward()
+            outputs.append(output)
+        outcome = self.judge_update(optimizer)
+        optimizer.step()
+        self.end_update(outcome)
+        means = {n: torch.stack([o.metrics[n] for o in outputs]).mean() for n in outputs[0].metrics}
+        return LossOutput(torch.stack([o.loss.detach() for o in outputs]).mean(), means)
+
     def begin_update(self, optimizer: Optimizer) -> None:
         """Set rate and weight decay of this update."""
         apply_schedules(optimizer, self.optim, plan=self.plan, step=self.step)

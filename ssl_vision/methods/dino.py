@@ -161,7 +161,8 @@ class Dino(SelfDistillation):
             raise ConfigError(
                 f"data.views.local.size_px={local.shape[-1]}: "
                 f"backbone.name={self.backbone.architecture} takes images of one size only "
-                f"({error}) Give the local view the size of the global ones."
+                f"({error}) Give the local view the size of the global ones, or "
+                "build the network with dynamic_img_size=True (a ViT of timm)."
             ) from error
 
     def _patch_loss(self, student: Features, teacher: Features, masks: PatchMasks) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
 from ssl_vision.engine.saved_method import untrained_backbone
+from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.accuracy import Accuracy, majority_class
 from ssl_vision.evaluation.knn import KnnConfig
 from ssl_vision.evaluation.raw_inputs import raw_inputs
@@ -125,6 +126,11 @@ def _untrained(run: EvalRun) -> EvalRun:
         backbone = untrained_backbone(folder)
         origin = "as the run's method drew it"
     else:
+        if own.own is not None:
+            raise ConfigError(
+                f"baselines=true: nobody but the program can draw {own.own.name} anew; set it to "
+                "false, and evaluate an untrained one beside it."
+            )
         with seeded(derive_key(run.config.seed, "untrained")):
             backbone = load_timm(own.architecture, is_pretrained=False, args=own.model_args)
         origin = "as timm draws it"

@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +18,10 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import nn
 
 from ssl_vision.config import EvalConfig, to_yaml
+from ssl_vision.data.find import DataLike, given, is_settings, settings_of
 from ssl_vision.distributed import rank
 from ssl_vision.engine.run_dir import describe_environment
 from ssl_vision.errors import CheckpointError, ConfigError, DataError, did_you_mean
@@ -36,14 +38,16 @@ from ssl_vision.tasks.baselines import beside_majority, majority_of
 from ssl_vision.tasks.run import EvalRun, data_digest
 from ssl_vision.tasks.settings import make_settings
 from ssl_vision.zoo.safe_load import sha256_of_tensors
-from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
+from ssl_vision.zoo.transforms import TransformLike
+from ssl_vision.zoo.weights import LoadedBackbone, resolve_network, resolve_weights
 
 
 def evaluate(
-    weights: str | Path | EvalConfig,
+    weights: str | Path | nn.Module | EvalConfig,
     *,
     tasks: Sequence[str] = (),
-    data: str | Path | Mapping[str, object] | None = None,
+    data: DataLike = None,
+    transform: TransformLike = None,
     out: str | Path | None = None,
     is_quiet: bool = True,
     **settings: Any,
@@ -51,9 +55,12 @@ def evaluate(
     """Measure frozen weights on a data set and write a report.
 
     Args:
-        weights: A run folder, an export folder, `zoo:name` or `timm:name`; or a whole EvalConfig.
+        weights: A run folder, an export folder, `zoo:name` or `timm:name`; a network (a model of
+            timm, or any module of images -> a vector or a map); or a whole EvalConfig.
         tasks: Names from TASKS; by default knn, linear and metrics, as far as there are labels.
-        data: Folder or name of the images, or settings of `data` as a mapping.
+        data: Folder or name of the images; an object (see `ssl_vision.train`); or settings of
+            `data` as a mapping.
+        transform: How a network wants its images, as in `zoo.transforms`; weights know.
         out: Folder of the report; by default evaluation/ in the weights' folder, or here.
         is_quiet: Whether nothing is printed.
         settings: Further settings of EvalConfig, nested: `knn={"k": [5]}`.
@@ -63,25 +70,45 @@ def evaluate(
         DataError: The images cannot be used for a task.
         CheckpointError: The weights cannot be read, or the report cannot be written.
     """
+    console = Console(quiet=is_quiet, stderr=True)
     if isinstance(weights, EvalConfig):
-        return evaluate_as(weights, Console(quiet=is_quiet, stderr=True))
+        return evaluate_as(weights, console)
     if data is None:
         raise ConfigError("data.path: no value; add data=PATH.")
-    given: dict[str, object] = {"weights": str(weights), **settings}
-    given["data"] = dict(data) if isinstance(data, Mapping) else {"path": str(data)}
+    loaded = None
+    if isinstance(weights, nn.Module):
+        loaded = resolve_network(weights, transform=transform)
+    asked: dict[str, object] = {"weights": str(weights) if loaded is None else loaded.source}
+    asked |= settings
+    handed = None if is_settings(data) else given(data)
+    asked["data"] = settings_of(data) if handed is None else {"path": handed.path}
     if tasks:
-        given["tasks"] = list(tasks)
+        asked["tasks"] = list(tasks)
     if out is not None:
-        given["out"] = str(out)
-    return evaluate_as(make_settings(given), Console(quiet=is_quiet, stderr=True))
+        asked["out"] = str(out)
+    objects = None if handed is None else handed.data
+    return evaluate_as(make_settings(asked), console, loaded=loaded, data=objects)
 
 
-def evaluate_as(config: EvalConfig, console: Console) -> Evaluation:
-    """As `evaluate`, from a configuration; progress and scores go to the console."""
+def evaluate_as(
+    config: EvalConfig,
+    console: Console,
+    *,
+    loaded: LoadedBackbone | None = None,
+    data: DataLike = None,
+) -> Evaluation:
+    """As `evaluate`, from a configuration; progress and scores go to the console.
+
+    Args:
+        config: What to do.
+        console: Where progress goes.
+        loaded: The network, where it is there already.
+        data: The data, where they are an object.
+    """
     start = time.perf_counter()
     check_tasks(config.tasks)
-    loaded = resolve_weights(config.weights)
-    run = EvalRun(config, loaded, say=lambda text: console.print(f"[dim]{text}[/dim]"))
+    loaded = loaded or resolve_weights(config.weights)
+    run = EvalRun(config, loaded, say=lambda text: console.print(f"[dim]{text}[/dim]"), given=data)
     for line in run.notes:
         console.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True)
     names = _choose_tasks(config, run)

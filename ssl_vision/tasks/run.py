@@ -14,6 +14,7 @@ from torch import Tensor
 from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.config import EvalConfig
 from ssl_vision.data.checks import pair_warnings
+from ssl_vision.data.find import DataLike
 from ssl_vision.data.loader import EpochLoader
 from ssl_vision.data.modalities import MODALITIES, data_of
 from ssl_vision.data.modality import Normalize
@@ -65,6 +66,7 @@ class EvalRun:
         *,
         say: Callable[[str], None],
         like: "EvalRun | None" = None,
+        given: DataLike = None,
     ) -> None:
         """Open the data of the settings, or use those of another run.
 
@@ -73,6 +75,7 @@ class EvalRun:
             loaded: The network.
             say: Where progress is told.
             like: A run whose images, and whose way of showing them, are used.
+            given: The data, where they are an object.
         """
         self.modality = MODALITIES[loaded.backbone.modality]
         data = data_of(config.data, self.modality)
@@ -102,6 +105,7 @@ class EvalRun:
         module = DataModule(
             self.modality.data_of(data, self.shown),
             seed=config.seed,
+            data=given,
         )
         self._loaders = []
         told = [self.shown.note] if self.shown.note else []
@@ -267,7 +271,8 @@ class EvalRun:
         if not missing:
             return
         source = self.source(split)
-        is_kept = self.config.cache.mode != "off"
+        is_known = source.is_identified and self.loaded.backbone.own is None  # by its digest
+        is_kept = self.config.cache.mode != "off" and is_known
         extract = self._from_store if is_kept else self._extract
         rows, found = extract(source, missing)
         if len(rows) < len(source):

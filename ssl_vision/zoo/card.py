@@ -34,6 +34,7 @@ def render_card(
     is_in_timm: bool = True,
     num_classes: int = 0,
     class_names: Sequence[str] = (),
+    own_usage: str | None = None,
 ) -> str:
     """README.md of an export folder, with the header model hubs read.
 
@@ -48,10 +49,12 @@ def render_card(
         is_in_timm: Whether timm alone can build the network.
         num_classes: Outputs of its classifier; 0 without one.
         class_names: Their names, where they are known.
+        own_usage: Lines of Python that load a network that only its program can build.
     """
-    tags = [hub_task, "timm", *([card.method] if card.method else [])]
+    library = "timm" if own_usage is None else "pytorch"
+    tags = [hub_task, library, *([card.method] if card.method else [])]
     facts = {
-        "Architecture": f"`{architecture}` (timm), {num_parameters / 1e6:.2f} M parameters",
+        "Architecture": f"`{architecture}` ({library}), {num_parameters / 1e6:.2f} M parameters",
         "Features": f"{num_features} per image",
         "Classes": _classes(num_classes, class_names) if num_classes else None,
         "Method": card.method,
@@ -61,12 +64,12 @@ def render_card(
         "License": card.license,
     }
     sections = [
-        "\n".join(["---", f"license: {card.license}", "library_name: timm", "tags:"])
+        "\n".join(["---", f"license: {card.license}", f"library_name: {library}", "tags:"])
         + "".join(f"\n- {tag}" for tag in tags)
         + "\n---",
         f"# {card.title}",
         _table(("", ""), {name: value for name, value in facts.items() if value is not None}),
-        (_USAGE_OF_CLASSIFIER if num_classes else _USAGE) if is_in_timm else _USAGE_BY_US,
+        _usage(is_in_timm, num_classes, own_usage),
         "## Input\n\n" + _table(("Setting", "Value"), preprocessing),
     ]
     if card.metrics:
@@ -85,6 +88,14 @@ def _classes(num_classes: int, names: Sequence[str]) -> str:
         return f"{num_classes}, of unknown names"
     shown = [" ".join(name.replace("|", "/").split()) for name in names[:_MAX_NAMED]]
     return f"{num_classes}: {', '.join(shown)}{', ...' if len(names) > _MAX_NAMED else ''}"
+
+
+def _usage(is_in_timm: bool, num_classes: int, own_usage: str | None) -> str:
+    if own_usage is not None:
+        return f"## Use\n\nNeeds the class of the network:\n\n```python\n{own_usage}\n```"
+    if not is_in_timm:
+        return _USAGE_BY_US
+    return _USAGE_OF_CLASSIFIER if num_classes else _USAGE
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, object]) -> str:

@@ -25,6 +25,7 @@ from ssl_vision.files import fsync_path, read_json
 from ssl_vision.zoo.card import ModelCard, render_card
 from ssl_vision.zoo.formats import FORMATS, check_formats
 from ssl_vision.zoo.hashes import sha256_of
+from ssl_vision.zoo.own import reloaded_copy, usage_of_own
 from ssl_vision.zoo.safe_load import safe_load
 from ssl_vision.zoo.verify import judge, outputs_of, probe_batch
 
@@ -176,7 +177,9 @@ def describe_backbone(
         "notes": [f"ssl_vision {__version__}", *([card.method] if card.method else [])],
     }
     rule = getattr(backbone, "position_rule", "timm")
-    own = {} if rule == "timm" else {"position_rule": rule}  # plain timm takes no notice
+    own: dict[str, Any] = {} if rule == "timm" else {"position_rule": rule}  # timm ignores it
+    if backbone.own is not None:
+        own["own"] = {"class": backbone.own.name, "kwargs": backbone.own.kwargs}
     own |= {} if decode == DEFAULT else {"decode": decode.to_json()}
     return {
         "architecture": backbone.architecture,
@@ -477,14 +480,17 @@ def _write_and_verify(
         safetensors.torch.save_file(_portable(heads, dtype), folder / HEADS_NAME, metadata=header)
     is_half, images = dtype is not None, probe_batch(config)
     expected = outputs_of(model, images)
-    reloaded, _ = read_export(folder, with_classifier=True)
-    found = outputs_of(reloaded.model, images)
+    if backbone.own is not None:
+        reloaded: nn.Module = reloaded_copy(backbone, folder / WEIGHTS_NAME)
+    else:
+        reloaded = read_export(folder, with_classifier=True)[0].model
+    found = outputs_of(reloaded, images)
     checks = {"reloaded": judge(found, expected, is_half=is_half, what="the reloaded export")}
     images = probe_batch(config, num_images=3)  # another batch size than while writing
     expected = outputs_of(model, images)
     for name in formats:
         checks[FORMATS[name].about] = judge(
-            FORMATS[name].write_and_reload(folder, reloaded.model, images),
+            FORMATS[name].write_and_reload(folder, reloaded, images),
             expected,
             is_half=is_half,
             tolerance=FORMATS[name].tolerance,
@@ -503,6 +509,7 @@ def _write_and_verify(
         is_in_timm=backbone.is_in_timm,
         num_classes=config["num_classes"],
         class_names=config.get("label_names", ()),
+        own_usage=None if backbone.own is None else usage_of_own(backbone.own),
     )
     (folder / CARD_NAME).write_text(readme)
     return checks

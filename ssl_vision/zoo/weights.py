@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
 from ssl_vision.backbones.classifier import names_of_timm
+from ssl_vision.backbones.own import as_backbone
 from ssl_vision.data.config import InputSpec
 from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.errors import CheckpointError, ConfigError
@@ -36,6 +37,7 @@ from ssl_vision.zoo.export import (
 )
 from ssl_vision.zoo.fetch import fetch_export
 from ssl_vision.zoo.safe_load import safe_load, sha256_of_tensors
+from ssl_vision.zoo.transforms import TransformLike, spec_of_transform
 
 CHECKPOINT_BACKBONE_NAME = "backbone.json"
 STATE_NAME = "state.pt"
@@ -93,12 +95,22 @@ class LoadedBackbone:
         )
 
 
-def load_backbone(weights: str | Path) -> nn.Module:
+def load_backbone(weights: str | Path, *, into: nn.Module | None = None) -> nn.Module:
     """Plain timm model of WEIGHTS, in evaluation mode: images (B, C, S, S) -> features (B, D).
 
     Args:
         weights: A run or export folder, `zoo:name` or `timm:name`; see the module's table.
+        into: A module to be given the weights, where they are of an own network.
+
+    Raises:
+        ConfigError: The string names nothing.
+        CheckpointError: What it names cannot be read, or does not fit the module.
     """
+    if into is not None:
+        folder = Path(weights).expanduser()
+        folder = folder / "export" if (folder / "export").is_dir() else folder
+        load_weights(into, safe_load(folder / WEIGHTS_NAME), source=folder / WEIGHTS_NAME)
+        return into.eval()
     return resolve_weights(weights).backbone.standalone()
 
 
@@ -128,6 +140,46 @@ def resolve_weights(weights: str | Path, *, with_classifier: bool = False) -> Lo
             "timm:NAME; a single weight file becomes a folder by tools/zoo.py convert."
         )
     return _from_folder(folder, source=text, with_classifier=with_classifier)
+
+
+def resolve_network(
+    model: str | Path | nn.Module,
+    *,
+    transform: TransformLike = None,
+    with_classifier: bool = False,
+) -> LoadedBackbone:
+    """As `resolve_weights`, also of a network itself; of a module a copy is made.
+
+    Args:
+        model: WEIGHTS, a model of timm, a module, or what `ssl_vision.backbones.wrap` made.
+        transform: How a network wants its images; see `spec_of_transform`. Weights know.
+        with_classifier: Keep the classifier of WEIGHTS, where there is one.
+
+    Raises:
+        ConfigError: A module without transform, or a transform beside weights.
+    """
+    if not isinstance(model, nn.Module):
+        if transform is not None:
+            raise ConfigError(
+                f"transform: {model} says itself how its images are shown; settings of data "
+                "(size_px, mean, std, ...) change it."
+            )
+        return resolve_weights(model, with_classifier=with_classifier)
+    spec = spec_of_transform(transform, model)
+    backbone = as_backbone(model, size_px=spec.size).cpu().eval()
+    return LoadedBackbone(
+        backbone=backbone,
+        mean=spec.mean,
+        std=spec.std,
+        interpolation=spec.interpolation,
+        input_size=spec.size,
+        crop_pct=spec.crop_pct,
+        decode=spec.decode,
+        card=ModelCard(title=f"{type(model).__name__}"),
+        folder=None,
+        source=f"object:{backbone.architecture.removeprefix('object:')}",
+        sha256=sha256_of_tensors(backbone.model.state_dict()),
+    )
 
 
 def _from_folder(folder: Path, *, source: str, with_classifier: bool) -> LoadedBackbone:

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from ssl_vision.commands.export import export_weights
+from ssl_vision.commands.export import export
 from ssl_vision.commands.main import main
 from ssl_vision.errors import ConfigError
 from ssl_vision.zoo.card import ModelCard
@@ -52,7 +52,7 @@ def test_command_writes_and_verifies(
 
 
 def test_what_is_known_of_the_weights_goes_along(trained: Path, tmp_path: Path) -> None:
-    export_weights(trained, tmp_path / "out", formats=(), license="mit")
+    export(trained, tmp_path / "out", formats=(), license="mit")
     card = read_card(read_config(tmp_path / "out"))
     assert (card.method, card.data, card.license, card.steps) == ("dino", "mnist5k", "mit", 10)
     config = read_config(tmp_path / "out")["pretrained_cfg"]
@@ -60,14 +60,14 @@ def test_what_is_known_of_the_weights_goes_along(trained: Path, tmp_path: Path) 
 
 
 def test_half_precision_is_smaller(trained: Path, tmp_path: Path) -> None:
-    full = export_weights(trained, tmp_path / "full", formats=())
-    half = export_weights(trained, tmp_path / "half", formats=(), dtype="bfloat16")
+    full = export(trained, tmp_path / "full", formats=())
+    half = export(trained, tmp_path / "half", formats=(), dtype="bfloat16")
     assert half.num_bytes < 0.6 * full.num_bytes
 
 
 def test_mistakes(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="dtype=int8 must be one of float32"):
-        export_weights(trained, tmp_path / "out", dtype="int8")
+        export(trained, tmp_path / "out", dtype="int8")
     assert main(["export", str(trained)]) == 2
     assert "usage: ssl-vision export WEIGHTS OUT" in capsys.readouterr().err
     assert main(["export", str(trained), str(tmp_path / "out"), "formats=coreml"]) == 2

@@ -31,6 +31,7 @@ from ssl_vision.zoo.export import (
     WEIGHTS_NAME,
     build_and_load,
     check_config,
+    load_weights,
     read_card,
     read_decode,
     read_export,

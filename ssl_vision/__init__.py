@@ -7,7 +7,6 @@ __version__ = "0.1.0"
 
 # Public names are looked up on first use: `import ssl_vision` must not cost the seconds that
 # importing torch and Lightning takes, and must work where an optional part is missing.
-# Type checkers read them in __init__.pyi.
 _PUBLIC = {  # name -> where it is
     "train": "ssl_vision.engine.api",
     "Callbacks": "ssl_vision.engine.callbacks",

@@ -40,7 +40,7 @@ class InputSpec(NamedTuple):
 class DataConfig:
     """What to train on, and how it is shown."""
 
-    path: str  # folder or file of the data, or name of a data set
+    path: str  # folder, .beton file, table of paths (.csv), or name of a data set
     val_path: str | None = None  # default: the val split of `path`
     train_list: str | None = None  # text file of the training samples to use, one name a line
     train_fraction: float = 1.0  # of each class's (or of all) training samples; 0.01 is in 0.1

@@ -1,6 +1,5 @@
 """Features of images for a program: one call, or an object that keeps the network ready."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -9,11 +8,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ssl_vision.data.config import EvalDataConfig
 from ssl_vision.data.find import DataLike, find_source, given
-from ssl_vision.data.modalities import MODALITIES
-from ssl_vision.data.modality import Modality
-from ssl_vision.errors import ConfigError
+from ssl_vision.data.modalities import MODALITIES, AnyEvalData, data_of
 from ssl_vision.evaluation.features import extract_features
 from ssl_vision.tasks.run import AUTOCAST, device_named
 from ssl_vision.zoo.transforms import TransformLike
@@ -58,7 +54,10 @@ class Embedder:
         self.device = device_named(device)
         self._autocast = AUTOCAST[precision]
         self._modality = MODALITIES[self.loaded.backbone.modality]
-        asked = _asked(self._modality, size_px, batch_size, num_threads)
+        wanted = AnyEvalData(
+            path="", size_px=size_px, batch_size=batch_size, num_threads=num_threads
+        )
+        asked = data_of(wanted, self._modality)
         self._asked, self._shown = asked, self._modality.show(asked, self.loaded.spec)
         self.loaded.backbone.to(self.device)
 
@@ -99,17 +98,6 @@ class Embedder:
             autocast=self._autocast,
         )
         return found.features["pooled"].numpy()
-
-
-def _asked(
-    modality: Modality, size_px: int | None, batch_size: int, num_threads: int
-) -> EvalDataConfig:
-    asked = modality.eval_settings(path="", batch_size=batch_size, num_threads=num_threads)
-    if size_px is None:
-        return asked
-    if not hasattr(asked, "size_px"):
-        raise ConfigError(f"size_px={size_px}: {modality.name} have no sides; leave it out.")
-    return replace(asked, size_px=size_px)  # type: ignore[call-arg]  # of those that have it
 
 
 def embed(

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssl_vision.bounds import check_bounds
 from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
 from ssl_vision.errors import ConfigError
 from ssl_vision.points.views import PointViewConfig, evaluation_point_view
@@ -54,8 +53,7 @@ class CloudEvalData(EvalDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("num_points", "num_groups"):
-            check_bounds(f"data.{key}", getattr(self, key), least=1)
+        self._check_counts("num_points", "num_groups")
 
 
 def cloud_settings(data: EvalDataConfig) -> CloudEvalData:

@@ -101,6 +101,4 @@ class ImageEvalData(EvalDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_bounds("data.size_px", self.size_px, least=1)
-        check_bounds("data.center_fraction", self.center_fraction, least=0.01, most=1)
-        check_normalization(self.mean, self.std)
+        self._check_counts("size_px")

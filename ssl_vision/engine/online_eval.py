@@ -145,7 +145,8 @@ class OnlineEval:
         batches = self._batches(backbone, loader)
         if inputs is not None:
             batches = inputs.watch(batches)
-        return _gathered(extract_features(backbone, batches, normalize=None))
+        may_lack = self._run.config.data.on_error != "raise"
+        return _gathered(extract_features(backbone, batches, normalize=None, may_lack=may_lack))
 
     def _batches(self, backbone: Backbone, loader: EpochLoader[Any]) -> Iterator[Batch]:
         """A loader's batches as the network takes them."""
@@ -211,7 +212,13 @@ def _unreadable_of(loaders: Sequence[EpochLoader[Any]]) -> dict[str, str]:
 
 
 def _gathered(own: FeatureSet) -> FeatureSet:
-    """The parts of all processes, on rank 0; elsewhere the own one."""
+    """The parts of all processes, on rank 0; elsewhere the own one.
+
+    Raises:
+        DataError: All are empty; on every process.
+    """
+    if not any(all_gather_object(len(own.index))):
+        return joined([own])
     if not is_distributed():
         return own
     parts = [own] * world_size()

@@ -92,6 +92,11 @@ class FeatureSet:
     labels: Tensor | None
     index: Tensor
 
+    @classmethod
+    def empty(cls) -> "FeatureSet":
+        """Of no images."""
+        return cls(features={}, labels=None, index=torch.empty(0, dtype=torch.int64))
+
 
 def extract_features(
     backbone: Backbone,
@@ -102,6 +107,7 @@ def extract_features(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
+    may_lack: bool = False,
 ) -> FeatureSet:
     """Features of every sample, in memory, each sample once, in order of `Batch.index`.
 
@@ -117,6 +123,8 @@ def extract_features(
         device: Where the network runs; by default where it is.
         dtype: Of the features kept.
         autocast: Precision of the forward, e.g. torch.bfloat16; None for the weights' own.
+        may_lack: Whether no batches are an empty set, of no features: that of a process that can
+            read none of its share, while others wait for it. `joined` refuses if all are empty.
 
     Raises:
         DataError: No batches.
@@ -132,6 +140,8 @@ def extract_features(
         indices.append(batch.index.cpu())
         labels.append(batch.label)
     if not indices:
+        if may_lack:
+            return FeatureSet.empty()
         raise DataError("no images to extract features from.")
     index, first = _first_of_each(torch.cat(indices))
     known = None
@@ -145,7 +155,14 @@ def extract_features(
 
 
 def joined(parts: Sequence[FeatureSet]) -> FeatureSet:
-    """Parts of all processes as one, each sample once."""
+    """Parts of all processes as one, each sample once.
+
+    Raises:
+        DataError: All are empty.
+    """
+    parts = [part for part in parts if len(part.index)]
+    if not parts:
+        raise DataError("not one of the samples could be read.")
     index, rows = _first_of_each(torch.cat([part.index for part in parts]))
     labels = [part.labels for part in parts if part.labels is not None]
     return FeatureSet(

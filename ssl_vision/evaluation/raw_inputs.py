@@ -59,5 +59,5 @@ class KeptInputs:
             yield batch
 
     def features(self) -> FeatureSet:
-        """What was kept, each sample once."""
-        return joined(self._parts)
+        """What was kept, each sample once; empty where there was nothing."""
+        return joined(self._parts) if self._parts else FeatureSet.empty()

@@ -304,6 +304,7 @@ class EvalRun:
             spec=spec_of(names),
             device=self.device,
             autocast=self.autocast,
+            may_lack=self.config.data.on_error == "substitute",
         )
         found = joined(all_gather_object(own))
         return found.index, found.features

@@ -35,6 +35,16 @@ _METHODS = {
         "{name: mae, decoder_width: 16, decoder_depth: 1, decoder_num_heads: 2}",
         {"view": f"{{size_px: 16, {_PLAIN}}}"},
     ),
+    "ijepa": (
+        "{name: ijepa, patch_init: xavier, predictor_width: 16, predictor_depth: 1, "
+        "predictor_num_heads: 2, teacher_momentum: 0.98, blocks: {min_keep: 3}}",
+        {"view": f"{{size_px: 16, {_PLAIN}}}"},
+    ),
+    "distill": (
+        "{name: distill, patch_weight: 0.0, "
+        "teachers: {one: {weights: 'zoo:barlow_twins_mnist5k'}}}",
+        {"view": f"{{size_px: 16, {_PLAIN}}}"},
+    ),
     "dino": (
         "{name: dino, num_prototypes: 64, hidden_dim: 32, bottleneck_dim: 16}",
         {
@@ -48,6 +58,7 @@ _METHODS = {
 
 def write_recipe(path: Path, method: str) -> Path:
     settings, views = _METHODS[method]
+    extra = ", class_token: false, global_pool: avg, fc_norm: false" if method == "ijepa" else ""
     lines = "\n".join(f"    {name}: {view}" for name, view in views.items())
     path.write_text(
         f"""
@@ -55,7 +66,7 @@ method: {settings}
 backbone:
   name: vit_tiny_patch16_224
   drop_path: 0.1
-  args: {{patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2}}
+  args: {{patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2{extra}}}
 data:
   path: digits
   global_batch_size: 256

@@ -66,6 +66,13 @@ READING = {
         "<code>target_std</code>, how far the targets of different images lie apart (falling "
         "towards 0 is collapse), kNN and the effective rank (<code>centred_rank</code>)."
     ),
+    "distill": (
+        "One curve per teacher, <code>loss_NAME</code>: of classes a cross-entropy that cannot "
+        "fall below the teacher's own entropy (times the squared temperature); of features 1 - "
+        "cosine, pooled and patches added up, from about 1 each at the start towards 0. "
+        "<code>agreement_NAME</code> is the share of images that both give the same class. Judge "
+        "by kNN beside the teacher's own."
+    ),
     "dino": (
         "The loss is a cross-entropy over K prototypes and starts near ln K. It may fall, rise and "
         "fall again, since the teacher moves: the curve alone proves nothing. Stuck at exactly "

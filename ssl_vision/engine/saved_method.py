@@ -4,6 +4,7 @@ from math import isqrt
 from pathlib import Path
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.build import build_backbone
 from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.engine.checkpoint import load_state, newest_complete
 from ssl_vision.engine.run_dir import RunFolder
@@ -14,6 +15,7 @@ from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.nn.decoder import MaskedDecoder
 from ssl_vision.optim.recipe import OptimConfig
+from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.zoo.export import HEADS_NAME, load_weights
 from ssl_vision.zoo.safe_load import safe_load
 from ssl_vision.zoo.weights import LoadedBackbone
@@ -50,6 +52,9 @@ def untrained_backbone(run: Path) -> Backbone:
         ConfigError: The run's config.yaml is not understood.
     """
     config = load_train_config([run / "config.yaml"])
+    if not METHODS[config.method.name].module.redraws_backbone:  # its teachers may be gone
+        with seeded(derive_key(config.seed, "initial weights")):
+            return build_backbone(config.backbone, input_size=config.data.input_size).eval()
     return build_method(config, _plan(config)).export_backbone().eval()
 
 

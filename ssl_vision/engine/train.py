@@ -192,6 +192,7 @@ def build_plan(config: TrainConfig, data: DataModule) -> TrainPlan:
         global_batch_size=config.data.global_batch_size,
         input_size=config.data.input_size,
         num_classes=data.num_classes,
+        input_spec=config.data.input_spec,
         seed=config.seed,
     )
 
@@ -381,6 +382,8 @@ def _introduce(run: Run, method: Method) -> None:
         f"{config.trainer.accumulate} batch(es), peak lr {peak_lr(config.optim, plan=plan):.3g}, "
         f"{config.trainer.precision} on {_device_name(method)}"
     )
+    for line in method.notes():
+        run.say(line)
 
 
 def _device_name(method: Method) -> str:

@@ -2,6 +2,7 @@
 
 from ssl_vision.losses.barlow_twins import barlow_twins_loss
 from ssl_vision.losses.chamfer import chamfer_distance
+from ssl_vision.losses.distill import class_distillation
 from ssl_vision.losses.distillation import dino_loss, sinkhorn
 from ssl_vision.losses.koleo import koleo
 from ssl_vision.losses.latent import latent_loss
@@ -15,6 +16,7 @@ from ssl_vision.losses.vicreg import vicreg_loss
 __all__ = [
     "barlow_twins_loss",
     "chamfer_distance",
+    "class_distillation",
     "dino_loss",
     "koleo",
     "latent_loss",

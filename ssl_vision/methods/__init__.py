@@ -8,6 +8,7 @@ from ssl_vision.data.images.config import ImageData
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import Method, MethodConfig
 from ssl_vision.methods.dino import Dino, DinoConfig
+from ssl_vision.methods.distill import Distill, DistillConfig
 from ssl_vision.methods.ijepa import Ijepa, IjepaConfig
 from ssl_vision.methods.lejepa import Lejepa, LejepaConfig
 from ssl_vision.methods.mae import Mae, MaeConfig
@@ -37,6 +38,7 @@ METHODS: dict[str, MethodEntry] = {
     "lejepa": MethodEntry(LejepaConfig, Lejepa, ImageData),
     "mae": MethodEntry(MaeConfig, Mae, ImageData),
     "ijepa": MethodEntry(IjepaConfig, Ijepa, ImageData),
+    "distill": MethodEntry(DistillConfig, Distill, ImageData),
     "dino": MethodEntry(DinoConfig, Dino, ImageData),
     "poa": MethodEntry(PoaConfig, Poa, ImageData),
     "supervised": MethodEntry(SupervisedConfig, Supervised, ImageData),

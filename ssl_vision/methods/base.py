@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.data.config import InputSpec
 from ssl_vision.distributed import any_rank_each, rank
 from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.nn.statistics import RunningStatistics
@@ -52,6 +53,7 @@ class TrainPlan:
     global_batch_size: int  # samples per optimizer update, over processes and accumulation
     input_size: int = 224  # of the largest view: side in px, or points of a cloud
     num_classes: int | None = None  # None where the data has no labels
+    input_spec: InputSpec | None = None  # mean and std of its inputs; None where nothing is known
     seed: int = 0
 
     @property
@@ -129,6 +131,7 @@ class Method(L.LightningModule):
 
     reads_labels: ClassVar[bool] = False  # training then leaves out unlabelled and held-out images
     is_shardable: ClassVar[bool] = True  # whether FSDP2 may split its parameters over processes
+    redraws_backbone: ClassVar[bool] = True  # whether building it may change the backbone's start
     config: MethodConfig  # a subclass names its own
 
     def __init__(
@@ -178,6 +181,10 @@ class Method(L.LightningModule):
                 max_norm=self.optim.clip_norm,
                 mode=self.optim.clip_mode,
             )
+
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user to check before a run starts: what was chosen without being asked."""
+        return ()
 
     def layer_id(self, name: str) -> int | None:
         """Depth of a parameter for layer-wise lr decay, 0 the input; None for heads."""

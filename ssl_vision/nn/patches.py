@@ -41,6 +41,16 @@ def take_blocks(tokens: Tensor, blocks: Tensor) -> Tensor:
     return taken.transpose(0, 1).flatten(0, 1)
 
 
+def resample_tokens(tokens: Tensor, *, side: int) -> Tensor:
+    """Tokens of a square grid on another one, bilinear, (B, N, D) -> (B, side^2, D)."""
+    own = round(tokens.shape[1] ** 0.5)
+    if own == side:
+        return tokens
+    grid = tokens.transpose(1, 2).unflatten(2, (own, own))
+    grid = F.interpolate(grid, size=(side, side), mode="bilinear", antialias=True)
+    return grid.flatten(2).transpose(1, 2)
+
+
 def sincos_2d(dim: int, *, grid: int, num_prefix: int = 0) -> Tensor:
     """Sine-cosine positions of a square grid, as MAE's code computes them, float32.
 

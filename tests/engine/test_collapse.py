@@ -205,6 +205,7 @@ WITHOUT_GUARD = [
 RUNS = [
     *COLLAPSING.items(),
     ("complete collapse", ("simclr", "optim.base_lr=100", "optim.warmup_epochs=0")),
+    ("collapse", ("distill", "optim.base_lr=1.0", "optim.warmup_epochs=0")),
     *(("worse than untrained", run) for run in WITHOUT_GUARD),
 ]
 
@@ -227,7 +228,7 @@ def test_runs_that_really_collapse_are_noticed(recipe, verdict, run, capsys):
     assert '<p class="verdict problem">' in (config.run_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("method", ["barlow_twins", "simclr", "vicreg", "lejepa"])
+@pytest.mark.parametrize("method", ["barlow_twins", "simclr", "vicreg", "lejepa", "ijepa"])
 def test_a_run_whose_features_get_better_is_called_healthy(recipe, method, capsys):
     settings = ("online_eval.every_epochs=24", "trainer.epochs=24", "optim.base_lr=3e-3")
     train(recipe(method, *settings))

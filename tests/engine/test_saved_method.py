@@ -1,13 +1,15 @@
 """What was trained comes back whole: of a run, and of official MAE files that hold a decoder."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.config import load_train_config, to_yaml
-from ssl_vision.engine.saved_method import load_method, mae_of_export
+from ssl_vision.engine.saved_method import load_method, mae_of_export, untrained_backbone
+from ssl_vision.engine.train import build_method
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.methods.mae import Mae, MaeConfig
@@ -32,6 +34,16 @@ def test_a_classifier_has_nothing_to_read_back(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     with pytest.raises(ConfigError, match=r"method\.name=supervised, which trains a classifier"):
         load_method(tmp_path)
+
+
+def test_a_students_start_is_known_without_its_teachers(tmp_path: Path, monkeypatch: Any) -> None:
+    config = load_train_config([CONFIGS / "distill" / "tiny_cpu.yaml"], [])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=1, input_size=28)
+    drawn = build_method(config, plan).backbone.model.state_dict()
+    monkeypatch.setattr("ssl_vision.methods.distill.resolve_weights", None)  # they are gone
+    found = untrained_backbone(tmp_path).model.state_dict()
+    assert all(torch.equal(value, drawn[name]) for name, value in found.items())
 
 
 def test_official_file_with_a_decoder_reconstructs(tmp_path: Path) -> None:

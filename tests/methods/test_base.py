@@ -10,12 +10,14 @@ from ssl_vision.errors import ConfigError
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import TrainPlan, check_view_names, feature_std
 from ssl_vision.methods.dino import Dino, DinoConfig
+from ssl_vision.methods.distill import Distill, DistillConfig, TeacherConfig
 from ssl_vision.methods.ijepa import Ijepa, IjepaConfig
 from ssl_vision.methods.lejepa import Lejepa, LejepaConfig
 from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.methods.simclr import Simclr, SimclrConfig
 from ssl_vision.methods.vicreg import Vicreg, VicregConfig
 from ssl_vision.nn.batch_norm import synchronize_batch_norm
+from ssl_vision.nn.centering import Center
 from ssl_vision.optim import OptimConfig
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
@@ -41,6 +43,8 @@ def _methods():
         ),
     ]
     configs.append((Ijepa, IjepaConfig(predictor_width=24, predictor_depth=1)))
+    teacher = "timm:vit_tiny_patch16_224?pretrained=false&img_size=16&patch_size=4&depth=1"
+    configs.append((Distill, DistillConfig(teachers={"one": TeacherConfig(weights=teacher)})))
     for module, config in configs:
         torch.manual_seed(0)
         args = VIT | (PATCHES_ONLY if module is Ijepa else {})
@@ -53,21 +57,24 @@ def _methods():
         yield method
 
 
-def _views(rows):
+def _views(rows, method):
     generator = torch.Generator().manual_seed(1)
     names = ("a", "b", "view", "global", "global_1", "global_2", "local")
     views = {n: torch.randn(8, 3, 16, 16, generator=generator).double()[rows] for n in names}
+    if isinstance(method, Distill):
+        views = {"view": views["view"]}
     return Batch(views=views, index=torch.arange(8)[rows])
 
 
 def _gradients(rows):
     results = []
     for method in _methods():
-        loss = method.compute_loss(_views(rows)).loss
+        loss = method.compute_loss(_views(rows, method)).loss
         loss.backward()
         method.after_update(0)
         gradients = [p.grad for p in method.parameters() if p.grad is not None]
-        center = method.center.center.flatten().tolist() if isinstance(method, Dino) else []
+        centers = [m.center for m in method.modules() if isinstance(m, Center)]
+        center = torch.cat(centers, dim=1).flatten().tolist() if centers else []
         results.append((loss.item(), torch.cat([g.flatten() for g in gradients]).numpy(), center))
     return results
 

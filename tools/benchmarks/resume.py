@@ -67,6 +67,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "mae": ("method.decoder_width=16", "method.decoder_num_heads=2", *_VIT),
     "ijepa": ("method.predictor_width=16", "method.predictor_num_heads=2", *_VIT,
               "backbone.args.patch_size=7"),
+    # Features, of a network with batch norms that must not move.
+    "distill": ("method.teachers.one.weights=timm:resnet10t?pretrained=false", *_CONV),
     "dino": ("method.num_prototypes=32", *_HEAD, *_CONV),
     "poa": ("method.num_prototypes=[16,32]", "method.patch_start_epochs=1", *_HEAD, *_VIT,
             "method.elastic={min_width: 12, min_depth: [1]}"),

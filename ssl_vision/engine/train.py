@@ -153,7 +153,7 @@ def train(config: TrainConfig, *, handed: Handed | None = None) -> RunResult:
         method = build_method(config, plan, handed.backbone)
         if config.init_from is not None and not _resumes(folder, config):
             start_from(config.init_from, run, method)
-        names = data.train_source.class_names if method.reads_labels else ()
+        names = data.train_source.class_names if method.reads_labels else method.class_names
         exporter = Exporter(run, method, class_names=names)
         fit(run, method, data, exporter, handed)
         return _finish(run, method, exporter)

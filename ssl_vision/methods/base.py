@@ -182,6 +182,11 @@ class Method(L.LightningModule):
                 mode=self.optim.clip_mode,
             )
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What its classifier's outputs mean, where it knows that without the data's labels."""
+        return ()
+
     def notes(self) -> tuple[str, ...]:
         """Lines for the user to check before a run starts: what was chosen without being asked."""
         return ()

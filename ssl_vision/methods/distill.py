@@ -92,12 +92,14 @@ class FrozenTeacher:
     Attributes:
         backbone: The network; on the device of the images it saw last.
         has_classes: Whether its class scores are learned from, else its features.
+        class_names: What its classes are, where they are learned and have names.
         sha256: Of its weights.
     """
 
     def __init__(self, loaded: LoadedBackbone, config: TeacherConfig, *, has_classes: bool) -> None:
         self.backbone = loaded.backbone.eval().requires_grad_(False)
         self.has_classes = has_classes
+        self.class_names = loaded.class_names if has_classes else ()
         self.sha256 = loaded.sha256
         self._spec = loaded.spec
         self._size_px = config.size_px or loaded.input_size
@@ -215,6 +217,12 @@ class Distill(Method):
         center.collect(theirs.flatten(0, -2))
         target = at_least_float32(theirs) - center.center
         return FEATURE_LOSSES[self.config.feature_loss](self.projections[key](ours), target)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the first teacher that has some."""
+        named = (each.class_names for each in self.teachers.values() if each.class_names)
+        return next(named, ())
 
     def notes(self) -> tuple[str, ...]:
         """What each teacher is, and what is learned from it."""

@@ -14,6 +14,7 @@ Where we differ:
 * The memory (`memory_size`) is in the paper and not in their code: keys of view b by an average of
   the networks, as MoCo's, beside the negatives of the batch.
 * `is_temperature_learned` is an option of ours.
+* Negatives are those of a batch of all processes: accumulated batches do not see one another.
 * The loss is in float32.
 """
 
@@ -42,7 +43,7 @@ from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.heads import ContrastiveHead
 from ssl_vision.nn.queue import FeatureQueue
 from ssl_vision.optim.recipe import OptimConfig
-from ssl_vision.types import Batch, LossOutput
+from ssl_vision.types import Batch, LossOutput, at_least_float32
 from ssl_vision.views import ViewConfig
 
 MAX_SCALE = 100.0  # of logits, where the temperature is learned: it may not run away
@@ -144,7 +145,7 @@ class Simclr(Method):
     def _keys(self, images: Tensor) -> Tensor:
         """What the averaged networks make of images, of unit length, (B, E)."""
         pooled = self.memory_backbone(images).pooled
-        return F.normalize(self.memory_projector(pooled).float(), dim=-1)
+        return F.normalize(at_least_float32(self.memory_projector(pooled)), dim=-1)
 
     def export_heads(self) -> dict[str, Tensor]:
         """The head: fine-tuning may start from its first layers."""

@@ -40,6 +40,8 @@ class Backbone(nn.Module):
         has_tokens: Whether hidden patches can be left out of, or masked in, the input (a ViT).
         mask_token: Learned stand-in of a masked patch, (1, 1, D); None unless asked for.
         own: Of networks that are nobody's but the user's, how they are built; else None.
+        head_layers: What stands between pooled features and the classifier, (B, D) -> (B, D); None
+            unless a fine-tuning starts inside the head of its pretraining.
     """
 
     modality: str = "images"
@@ -64,6 +66,7 @@ class Backbone(nn.Module):
         anything = cast(Any, model)
         self.width: int = width or getattr(model, "head_hidden_size", None) or anything.num_features
         self.mask_token: nn.Parameter | None = None
+        self.head_layers: nn.Module | None = None
         self._layer_ids: dict[str, int] | None = None
 
     def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:

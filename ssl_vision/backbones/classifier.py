@@ -1,12 +1,16 @@
 """The classifier of a backbone: timm's own, so that what is trained leaves as a timm classifier."""
 
+import copy
+from collections.abc import Mapping
+
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.backbones.transfer import transfer_weights
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.nn.heads import ContrastiveHead
 
 
 def add_classifier(backbone: Backbone, *, num_classes: int, std: float) -> None:
@@ -50,8 +54,92 @@ def names_of_timm(backbone: Backbone) -> tuple[str, ...]:
     return tuple(ImageNetInfo(subset).label_descriptions()) if subset else ()
 
 
+def add_head_layers(backbone: Backbone, *, num_layers: int) -> None:
+    """Put the first layers of SimCLR's head before the classifier, with fresh weights.
+
+    The classifier stays timm's own, the layers stand beside the timm model.
+    """
+    head = ContrastiveHead(backbone.width, backbone.width, num_layers=num_layers + 1)
+    backbone.head_layers = nn.Sequential(*head.layers[:num_layers])
+
+
+def load_head_layers(backbone: Backbone, heads: Mapping[str, Tensor], *, source: str) -> None:
+    """Give the layers before the classifier the weights of a pretraining's head.
+
+    Args:
+        backbone: Of `add_head_layers`.
+        heads: Tensors that came with the weights, `projector.layers.0.0.weight` and so on.
+        source: Of the weights, for the message.
+
+    Raises:
+        CheckpointError: No such head, or one of other widths.
+    """
+    layers = backbone.head_layers
+    assert layers is not None
+    own = layers.state_dict()
+    found = {n: heads[key] for n in own if (key := f"projector.layers.{n}") in heads}
+    if any(n not in found or found[n].shape != value.shape for n, value in own.items()):
+        raise CheckpointError(
+            f"method.from_head_layer={len(list(layers.children()))}: {source} has no head of "
+            f"SimCLR with so many hidden layers of width {backbone.width}; start from weights of "
+            "method.name=simclr, or from_head_layer=0."
+        )
+    layers.load_state_dict(found)
+
+
+def split_classifier(backbone: Backbone) -> tuple[Backbone, dict[str, Tensor]]:
+    """A copy that ends at its features, and the tensors of what scored them.
+
+    For networks with `head_layers`: timm has no place for these, and the classifier alone, on
+    features it was not trained on, would give scores that mean nothing.
+    """
+    assert backbone.head_layers is not None
+    parts = {"head_layers": backbone.head_layers, "classifier": backbone.model.get_classifier()}
+    tensors = {f"{part}.{n}": v for part, m in parts.items() for n, v in m.state_dict().items()}
+    plain = copy.deepcopy(backbone)
+    plain.head_layers = None
+    plain.model.reset_classifier(0)
+    return plain, tensors
+
+
+def join_classifier(backbone: Backbone, tensors: Mapping[str, Tensor], *, num_layers: int) -> None:
+    """Undo `split_classifier`, in place.
+
+    Raises:
+        CheckpointError: Tensors are missing or of another shape.
+    """
+    if num_classes := len(tensors.get("classifier.weight", ())):
+        backbone.model.reset_classifier(num_classes)
+    _load_part(backbone.model.get_classifier(), "classifier", tensors)
+    join_head_layers(backbone, tensors, num_layers=num_layers)
+
+
+def join_head_layers(backbone: Backbone, tensors: Mapping[str, Tensor], *, num_layers: int) -> None:
+    """Put trained layers before the classifier, from tensors called `head_layers.0.0.weight`, ...
+
+    Raises:
+        CheckpointError: Tensors are missing or of another shape.
+    """
+    add_head_layers(backbone, num_layers=num_layers)
+    assert backbone.head_layers is not None
+    _load_part(backbone.head_layers, "head_layers", tensors)
+    backbone.eval()
+
+
+def _load_part(module: nn.Module, part: str, tensors: Mapping[str, Tensor]) -> None:
+    own = {n.removeprefix(f"{part}."): v for n, v in tensors.items() if n.startswith(f"{part}.")}
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the {part} that came with the weights does not fit the network; export the run again."
+        ) from error
+
+
 def classify(backbone: Backbone, pooled: Tensor) -> Tensor:
     """Class scores (B, classes) of pooled features (B, D)."""
+    if backbone.head_layers is not None:
+        pooled = backbone.head_layers(pooled)
     return backbone.model.get_classifier()(pooled)
 
 

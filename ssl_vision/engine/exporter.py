@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
+from torch import Tensor
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.data.levels import DecodeConfig
@@ -49,6 +50,7 @@ class Exporter:
         self._class_names = tuple(class_names)
         self.backbone: Backbone = copy.deepcopy(method.export_backbone()).eval()
         self.backbone.requires_grad_(False)
+        self._heads: dict[str, Tensor] = {}
 
     def refresh(self, method: Method) -> Backbone:
         """Bring the copy up to date; a collective under FSDP2."""
@@ -57,6 +59,7 @@ class Exporter:
         with torch.no_grad():
             for name, value in self.backbone.state_dict().items():
                 value.copy_(whole(source[name]))
+        self._heads = {name: whole(value) for name, value in method.export_heads().items()}
         return self.backbone
 
     def describe(self, method: Method) -> str | None:
@@ -71,7 +74,11 @@ class Exporter:
     def write(self, method: Method) -> None:
         """Write export/; `refresh` first."""
         export_backbone(
-            self.backbone, self._run.folder.export, **self._input(), card=self._card(method)
+            self.backbone,
+            self._run.folder.export,
+            **self._input(),
+            card=self._card(method),
+            heads=self._heads,
         )
 
     def snippet(self) -> str:

@@ -6,7 +6,7 @@ from ssl_vision.backbones.transfer import transfer_weights
 from ssl_vision.engine.run import Run
 from ssl_vision.errors import SslVisionError
 from ssl_vision.methods.base import Method
-from ssl_vision.zoo.weights import resolve_weights
+from ssl_vision.zoo.weights import heads_of, resolve_weights
 
 RECORD = "start.json"  # in the run folder: what it started from
 
@@ -20,6 +20,7 @@ def start_from(weights: str, run: Run, method: Method) -> None:
     """
     loaded = resolve_weights(weights)
     report = transfer_weights(loaded.backbone, method.backbone)
+    method.take_heads(heads_of(loaded), source=loaded.source)
     method.on_weights_loaded()
     if run.is_main:
         run.folder.write_json(RECORD, {"init_from": weights, "sha256": loaded.sha256})

@@ -25,10 +25,12 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import set_drop_path
 from ssl_vision.backbones.classifier import (
     add_classifier,
+    add_head_layers,
     classifier_names,
     classify,
     freeze_all_but_classifier,
     init_linear,
+    load_head_layers,
 )
 from ssl_vision.distributed import rank
 from ssl_vision.errors import ConfigError
@@ -89,6 +91,7 @@ class SupervisedConfig(MethodConfig):
 
     name: Literal["supervised"] = "supervised"
     tune: Literal["all", "head"] = "all"  # head: a frozen backbone in evaluation mode
+    from_head_layer: int = 0  # SimCLR's layers kept below the classifier; 1 in SimCLRv2
     mixing: MixingConfig = field(default_factory=MixingConfig)
     label_smoothing: float = 0.1
     head_init_std: float = 0.02  # MAE's fine-tuning starts from 2e-5
@@ -99,6 +102,10 @@ class SupervisedConfig(MethodConfig):
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(
                 f"method.label_smoothing={self.label_smoothing} must be from 0 to below 1."
+            )
+        if self.from_head_layer < 0:
+            raise ConfigError(
+                f"method.from_head_layer={self.from_head_layer} must be 0 (none) or more."
             )
         for name in ("head_init_std", "head_lr_factor"):
             if getattr(self, name) <= 0:
@@ -148,6 +155,8 @@ class Supervised(Method):
                 "class, or a labelled set."
             )
         self.num_classes = plan.num_classes
+        if config.from_head_layer:
+            add_head_layers(backbone, num_layers=config.from_head_layer)
         add_classifier(backbone, num_classes=self.num_classes, std=config.head_init_std)
         self._head_names = classifier_names(backbone)
         self.token_head: nn.Linear | None = None
@@ -284,6 +293,11 @@ class Supervised(Method):
         """The average of the weights where there is one."""
         return self.backbone if self.teacher is None else self.teacher.network
 
+    def take_heads(self, heads: Mapping[str, Tensor], *, source: str) -> None:
+        """Start the layers below the classifier from a pretraining's, if there are any."""
+        if self.config.from_head_layer:
+            load_head_layers(self.backbone, heads, source=source)
+
     def on_weights_loaded(self) -> None:
         """Let the average start from weights that came after construction (`init_from`)."""
         if self.teacher is not None:
@@ -302,7 +316,8 @@ class Supervised(Method):
 
     def layer_id(self, name: str) -> int | None:
         """Depth by MAE's counting; the classifier is a head although the timm model owns it."""
-        return None if self._is_head(name) else super().layer_id(name)
+        is_above = self._is_head(name) or name.startswith("backbone.head_layers.")
+        return None if is_above else super().layer_id(name)
 
     def lr_factor(self, name: str) -> float:
         """Heads learn at another rate than the backbone, by `head_lr_factor`."""

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.backbones.classifier import classify
 from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.source import Source
 from ssl_vision.errors import ConfigError, DataError
@@ -88,12 +90,12 @@ def pass_over(
     )
 
     def outputs() -> Iterator[tuple[Tensor, Tensor]]:
-        network = backbone if of == "features" else plain_model(backbone)
         for batch in loader:
             (samples,) = batch.views.values()
             with torch.autocast(device.type, dtype=half, enabled=half is not None):
-                found = network(shown.normalize(samples.to(device)))
-            yield batch.index, (found.pooled if of == "features" else found).float().cpu()
+                images = shown.normalize(samples.to(device))
+                found = backbone(images).pooled if of == "features" else _scores(backbone, images)
+            yield batch.index, found.float().cpu()
 
     with frozen(backbone), torch.inference_mode():
         backbone.to(device)
@@ -107,3 +109,11 @@ def pass_over(
         rows=torch.cat([index for index, _ in parts]).numpy(),
         unreadable=unreadable,
     )
+
+
+def _scores(backbone: Backbone, images: Tensor) -> Tensor:
+    """What the classifier says, by timm's own forward where timm has all of the network."""
+    if backbone.head_layers is not None:
+        return classify(backbone, backbone(images).pooled)
+    scores: Tensor = plain_model(backbone)(images)
+    return scores

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ssl_vision import __version__
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_from_config
+from ssl_vision.backbones.classifier import join_classifier, split_classifier
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.files import fsync_path, read_json
@@ -98,6 +99,15 @@ def export_backbone(
     folder, card = Path(folder), card or ModelCard()
     check_target(folder)
     check_formats(formats, is_in_timm=backbone.is_in_timm)
+    own: dict[str, Any] = {}
+    if (layers := backbone.head_layers) is not None:
+        backbone, scored = split_classifier(backbone)
+        heads = {**(heads or {}), **scored}
+        own = {
+            "num_head_layers": len(list(layers.children())),
+            "head_label_names": list(class_names),
+        }
+        class_names = ()  # the plain network has no classes
     config = describe_backbone(
         backbone,
         mean=mean,
@@ -109,6 +119,7 @@ def export_backbone(
         class_names=class_names,
         card=card,
     )
+    config |= own
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -181,6 +192,8 @@ def describe_backbone(
     if backbone.own is not None:
         own["own"] = {"class": backbone.own.name, "kwargs": backbone.own.kwargs}
     own |= {} if decode == DEFAULT else {"decode": decode.to_json()}
+    if backbone.head_layers is not None:  # in a checkpoint; exports have them apart
+        own["num_head_layers"] = len(list(backbone.head_layers.children()))
     return {
         "architecture": backbone.architecture,
         "num_classes": num_classes,
@@ -222,6 +235,9 @@ def check_config(config: object, path: Path) -> dict[str, Any]:
         "model_args": isinstance(config.get("model_args") or {}, dict),
         "num_classes": _is_count(config.get("num_classes") or 0, least=0),
         "card": isinstance(card, dict) and _is_card(card),
+        "num_head_layers": _is_count(config.get("num_head_layers") or 0, least=0),
+        "head_label_names": isinstance(names := config.get("head_label_names", []), list)
+        and all(isinstance(name, str) for name in names),
         "position_rule": config.get("position_rule", "timm") in ("timm", "dino"),
         "label_names": _are_names(config.get("label_names"), config.get("num_classes")),
         "pretrained_cfg": isinstance(given, dict),
@@ -334,6 +350,8 @@ def read_export(
         path=folder / CONFIG_NAME,
         source=folder / WEIGHTS_NAME,
     )
+    if with_classifier and (num_layers := config.get("num_head_layers")):
+        join_classifier(backbone, safe_load(folder / HEADS_NAME), num_layers=num_layers)
     return backbone, config
 
 
@@ -483,7 +501,8 @@ def _write_and_verify(
     if backbone.own is not None:
         reloaded: nn.Module = reloaded_copy(backbone, folder / WEIGHTS_NAME)
     else:
-        reloaded = read_export(folder, with_classifier=True)[0].model
+        has_classifier = "num_head_layers" not in config
+        reloaded = read_export(folder, with_classifier=has_classifier)[0].model
     found = outputs_of(reloaded, images)
     checks = {"reloaded": judge(found, expected, is_half=is_half, what="the reloaded export")}
     images = probe_batch(config, num_images=3)  # another batch size than while writing

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import load_timm
-from ssl_vision.backbones.classifier import names_of_timm
+from ssl_vision.backbones.classifier import join_head_layers, names_of_timm
 from ssl_vision.backbones.own import as_backbone
 from ssl_vision.data.config import InputSpec
 from ssl_vision.data.levels import DecodeConfig
@@ -28,6 +28,7 @@ from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import (
     CONFIG_NAME,
+    HEADS_NAME,
     WEIGHTS_NAME,
     build_and_load,
     check_config,
@@ -61,6 +62,7 @@ class LoadedBackbone:
         class_names: What the classifier's outputs mean, in their order; empty where the network
             came without one, or nobody named them.
         folder: Export folder it was read from, heads.safetensors beside it; None for others.
+        checkpoint: Folder of the checkpoint it was read from; None for others.
         source: What was asked for, in full.
         sha256: Of the tensors; equal weights have equal values in any file.
     """
@@ -77,6 +79,7 @@ class LoadedBackbone:
     source: str
     sha256: str
     class_names: tuple[str, ...] = ()
+    checkpoint: Path | None = None
 
     @property
     def num_classes(self) -> int:
@@ -94,6 +97,18 @@ class LoadedBackbone:
             self.crop_pct,
             self.decode,
         )
+
+
+def heads_of(loaded: LoadedBackbone) -> dict[str, Tensor]:
+    """What was trained beside the network, by the names its method gave it; empty if nothing came.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    if loaded.checkpoint is not None:
+        return dict(safe_load(loaded.checkpoint / STATE_NAME)["state_dict"])
+    path = None if loaded.folder is None else loaded.folder / HEADS_NAME
+    return dict(safe_load(path)) if path is not None and path.is_file() else {}
 
 
 def load_backbone(weights: str | Path, *, into: nn.Module | None = None) -> nn.Module:
@@ -235,7 +250,11 @@ def _from_checkpoint(folder: Path, *, source: str, with_classifier: bool) -> Loa
         path=path,
         source=folder / STATE_NAME,
     )
-    return _describe(backbone, config, source=source)
+    if with_classifier and (num_layers := config.get("num_head_layers")):
+        before = prefix.removesuffix("model.")
+        layers = {n.removeprefix(before): v for n, v in state.items() if str(n).startswith(before)}
+        join_head_layers(backbone, layers, num_layers=num_layers)
+    return _describe(backbone, config, source=source, checkpoint=folder)
 
 
 def _from_timm(name: str, *, source: str, with_classifier: bool) -> LoadedBackbone:
@@ -270,7 +289,12 @@ def _from_export(folder: Path, *, source: str, with_classifier: bool) -> LoadedB
 
 
 def _describe(
-    backbone: Backbone, config: dict[str, Any], *, source: str, folder: Path | None = None
+    backbone: Backbone,
+    config: dict[str, Any],
+    *,
+    source: str,
+    folder: Path | None = None,
+    checkpoint: Path | None = None,
 ) -> LoadedBackbone:
     """LoadedBackbone of a network and its timm config."""
     given = config["pretrained_cfg"]
@@ -278,6 +302,7 @@ def _describe(
     if "architecture" in config:  # an export says which size it is for; args say how it was built
         size = given["input_size"][-1]
     size = backbone.own_input_size or size
+    names = config.get("label_names") or config.get("head_label_names")
     has_classifier = bool(getattr(backbone.model, "num_classes", 0))
     return LoadedBackbone(
         backbone=backbone,
@@ -289,9 +314,10 @@ def _describe(
         decode=read_decode(config),
         card=read_card(config),
         folder=folder,
+        checkpoint=checkpoint,
         source=source,
         sha256=sha256_of_tensors(backbone.model.state_dict()),
-        class_names=tuple(config.get("label_names") or ()) if has_classifier else (),
+        class_names=tuple(names or ()) if has_classifier else (),
     )
 
 

@@ -4,9 +4,12 @@ import json
 import shutil
 
 import pytest
+import torch
 
+from ssl_vision.backbones.classifier import classify
 from ssl_vision.engine.train import train
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.zoo.export import read_export
 from ssl_vision.zoo.weights import resolve_weights
 
 ONE, TWO = "trainer.max_steps=1", "trainer.max_steps=2"
@@ -58,3 +61,30 @@ def test_other_weights_under_the_same_name_are_said(recipe, others, tmp_path, ca
     (tmp_path / "start").mkdir()
     train(recipe("barlow_twins", TWO, f"init_from={tmp_path / 'start'}"))
     assert "is not compared" in capsys.readouterr().out
+
+
+def test_a_fine_tuning_starts_inside_the_head_of_an_export_or_of_a_checkpoint(recipe):
+    first = train(recipe("simclr", ONE, run="first")).run_dir
+    inside = ("method.from_head_layer=1", f"init_from={first}", ONE)
+    tuned = train(recipe("supervised", *inside, run="tuned"))
+    backbone, _ = read_export(tuned.export, with_classifier=True)
+    assert backbone.head_layers is not None
+    seen = []
+    for folder in ("tuned_2", "tuned_3"):
+        run = recipe("supervised", *inside, "optim.base_lr=1e-30", run=folder)
+        seen.append(read_export(train(run).export, with_classifier=True)[0])
+        shutil.rmtree(first / "export", ignore_errors=True)  # then its checkpoint
+    for one, two in zip(*(b.head_layers.state_dict().values() for b in seen), strict=True):
+        assert torch.equal(one, two)
+    images = torch.randn(4, 3, 16, 16)
+    scores = []
+    for _ in range(2):  # of the export, then of the checkpoint
+        loaded = resolve_weights(tuned.run_dir, with_classifier=True)
+        assert loaded.class_names == tuple(map(str, range(10)))
+        with torch.no_grad():
+            scores.append(classify(loaded.backbone, loaded.backbone(images).pooled))
+        shutil.rmtree(tuned.export, ignore_errors=True)
+    torch.testing.assert_close(*scores)
+    plain = train(recipe("barlow_twins", ONE, run="plain")).export
+    with pytest.raises(CheckpointError, match=r"from_head_layer=1.*has no head of SimCLR"):
+        train(recipe("supervised", inside[0], f"init_from={plain}", run="refused"))

@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone, wrap_model
+from ssl_vision.backbones.classifier import classify
 from ssl_vision.backbones.transfer import transfer_weights
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.methods import supervised
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.methods.mae import Mae, MaeConfig
+from ssl_vision.methods.simclr import Simclr, SimclrConfig
 from ssl_vision.methods.supervised import MixingConfig, Supervised, SupervisedConfig
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
-from ssl_vision.zoo.export import export_backbone
-from ssl_vision.zoo.weights import resolve_weights
+from ssl_vision.zoo.export import export_backbone, read_export
+from ssl_vision.zoo.weights import heads_of, resolve_weights
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 TINY = {"patch_size": 4, "depth": 2, "embed_dim": 24, "num_heads": 3}
@@ -487,3 +489,94 @@ def test_half_precision_reaches_every_parameter_although_two_passes_share_the_we
     loss.backward()
     assert loss.isfinite()
     assert [n for n, p in method.trainable_parameters() if p.grad is None] == []
+
+
+# From inside a pretraining's head -------------------------------------------------------------
+
+INPUT: dict[str, Any] = {
+    "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "size_px": 16,
+}  # fmt: skip
+
+
+def _pretrained(folder: Path) -> Simclr:
+    """SimCLR with batch norms that have seen something, and its export."""
+    torch.manual_seed(1)
+    backbone = build_backbone(BackboneConfig(name="vit_tiny_patch16_224", args=TINY), input_size=16)
+    method = Simclr(
+        SimclrConfig(projection_dim=7),
+        backbone,
+        optim=OptimConfig(),
+        plan=TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=8, input_size=16),
+    )
+    images = torch.randn(8, 3, 16, 16)
+    method.compute_loss(Batch(views={"a": images, "b": images}, index=torch.arange(8)))
+    export_backbone(method.export_backbone(), folder, **INPUT, heads=method.export_heads())
+    return method.eval()
+
+
+def _started(folder: Path, **settings: Any) -> Supervised:
+    """A fine-tuning that starts from an export, as the engine does it."""
+    loaded = resolve_weights(folder)
+    method = _method(**settings)
+    transfer_weights(loaded.backbone, method.backbone)
+    method.take_heads(heads_of(loaded), source=loaded.source)
+    method.on_weights_loaded()
+    return method.eval()
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_fine_tuning_starts_behind_layers_of_simclrs_head(tmp_path: Path, num_layers: int) -> None:
+    simclr = _pretrained(tmp_path / "export")
+    method = _started(tmp_path / "export", from_head_layer=num_layers, ema_momentum=0.9)
+    images = torch.randn(4, 3, 16, 16)
+    hidden = simclr.backbone(images).pooled
+    for layer in list(simclr.projector.layers)[:num_layers]:
+        linear, norm, _ = list(layer.children())
+        z = (hidden @ linear.weight.T - norm.running_mean) / (norm.running_var + 1e-5).sqrt()
+        hidden = (norm.weight * z + norm.bias).clamp(min=0)
+    head = method.backbone.model.get_classifier()
+    expected = hidden @ head.weight.T + head.bias
+    torch.testing.assert_close(method.logits(images), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(method.predict(images), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_of_the_head_are_trained_and_layer_decay_leaves_them_alone(tmp_path: Path) -> None:
+    _pretrained(tmp_path / "export")
+    method = _started(tmp_path / "export", from_head_layer=1, layer_decay=0.5).train()
+    method.compute_loss(_batch()).loss.backward()
+    names = [n for n, p in method.named_parameters() if ".head_layers." in n]
+    assert len(names) == 3
+    groups = {n: g["lr_scale"] for g in method.param_groups() for n in g["names"]}
+    assert {groups[name] for name in names} == {1.0}
+    assert all(dict(method.named_parameters())[name].grad.abs().sum() > 0 for name in names)
+    frozen = _started(tmp_path / "export", from_head_layer=1, tune="head")
+    assert [n for n, p in frozen.named_parameters() if p.requires_grad] == [
+        "backbone.model.head.weight", "backbone.model.head.bias",
+    ]  # fmt: skip
+
+
+def test_what_was_fine_tuned_so_leaves_with_its_scores_and_as_a_plain_network(
+    tmp_path: Path,
+) -> None:
+    _pretrained(tmp_path / "export")
+    method = _started(tmp_path / "export", from_head_layer=1, head_init_std=1.0)
+    images = torch.randn(4, 3, 16, 16)
+    export_backbone(method.export_backbone(), tmp_path / "tuned", **INPUT)
+    read, _ = read_export(tmp_path / "tuned", with_classifier=True)
+    with torch.no_grad():
+        torch.testing.assert_close(classify(read, read(images).pooled), method.predict(images))
+        plain = timm.create_model(f"local-dir:{tmp_path / 'tuned'}", pretrained=True).eval()
+        torch.testing.assert_close(plain(images), method.backbone(images).pooled)
+    assert method.backbone.model.get_classifier().weight.shape == (5, 24)  # left as it was
+
+
+def test_weights_without_such_a_head_are_refused(tmp_path: Path) -> None:
+    _pretrained(tmp_path / "export")
+    with pytest.raises(CheckpointError, match=r"from_head_layer=3.*simclr"):
+        _started(tmp_path / "export", from_head_layer=3)  # the last layer is the projection
+    (tmp_path / "export" / "heads.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"from_head_layer=1.*no head of SimCLR"):
+        _started(tmp_path / "export", from_head_layer=1)
+    assert _started(tmp_path / "export").backbone.head_layers is None
+    with pytest.raises(ConfigError, match=r"method\.from_head_layer=-1"):
+        SupervisedConfig(from_head_layer=-1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ssl_vision.backbones.classifier import add_classifier, add_head_layers
 from ssl_vision.data.images.several import images_at
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.tasks.frozen_pass import PassSettings, pass_over
@@ -48,3 +49,22 @@ def test_values_are_the_networks_own(tmp_path: Path) -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="batch_size=0 must be 1 or more"):
         PassSettings(batch_size=0)
+
+
+def test_scores_go_through_the_layers_before_the_classifier(tmp_path: Path) -> None:
+    """Of a fine-tuning that starts inside a pretraining's head."""
+    loaded = resolve_weights(TINY)
+    torch.manual_seed(0)
+    add_head_layers(loaded.backbone, num_layers=1)
+    add_classifier(loaded.backbone, num_classes=3, std=1.0)
+    loaded.backbone.eval()
+    pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    source = images_at([tmp_path])
+    found = pass_over(loaded, source, PassSettings(), of="logits").values
+    pooled = torch.from_numpy(pass_over(loaded, source, PassSettings()).values)
+    linear, norm, _ = loaded.backbone.head_layers[0]  # type: ignore[index]
+    head = loaded.backbone.model.get_classifier()
+    with torch.no_grad():
+        expected = head(norm(linear(pooled)).relu())
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)

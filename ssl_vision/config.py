@@ -24,6 +24,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
+from ssl_vision.bounds import MAX_NEIGHBOURS, MAX_SEED, check_bounds
 from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.modalities import AnyEvalData
 from ssl_vision.errors import ConfigError, did_you_mean
@@ -63,20 +64,10 @@ class TrainerConfig:
     on_data_change: Literal["refuse", "allow"] = "refuse"  # resuming on other data than before
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "max_steps",
-            "devices",
-            "num_nodes",
-            "accumulate",
-            "log_every_steps",
-            "checkpoint_every_epochs",
-            "checkpoint_every_steps",
-            "keep_checkpoints",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"trainer.{name}={value} must be 1 or more.")
+        for name in ("epochs", "max_steps", "devices", "num_nodes", "accumulate",
+                     "log_every_steps", "checkpoint_every_epochs", "checkpoint_every_steps",
+                     "keep_checkpoints"):  # fmt: skip
+            check_bounds(f"trainer.{name}", getattr(self, name), least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +78,12 @@ class OnlineEvalConfig:
     k: int = 20
     temperature: float = 0.07
     max_bank: int = 50_000  # samples of the training set kept for the search
+
+    def __post_init__(self) -> None:
+        check_bounds("online_eval.every_epochs", self.every_epochs, least=0)
+        check_bounds("online_eval.k", self.k, least=1, most=MAX_NEIGHBOURS)
+        check_bounds("online_eval.temperature", self.temperature, above=0)
+        check_bounds("online_eval.max_bank", self.max_bank, least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +104,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _filled(self.run_dir, method="")
+        check_bounds("seed", self.seed, least=0, most=MAX_SEED)
 
     @property
     def run_path(self) -> Path:
@@ -144,6 +142,9 @@ class EvalConfig:
     method: str | None = None  # for published numbers; None: from the run or the zoo
     baselines: bool = False  # kNN and SVM also on raw inputs and on the untrained network
     cache: CacheConfig = field(default_factory=CacheConfig)
+
+    def __post_init__(self) -> None:
+        check_bounds("seed", self.seed, least=0, most=MAX_SEED)
 
     def settings(self, kind: type[_Schema]) -> _Schema:
         """The section of a task, by its dataclass.

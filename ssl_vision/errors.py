@@ -3,7 +3,8 @@
 Messages name the key or file, the value, what is allowed and the way out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -57,6 +58,50 @@ class Preempted(SslVisionError):
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def memory_explained(way_out: str) -> Iterator[None]:
+    """Say in one line that memory did not suffice, and which settings to lower.
+
+    Args:
+        way_out: "lower a, b or c".
+
+    Raises:
+        DeviceMemoryError: Instead of MemoryError, of torch's OutOfMemoryError, and of what NumPy
+            and torch say where the system refuses an allocation.
+    """
+    try:
+        yield
+    except SslVisionError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        first = (str(error).strip().splitlines() or ["no memory"])[0]
+        raise DeviceMemoryError(f"out of memory ({first[:160]}); {way_out}.") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory could not be had, here or on a device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = str(error)
+    return isinstance(error, RuntimeError | ValueError) and any(
+        each in words for each in _MEMORY_WORDS
+    )
+
+
+# Of torch's CPU allocator, of shapes whose bytes overflow 64 bits, and of NumPy's.
+_MEMORY_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "Storage size calculation overflowed",
+    "array is too big",
+    "Maximum allowed dimension exceeded",
+    "Maximum allowed size exceeded",
+    "invalid size",
+)
 
 
 def did_you_mean(word: object, known: Iterable[str], *, num: int = 1, cutoff: float = 0.6) -> str:

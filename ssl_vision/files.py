@@ -5,12 +5,13 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from ssl_vision.errors import CheckpointError, SslVisionError
+from ssl_vision.errors import CheckpointError, ConfigError, SslVisionError
 
 StrPath = str | os.PathLike[str]
 
@@ -215,6 +216,93 @@ def report_folder_made(folder: Path) -> Iterator[None]:
         raise CheckpointError(
             f"{folder} cannot be written ({error.strerror}); give another folder as out=."
         ) from error
+
+
+class Output(NamedTuple):
+    """What a command leaves in the folder it is given, by which it knows its own again.
+
+    Attributes:
+        command: Its name.
+        marks: Patterns of names of which one is always there.
+        names: Patterns of all names it writes, those of `marks` among them.
+    """
+
+    command: str
+    marks: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def check_output(path: StrPath, *, key: str, data: Iterable[str | None] = ()) -> None:
+    """Refuse, before work is done, a place whose files would be lost or would become data.
+
+    Args:
+        path: Where something is to be written.
+        key: What the user called it: a setting, or OUT.
+        data: Paths (or names) of the data that are read.
+
+    Raises:
+        ConfigError: The name is no UTF-8, which the formats written there cannot hold, or the
+            place is a folder of the data, or inside one.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{key}={shown(path)}: the name is not UTF-8 text; rename the folder, or give another."
+        ) from error
+    own = Path(path).expanduser().resolve()
+    for each in data:
+        folder = Path(each or "").expanduser()
+        if each and folder.is_dir() and own.is_relative_to(folder.resolve()):
+            raise ConfigError(
+                f"{key}={path} is inside the data folder {each}, where its files would be taken "
+                f"for data; give {key} a folder outside of it."
+            )
+
+
+def check_replaceable(folder: Path, output: Output, *, key: str = "OUT") -> str:
+    """The one rule of output folders: new, empty, or left by the same command; else refused.
+
+    Args:
+        folder: Where something is to be written.
+        output: What is going to be.
+        key: What the user called the folder.
+
+    Returns:
+        A line that says that an earlier output is replaced; empty where there is none.
+
+    Raises:
+        ConfigError: The folder is a file, or holds something that the command did not write.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{key}={folder} is a file; name a folder.")
+    there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    if not there:
+        return ""
+    foreign = [name for name in there if not any(fnmatch(name, each) for each in output.names)]
+    if foreign or not any(fnmatch(name, mark) for name in there for mark in output.marks):
+        what = f"{shown(foreign[0])!r}" if foreign else "files"
+        raise ConfigError(
+            f"{key}={folder} is not empty and holds {what}, which {output.command} did not write; "
+            "name another folder, or empty this one."
+        )
+    return f"{folder}: the output of an earlier {output.command} is replaced."
+
+
+def remove_stale(folder: Path, written: Collection[str], output: Output) -> None:
+    """Remove what an earlier output left in a folder and this one did not write."""
+    for entry in folder.iterdir():
+        is_own = any(fnmatch(entry.name, each) for each in output.names)
+        if is_own and entry.name not in written and entry.is_file():
+            entry.unlink()
+
+
+def cache_home() -> Path:
+    """Folder of everything this package caches: weights, features, data sets by name."""
+    if home := os.environ.get("SSL_VISION_HOME"):
+        return Path(home).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "ssl_vision"
 
 
 def shipped_folder(name: str) -> Path:

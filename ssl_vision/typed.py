@@ -19,7 +19,7 @@ line all that follows the first `=` is the text, quotes and # included.
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -27,7 +27,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import ConfigError, did_you_mean
 
 _TRUTHS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 _NULLS = ("null", "Null", "NULL")
@@ -39,6 +39,7 @@ _TAGS = frozenset(
 )
 _LARGEST = 1e300  # of a number: beyond it squares and sums are infinite anyway
 _MAX_DIGITS = 300
+_MAX_SHOWN = 24  # names in a message
 _MAX_NODES = 100_000  # aliases of aliases would grow without end
 
 
@@ -175,12 +176,15 @@ def convert(
     if is_dataclass(kind):
         known = get_type_hints(kind) | dict(kinds or {})
         names = {field.name for field in fields(kind)}
-        return _mapping(value, {name: known[name] for name in names}, Any, key=key)
+        made = _mapping(value, {name: known[name] for name in names}, Any, key=key)
+        return _known(made, names, key=key)
     if origin is dict:
         return _mapping(value, {}, get_args(kind)[1], key=key)
     if origin is tuple:
-        return _list(value, get_args(kind)[0], key=key)
-    if kind is str or origin is Literal:
+        return _sized(_list(value, get_args(kind)[0], key=key), get_args(kind), key=key)
+    if origin is Literal:
+        return _one_of(_text(value, key=key), get_args(kind), key=key)
+    if kind is str:
         return _text(value, key=key)
     readers = {bool: _truth, int: _whole, float: _number}
     return readers.get(kind, _anything)(value, key=key)
@@ -203,10 +207,32 @@ def _mapping(value: object, known: Mapping[str, object], other: Any, *, key: str
     }
 
 
+def _known(values: object, names: Collection[str], *, key: str) -> object:
+    """A mapping of settings that there are; what is no mapping is left for the schema."""
+    for name in values if isinstance(values, Mapping) else ():
+        if name not in names:
+            full, words = f"{key}.{name}".lstrip("."), sorted(names)
+            shown = ", ".join(words[:_MAX_SHOWN]) + (", ..." if len(words) > _MAX_SHOWN else "")
+            raise ConfigError(
+                f"{full}: there is no such setting; {key or 'there'} "
+                f"{'has' if key else 'are'} {shown}.{did_you_mean(name, names)}"
+            )
+    return values
+
+
+def _one_of(value: object, words: tuple[object, ...], *, key: str) -> object:
+    if isinstance(value, str) and value not in words:
+        hint = did_you_mean(value, map(str, words))
+        raise ConfigError(f"{key}={value} must be one of {', '.join(map(str, words))}.{hint}")
+    return value
+
+
 def _list(value: object, kind: Any, *, key: str) -> object:
     if isinstance(value, Typed) and not _is_null(value):
         if value.lstrip().startswith("["):
             value = _flow(value, "[", key=key, wanted="a list, [a, b]")
+        elif not value.strip() and value.is_argument:
+            raise ConfigError(f"{key}: no value was given; [] is a list without entries.")
         else:
             parts = (part.strip() for part in value.split(","))
             value = [Typed(part, is_plain=value.is_plain) for part in parts if part]
@@ -215,6 +241,20 @@ def _list(value: object, kind: Any, *, key: str) -> object:
     if isinstance(value, str) or not isinstance(value, Sequence):
         return None if _is_null(value) else value
     return [convert(each, kind, key=key) for each in value]
+
+
+def _sized(value: object, kinds: tuple[Any, ...], *, key: str) -> object:
+    """A list of as many values as the setting has; of any number where its type says `...`."""
+    if isinstance(value, list) and kinds[-1] is not ... and len(value) != len(kinds):
+        raise ConfigError(
+            f"{key}={[_shown(each) for each in value]} must hold {len(kinds)} values, not "
+            f"{len(value)}."
+        )
+    return value
+
+
+def _shown(value: object) -> object:
+    return str(value) if isinstance(value, Typed) else value
 
 
 def _flow(value: Typed, bracket: str, *, key: str, wanted: str) -> object:

@@ -10,21 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+from ssl_vision.bounds import check_prob, check_range
 from ssl_vision.errors import ConfigError
-
-
-def check_prob(name: str, prob: float) -> None:
-    """Raise ConfigError unless 0 <= prob <= 1."""
-    if not 0 <= prob <= 1:
-        raise ConfigError(f"{name}={prob} is not a probability; use a value from 0 to 1.")
-
-
-def check_range(name: str, low_high: tuple[float, float], *, low: float, high: float) -> None:
-    """Raise ConfigError unless low <= first <= second <= high."""
-    if not low <= low_high[0] <= low_high[1] <= high:
-        raise ConfigError(
-            f"{name}={list(low_high)} must be two rising numbers from {low:g} to {high:g}."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

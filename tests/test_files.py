@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 
 from ssl_vision import files
-from ssl_vision.errors import CheckpointError, DataError
+from ssl_vision.data.images.torchvision_sets import data_root
+from ssl_vision.errors import CheckpointError, ConfigError, DataError
+from ssl_vision.evaluation.store import cache_folder
 from ssl_vision.files import (
+    Output,
     UnfitFileError,
+    cache_home,
+    check_output,
+    check_replaceable,
     fsync_path,
     open_regular,
     read_json,
     read_regular,
     read_text,
+    remove_stale,
     shown,
     write_atomically,
 )
@@ -190,3 +197,49 @@ def test_a_folder_that_cannot_be_written_is_one_line_with_the_way_out(tmp_path: 
         files.report_folder_made(tmp_path / "a"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+_OUTPUT = Output(command="embed", marks=("meta.json",), names=("meta.json", "*.npy"))
+
+
+def test_output_folders_are_new_empty_or_left_by_the_same_command(tmp_path):
+    assert check_replaceable(tmp_path / "new", _OUTPUT) == ""
+    assert check_replaceable(tmp_path, _OUTPUT) == ""
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(ConfigError, match="is not empty"):  # arrays of anybody's
+        check_replaceable(tmp_path, _OUTPUT)
+    (tmp_path / "meta.json").touch()
+    assert "replaced" in check_replaceable(tmp_path, _OUTPUT)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"OUT=.*'thesis\.tex', which embed did not write"):
+        check_replaceable(tmp_path, _OUTPUT)
+    with pytest.raises(ConfigError, match="is a file"):
+        check_replaceable(tmp_path / "a.npy", _OUTPUT)
+
+
+def test_only_stale_files_of_the_output_are_removed(tmp_path):
+    for name in ("old.npy", "new.npy", "meta.json", "notes.txt"):
+        (tmp_path / name).touch()
+    remove_stale(tmp_path, {"new.npy", "meta.json"}, _OUTPUT)
+    assert {path.name for path in tmp_path.iterdir()} == {"new.npy", "meta.json", "notes.txt"}
+
+
+def test_outputs_inside_the_data_are_refused_however_they_are_named(tmp_path, monkeypatch):
+    data = tmp_path / "photos"
+    (data / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(data)
+    monkeypatch.chdir(data)
+    for out in (data, data / "sub" / "x", tmp_path / "link" / "x", Path("x"), Path("sub/../y")):
+        with pytest.raises(ConfigError, match=r"OUT=.* is inside the data folder"):
+            check_output(out, key="OUT", data=[None, str(data)])
+    check_output(tmp_path / "photos2", key="OUT", data=[str(data), "digits", None])
+    check_output(Path("../x"), key="OUT", data=["."])
+
+
+def test_one_home_of_all_caches(tmp_path, monkeypatch):
+    monkeypatch.delenv("SSL_VISION_DATA", raising=False)
+    monkeypatch.setenv("SSL_VISION_HOME", str(tmp_path))
+    assert cache_home() == tmp_path
+    assert (cache_folder(), data_root()) == (tmp_path / "features", tmp_path / "data")
+    monkeypatch.setenv("SSL_VISION_DATA", str(tmp_path / "elsewhere"))
+    assert data_root() == tmp_path / "elsewhere"

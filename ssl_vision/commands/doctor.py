@@ -19,8 +19,8 @@ from rich.table import Table
 
 from ssl_vision import __version__
 from ssl_vision.commands.arguments import parse
+from ssl_vision.files import cache_home
 from ssl_vision.network import is_offline
-from ssl_vision.zoo.download import cache_home
 
 State = Literal["ok", "missing", "broken", "note"]
 

@@ -18,10 +18,22 @@ from ssl_vision.config import EvalConfig
 from ssl_vision.data.source import Source
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.features import frozen
-from ssl_vision.files import write_atomically
+from ssl_vision.files import (
+    Output,
+    check_output,
+    check_replaceable,
+    remove_stale,
+    write_atomically,
+)
 from ssl_vision.tasks.run import EvalRun
 from ssl_vision.tasks.settings import load_settings
 from ssl_vision.zoo.weights import resolve_weights
+
+OUTPUT = Output(
+    command="embed",
+    marks=("meta.json",),
+    names=("meta.json", "index.csv", "pooled.npy", "patches.npy", ".*.partial.npy"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +109,12 @@ def embed(
         ConfigError: Patch tokens are asked for and the network has none.
         CheckpointError: The folder cannot be written.
     """
+    folder = Path(out).expanduser()
+    check_output(folder, key="OUT", data=(config.data.path, config.data.val_path))
+    replaced = check_replaceable(folder, OUTPUT)
     loaded = resolve_weights(config.weights)
     run = EvalRun(config, loaded, say=lambda text: None)
     source = run.train_source if split == "train" else run.source("val")
-    folder = Path(out).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         rows, shapes = _write_arrays(run, source, folder, has_patches=has_patches, dtype=dtype)
@@ -118,11 +132,12 @@ def embed(
             "files": {name: list(shape) for name, shape in shapes.items()},
         }
         write_atomically(folder / "meta.json", json.dumps(meta, indent=1))
+        remove_stale(folder, {*shapes, "index.csv", "meta.json"}, OUTPUT)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written ({error.strerror}).") from error
     told = [run.shown.note] if run.shown.note else []
     said = [*told, *source.notes] if split == "train" else run.notes
-    notes = [*said, *_left_out(run, source, split)]
+    notes = [*filter(None, [replaced]), *said, *_left_out(run, source, split)]
     return Embedding(folder=folder, files=shapes, notes=tuple(notes))
 
 

@@ -16,7 +16,7 @@ from ssl_vision.evaluation.report import (
     load_evaluation,
 )
 from ssl_vision.evaluation.results import Evaluation
-from ssl_vision.files import report_folder_made, write_atomically
+from ssl_vision.files import check_output, report_folder_made, write_atomically
 from ssl_vision.tasks.evaluate import evaluate_as, report_folder, slug
 from ssl_vision.tasks.settings import load_settings
 
@@ -64,6 +64,7 @@ def _compare(sources: Sequence[str], overrides: Sequence[str], console: Console)
 
 
 def _write_comparison(evaluations: Sequence[Evaluation], folder: Path, console: Console) -> None:
+    check_output(folder, key="out")
     with report_folder_made(folder):
         write_atomically(folder / "comparison.md", comparison_markdown(evaluations))
         write_atomically(folder / "comparison.html", comparison_html(evaluations))

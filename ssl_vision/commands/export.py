@@ -9,9 +9,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from ssl_vision.bounds import check_bounds
 from ssl_vision.commands.arguments import parse
 from ssl_vision.errors import ConfigError
-from ssl_vision.zoo.export import ExportResult, export_backbone
+from ssl_vision.files import check_output, check_replaceable
+from ssl_vision.zoo.export import OUTPUT, ExportResult, check_target, export_backbone
 from ssl_vision.zoo.formats import check_formats
 from ssl_vision.zoo.transforms import TransformLike
 from ssl_vision.zoo.weights import resolve_network
@@ -36,6 +38,7 @@ def run_export(arguments: Sequence[str]) -> int:
     given = parse("export", arguments, num_words=(2, 2))
     settings = given.settings(ExportSettings)
     weights, out = given.words
+    replaced = check_replaceable(Path(out), OUTPUT)
     result = export(
         weights,
         Path(out),
@@ -47,6 +50,8 @@ def run_export(arguments: Sequence[str]) -> int:
         classifier=settings.classifier,
     )
     console = Console()
+    if replaced:
+        console.print(replaced, soft_wrap=True, markup=False, highlight=False)
     for check, outcome in result.checks.items():
         console.print(f"{check}: {outcome}")
     console.print(f"{result.num_bytes / 2**20:.2f} MiB, sha256 {result.sha256}", soft_wrap=True)
@@ -89,8 +94,11 @@ def export(
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype} must be one of {', '.join(_DTYPES)}.")
     check_formats(formats or ())
+    check_target(folder)
+    check_bounds("size_px", size_px, least=1)
     loaded = resolve_network(weights, transform=transform, with_classifier=classifier)
     card = loaded.card
+    check_output(folder, key="OUT", data=[card.data])
     if formats is None:
         formats = ("timm",) if loaded.backbone.is_in_timm else ()
     return export_backbone(

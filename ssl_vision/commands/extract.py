@@ -18,6 +18,7 @@ from ssl_vision.backbones import elastic
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Size
 from ssl_vision.backbones.elastic_stock import find_stock_name
+from ssl_vision.bounds import check_bounds
 from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.extract_report import draw_picture, markdown_table, print_table
 from ssl_vision.config import TrainConfig, load_train_config
@@ -25,7 +26,7 @@ from ssl_vision.data.module import DataModule
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.evaluation.features import extract_features
 from ssl_vision.evaluation.knn import score_knn
-from ssl_vision.files import write_atomically
+from ssl_vision.files import Output, check_output, check_replaceable, write_atomically
 from ssl_vision.methods.poa import PoaConfig
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import export_backbone
@@ -334,6 +335,12 @@ def best_within(
 # The command -----------------------------------------------------------------------------------
 
 
+_SIZES = "[0-9]*x[0-9]*"
+OUTPUT = Output(
+    command="extract", marks=(_SIZES,), names=(_SIZES, "table.json", "table.md", "accuracy.png")
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExtractSettings:
     """Settings of `extract` beside those of the run."""
@@ -345,6 +352,10 @@ class ExtractSettings:
     max_latency_ms: float | None = None  # the best that is at least so fast here
     fold: bool = False  # LayerScale into its projections
     knn: bool = True  # measure accuracies
+
+    def __post_init__(self) -> None:
+        check_bounds("max_params", self.max_params, above=0)
+        check_bounds("max_latency_ms", self.max_latency_ms, above=0)
 
     @property
     def has_budget(self) -> bool:
@@ -406,6 +417,11 @@ def _extract(
     settings: ExtractSettings,
     console: Console,
 ) -> list[SubNetworkCard]:
+    if out is not None:
+        data = run.config.data
+        check_output(Path(out), key="OUT", data=(data.path, data.val_path))
+        if replaced := check_replaceable(Path(out), OUTPUT):
+            console.print(replaced, soft_wrap=True, markup=False, highlight=False)
     if not (sizes or settings.list or settings.all or settings.has_budget):
         raise ConfigError(
             "say which sizes: list=true, size=W,D, all=true or a budget (max_params=, "

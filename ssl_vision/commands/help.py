@@ -23,6 +23,8 @@ def command_help(name: str, arguments: Sequence[str] = ()) -> str:
             are wanted.
     """
     command = COMMANDS[name]
+    if arguments and (part := command.parts.get(arguments[0])):
+        command, name = part, f"{name} {arguments[0]}"
     formatter = click.HelpFormatter(max_width=_WIDTH)
     formatter.write_usage(f"ssl-vision {name}", command.words)
     formatter.write_paragraph()
@@ -35,6 +37,10 @@ def command_help(name: str, arguments: Sequence[str] = ()) -> str:
         with formatter.section("Examples"):
             for example in command.examples:
                 formatter.write(f"  {example}\n")
+    if command.parts:
+        with formatter.section("Sub-commands"):
+            rows = [(f"{n} {part.words}", part.summary) for n, part in command.parts.items()]
+            formatter.write_dl(rows, col_max=44)
     for title, settings in _settings(command, arguments):
         with formatter.section(title):
             formatter.write_dl([(f"{s.key}={s.default}", _meaning(s)) for s in settings])

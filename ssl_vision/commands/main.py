@@ -15,7 +15,13 @@ import click
 from ssl_vision.commands.completion import complete
 from ssl_vision.commands.help import command_help
 from ssl_vision.commands.table import COMMANDS
-from ssl_vision.errors import ConfigError, DeviceMemoryError, SslVisionError, did_you_mean
+from ssl_vision.errors import (
+    ConfigError,
+    DeviceMemoryError,
+    SslVisionError,
+    did_you_mean,
+    is_out_of_memory,
+)
 
 _HELP = ("-h", "--help", "help")
 _EPILOG = (
@@ -44,11 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":
+        if not is_out_of_memory(error):
             raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return _fail(
-            "the device is out of memory; lower the batch size or the image size, or run on the "
-            f"CPU ({str(error).splitlines()[0]})",
+            "out of memory; lower the batch size (data.global_batch_size, data.batch_size), the "
+            "size of the images or clouds (size_px, num_points) or the network, or run on another "
+            f"device ({first[:200]})",
             DeviceMemoryError.exit_code,
         )
 

@@ -18,12 +18,14 @@ from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.pack import PackReport, PrepareConfig, pack
 from ssl_vision.data.splits import NoValSplitError
 from ssl_vision.errors import DataError
+from ssl_vision.files import check_output
 
 
 def run_prepare(arguments: Sequence[str]) -> int:
     """`prepare SOURCE OUT.beton [key=value ...]`."""
     given = parse("prepare", arguments, num_words=(2, 2))
     places, config = given.words, given.settings(PrepareConfig)
+    check_output(places[1], key="OUT")
     data = ImageData(path=places[0], download=config.download, decode=config.decode)
     source = find_source(data.path, split=config.split, config=data)
     left = _left_out(data, config)

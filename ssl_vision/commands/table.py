@@ -19,6 +19,7 @@ class Command:
         meanings: Word -> what it is.
         settings: `module:Class` of its `key=value` settings.
         examples: Lines that run as they stand.
+        parts: Sub-commands by name, where its first word is one.
     """
 
     run: str
@@ -27,10 +28,39 @@ class Command:
     meanings: Mapping[str, str] = field(default_factory=dict)
     settings: str | None = None
     examples: tuple[str, ...] = ()
+    parts: "Mapping[str, Command]" = field(default_factory=dict)
 
 
 _WEIGHTS = "run folder, export folder, zoo:NAME or timm:NAME"
 _ROOM = "ssl_vision.commands"
+
+
+def _of_zoo(summary: str, words: str = "", settings: str | None = None) -> Command:
+    place = None if settings is None else f"{_ROOM}.zoo:{settings}"
+    return Command(run=f"{_ROOM}.zoo:run_zoo", summary=summary, words=words, settings=place)
+
+
+_ZOO = {
+    "list": _of_zoo("what there is", "[method=NAME] [license=NAME] [status=NAME]", "ListSettings"),
+    "show": _of_zoo("an entry: origin, licence, published numbers", "NAME"),
+    "download": _of_zoo("fetch files", "NAME ... [file=backbone|full|linear]", "FileSettings"),
+    "convert": _of_zoo(
+        "an official file as a folder that timm loads",
+        "FILE|zoo:NAME OUT [KEY=VALUE ...]",
+        "ConvertSettings",
+    ),
+    "pin": _of_zoo("write down the SHA-256 of files in the index", "[NAME ...]"),
+    "forget": _of_zoo("trust the next content of a file", "NAME [file=]", "FileSettings"),
+    "table": _of_zoo("write the table of model_zoo/README.md"),
+    "reproduce": _of_zoo(
+        "train a model of this project again and compare", "NAME [run_dir=]", "ReproduceSettings"
+    ),
+    "adopt": _of_zoo(
+        "take the export of a run into model_zoo/",
+        "RUN NAME recipe=configs/... [other_seeds=95.1,94.8]",
+        "AdoptSettings",
+    ),
+}
 
 COMMANDS: dict[str, Command] = {
     "train": Command(
@@ -172,6 +202,7 @@ COMMANDS: dict[str, Command] = {
         words="list|show|download|convert|pin|forget|reproduce|... [ARGUMENT ...]",
         meanings={"list": "what there is; `ssl-vision zoo help` shows each with its arguments"},
         examples=("ssl-vision zoo list", "ssl-vision zoo convert checkpoint.pth out/ key=student"),
+        parts=_ZOO,
     ),
     "quickstart": Command(
         run=f"{_ROOM}.quickstart:run_quickstart",

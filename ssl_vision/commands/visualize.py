@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssl_vision.backbones.attention import class_attention, forward_with_attention
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.bounds import check_bounds
 from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.pictures import (
     as_image,
@@ -33,6 +34,7 @@ from ssl_vision.data.modality import Modality, Normalize
 from ssl_vision.data.source import Source, digest
 from ssl_vision.engine.saved_method import load_method, mae_of_export
 from ssl_vision.errors import ConfigError
+from ssl_vision.files import Output, check_output, check_replaceable, remove_stale
 from ssl_vision.methods.mae import Mae
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
@@ -135,6 +137,11 @@ def visualize(
     for kind in what:
         if kind not in KINDS:
             raise ConfigError(f"what={kind} must be one of {', '.join(KINDS)}.")
+    check_output(out, key="OUT", data=images)
+    if replaced := check_replaceable(out, OUTPUT):
+        note(replaced)
+    check_bounds("count", count, least=1)
+    check_bounds("size_px", size_px, least=1)
     loaded = resolve_weights(weights)
     run = Path(weights) if (Path(weights) / "config.yaml").is_file() else None
     modality = MODALITIES[loaded.backbone.modality]
@@ -169,6 +176,7 @@ def visualize(
             continue
         paths.append(out / f"{kind}.png")
         picture.save(paths[-1])
+    remove_stale(out, {path.name for path in paths}, OUTPUT)
     return paths
 
 
@@ -278,6 +286,10 @@ KINDS: dict[str, Callable[[Scene], Image.Image]] = {
 }
 
 
+_PICTURES = tuple(f"{kind}.png" for kind in KINDS)
+OUTPUT = Output(command="visualize", marks=_PICTURES, names=_PICTURES)
+
+
 class _Chosen(Source):
     """Samples of several origins, as one source."""
 
@@ -333,7 +345,12 @@ def _choose(
 def _views_of(chosen: "_Chosen", modality: Modality, view: Any) -> Tensor:
     """The samples, shown as in evaluation, (B, ...)."""
     loader = modality.loader(
-        chosen, {modality.view_name: view}, batch_size=len(chosen), seed=0, shuffle=False
+        chosen,
+        {modality.view_name: view},
+        batch_size=len(chosen),
+        seed=0,
+        shuffle=False,
+        lower="size_px or count",
     )
     return next(iter(loader)).views[modality.view_name]
 

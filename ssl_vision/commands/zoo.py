@@ -12,8 +12,9 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from ssl_vision.commands.arguments import Arguments, parse
+from ssl_vision.commands.table import COMMANDS
 from ssl_vision.errors import CheckpointError, ConfigError, did_you_mean
-from ssl_vision.zoo.convert import CONVERTERS, convert_file
+from ssl_vision.zoo.convert import convert_file
 from ssl_vision.zoo.converted import ConvertOptions
 from ssl_vision.zoo.download import Progress, forget
 from ssl_vision.zoo.export import ExportResult
@@ -92,14 +93,13 @@ def run_zoo(arguments: Sequence[str]) -> int:
     if not console.is_terminal:  # a pipe has no width to fit in
         console = Console(width=200)
     if arguments[:1] == ["help"]:
-        for _, usage in _COMMANDS.values():
-            console.print(f"zoo {usage}", markup=False, soft_wrap=True)
+        for usage in _USAGES.values():
+            console.print(usage, markup=False, soft_wrap=True)
         return 0
     if not arguments or arguments[0] not in _COMMANDS:
         hint = did_you_mean(arguments[0], _COMMANDS) if arguments else ""
         raise ConfigError(f"usage: zoo {' | '.join(_COMMANDS)}; zoo help says more.{hint}")
-    command, _ = _COMMANDS[arguments[0]]
-    command(arguments[1:], console)
+    _COMMANDS[arguments[0]](arguments[1:], console)
     return 0
 
 
@@ -277,24 +277,20 @@ def _table(arguments: Sequence[str], console: Console) -> None:
     console.print(f"written: {path}")
 
 
-_COMMANDS: dict[str, tuple[Callable[[Sequence[str], Console], None], str]] = {
-    "list": (_list, "list [method=NAME] [license=NAME] [status=NAME]"),
-    "show": (_show, "show NAME"),
-    "download": (_download, "download NAME ... [file=backbone|full|linear]"),
-    "convert": (
-        _convert,
-        f"convert FILE|zoo:NAME OUT [converter={'|'.join(CONVERTERS)}] [key=] [size_px=] "
-        "[pos_interp=dino|plain|timm] [head=FILE head_features=cls4|cls_mean|pooled] [allow=numpy]",
-    ),
-    "pin": (_pin, "pin [NAME ...]"),
-    "forget": (_forget, "forget NAME [file=]"),
-    "table": (_table, "table"),
-    "reproduce": (_reproduce, "reproduce NAME [run_dir=]"),
-    "adopt": (_adopt, "adopt RUN NAME recipe=configs/... [other_seeds=95.1,94.8]"),
+_COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
+    "list": _list,
+    "show": _show,
+    "download": _download,
+    "convert": _convert,
+    "pin": _pin,
+    "forget": _forget,
+    "table": _table,
+    "reproduce": _reproduce,
+    "adopt": _adopt,
 }
-
-
-_USAGES = {f"zoo {name}": f"zoo {usage}" for name, (_, usage) in _COMMANDS.items()}
+_USAGES = {
+    f"zoo {name}": f"zoo {name} {part.words}" for name, part in COMMANDS["zoo"].parts.items()
+}
 
 
 def _parse(command: str, arguments: Sequence[str], num_words: tuple[int, int | None]) -> Arguments:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
+from ssl_vision.bounds import MAX_THREADS, check_bounds
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.errors import ConfigError
 
@@ -55,22 +56,15 @@ class DataConfig:
     eval_batch_size: int = 256  # over processes
 
     def __post_init__(self) -> None:
-        if self.global_batch_size < 1 or self.eval_batch_size < 1:
-            raise ConfigError(
-                f"data.global_batch_size={self.global_batch_size} and data.eval_batch_size="
-                f"{self.eval_batch_size} must be 1 or more."
-            )
-        if not 0 < self.train_fraction <= 1:
-            raise ConfigError(
-                f"data.train_fraction={self.train_fraction} must be above 0 and up to 1."
-            )
+        for name in ("global_batch_size", "eval_batch_size"):
+            check_bounds(f"data.{name}", getattr(self, name), least=1)
+        check_bounds("data.train_fraction", self.train_fraction, above=0, most=1)
         if self.train_list is not None and self.train_fraction != 1:
             raise ConfigError(
                 f"data.train_list={self.train_list} and data.train_fraction={self.train_fraction} "
                 "both choose training samples; set one of them."
             )
-        if self.num_threads < 0:
-            raise ConfigError(f"data.num_threads={self.num_threads} must be 0 (automatic) or more.")
+        _check_threads(self.num_threads)
 
     @property
     @abstractmethod
@@ -115,10 +109,20 @@ class EvalDataConfig:
     max_val: int | None = None
 
     def __post_init__(self) -> None:
-        self._check_counts("batch_size", "max_train", "max_val")
+        for key in ("batch_size", "max_train", "max_val"):
+            check_bounds(f"data.{key}", getattr(self, key), least=1)
+        _check_threads(self.num_threads)
 
-    def _check_counts(self, *keys: str) -> None:
-        for key in keys:
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{key}={value} must be 1 or more.")
+
+def check_normalization(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+    """Refuse what no pixel of values 0..1 can be normalised by: levels of 0..255 above all.
+
+    Raises:
+        ConfigError: A mean outside 0 to 1, or a standard deviation that is not above 0, up to 1.
+    """
+    check_bounds("data.mean", mean, least=0, most=1)
+    check_bounds("data.std", std, above=0, most=1)
+
+
+def _check_threads(num_threads: int) -> None:
+    check_bounds("data.num_threads", num_threads, least=0, most=MAX_THREADS)

@@ -23,8 +23,8 @@ import torch
 
 from ssl_vision.data.levels import Notes
 from ssl_vision.data.source import Source
-from ssl_vision.distributed import usable_cores
-from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.distributed import usable_cores, usable_memory
+from ssl_vision.errors import ConfigError, DataError, DeviceMemoryError
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
 
@@ -97,6 +97,7 @@ class EpochLoader(Generic[_ViewKind]):
             another sample, drawn by (seed, epoch, id), or `leave_out` its row, so that a batch is
             shorter and none comes where no sample can be read. The last two enter `bad_samples`.
         pin_memory: Whether batches lie in page-locked memory, for copies to a GPU.
+        lower: Settings to lower where batches need more memory than there is, for the message.
 
     Attributes:
         epoch: Epoch of the last batch handed out, or of the next if that one ended its epoch.
@@ -122,6 +123,7 @@ class EpochLoader(Generic[_ViewKind]):
         drop_last: bool = True,
         on_error: OnError = "raise",
         pin_memory: bool = False,
+        lower: str = "size or count of the views (data.views), or data.global_batch_size",
     ) -> None:
         if batch_size < 1 or not views:
             raise ConfigError(f"a loader needs views and batch_size >= 1, got {batch_size}.")
@@ -143,6 +145,7 @@ class EpochLoader(Generic[_ViewKind]):
         self._has_said_notes = False
         self._consumed = 0  # samples of this epoch handed out, over all processes
         self._is_restored = False
+        self._check_memory(lower)
         if len(self) == 0:
             raise DataError(
                 f"the data has {len(source)} images, fewer than one global batch of "
@@ -163,6 +166,19 @@ class EpochLoader(Generic[_ViewKind]):
 
     def __len__(self) -> int:
         return -(-self._epoch_samples // self._global_batch)
+
+    def _check_memory(self, lower: str) -> None:
+        """Refuse batches that cannot lie in memory: systems promise it, and kill who uses it."""
+        rows = min(self.batch_size, len(self.source))
+        sizes = {name: rows * self._bytes_of(view) for name, view in self.views.items()}
+        need, there = BATCHES_AHEAD * sum(sizes.values()), usable_memory()
+        if need > there:
+            largest = max(sizes, key=lambda name: sizes[name])
+            raise DeviceMemoryError(
+                f"{BATCHES_AHEAD} batches of {rows} samples, most of each its view {largest} of "
+                f"{self.views[largest]}, need {need / 2**30:,.1f} GiB of memory; this machine has "
+                f"{there / 2**30:,.1f}: lower {lower}."
+            )
 
     # Position ----------------------------------------------------------------------------
 
@@ -262,6 +278,10 @@ class EpochLoader(Generic[_ViewKind]):
 
     # What a subclass defines -------------------------------------------------------------
 
+    def _bytes_of(self, view: _ViewKind) -> int:
+        """Memory of a view of one sample, all its drawings."""
+        raise NotImplementedError
+
     def _prepare(self) -> Any:
         """What the threads need to render views, made once per pass, in the iterating thread."""
         raise NotImplementedError
@@ -341,12 +361,14 @@ class _Workers:
 
     def _work(self) -> None:
         loader = self._loader
-        tools = loader._make_tools(self._views)
+        tools = None
         while (task := self._tasks.get()) is not None:
             job, start, stop = task
             error: BaseException | None = None
             if not self._is_closed and job.error is None:
                 try:
+                    if tools is None:  # here: what it raises must reach who waits for the batch
+                        tools = loader._make_tools(self._views)
                     loader._render(job, start, stop, self._views, tools)
                 except BaseException as caught:
                     error = caught  # raised by the pass, in the thread that iterates

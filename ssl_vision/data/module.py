@@ -215,6 +215,7 @@ class DataModule:
             drop_last=False,
             # Where classes are mixed nobody counts samples, and processes agree in batches.
             on_error=config.on_error if shuffle else on_error_of_scores(config.on_error),
+            lower="data.eval_size_px or data.eval_batch_size",
         )
 
     def _loader(

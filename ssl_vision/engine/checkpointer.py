@@ -8,6 +8,7 @@ from ssl_vision.config import to_yaml
 from ssl_vision.distributed import any_rank, barrier, broadcast_object
 from ssl_vision.engine.checkpoint import CheckpointWriter, State, load_state, newest_complete
 from ssl_vision.engine.run import Run
+from ssl_vision.engine.run_dir import lines_left_out
 from ssl_vision.engine.state import capture, restore
 from ssl_vision.engine.strategy import loss_scaler
 from ssl_vision.engine.watchers import Update
@@ -109,7 +110,9 @@ class Checkpointer:
         step = int(state["step"])
         self._run.stream.seek(step=step, data_offset=offset + bad_step - step)
         if self._run.is_main:
-            self._run.folder.truncate("metrics.jsonl", step=step)
+            damaged = self._run.folder.truncate("metrics.jsonl", step=step)
+            if damaged:
+                self._run.warn(f"metrics.jsonl: {lines_left_out(damaged)}")
         self._last_saved = None  # the same step, but another data offset: save it anew
         return step
 

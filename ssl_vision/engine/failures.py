@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from ssl_vision.distributed import is_distributed
 from ssl_vision.engine.run import Run
-from ssl_vision.errors import DeviceMemoryError, PeerError, SslVisionError
+from ssl_vision.errors import DeviceMemoryError, PeerError, SslVisionError, is_out_of_memory
 from ssl_vision.methods.base import Method
 from ssl_vision.nn.batch_norm import one_sample_explained
 
@@ -40,9 +40,11 @@ def explained(run: Run, method: Method) -> Iterator[None]:
             yield
     except SslVisionError:
         raise
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, torch.OutOfMemoryError) as error:
         raise DeviceMemoryError(describe_memory(run, method)) from error
     except (RuntimeError, dist.DistError) as error:
+        if is_out_of_memory(error):
+            raise DeviceMemoryError(describe_memory(run, method)) from error
         words = str(error).lower()
         if is_distributed() and any(word in words for word in _PEER_WORDS):
             raise PeerError(

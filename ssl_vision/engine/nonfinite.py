@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal, TypedDict, TypeVar
 
 import torch.distributed as dist
+from torch import Tensor
 
-from ssl_vision.distributed import is_distributed, rank, world_size
+from ssl_vision.distributed import any_rank, is_distributed, rank, world_size
 from ssl_vision.engine.run import Run
 from ssl_vision.engine.strategy import loss_scaler
 from ssl_vision.engine.watchers import Update
@@ -62,6 +63,8 @@ class NonFiniteGuard:
         self._consecutive += 1
         self.num_skipped += 1
         message = self._report(run, method, update)
+        if self._consecutive == MAX_CONSECUTIVE:
+            check_weights(run, method)
         if self._policy != "skip" and self._is_too_much():
             self._act(run, method, message)
 
@@ -99,6 +102,34 @@ class NonFiniteGuard:
             "optim.warmup_epochs; with trainer.precision=16 try bf16; look at the samples listed "
             f"in {run.folder.path / 'nonfinite.jsonl'}."
         )
+
+
+def check_weights(run: Run, method: Method) -> None:
+    """End a run whose weights themselves are not finite, whatever the policy; a collective.
+
+    Every loss after it is NaN, and checkpoints since hold the same: nothing can mend them.
+
+    Raises:
+        NonFiniteError: A parameter or buffer of the method is NaN or infinite.
+    """
+    state = method.state_dict()
+    bad = [name for name, value in state.items() if not _is_finite(value)]
+    if any_rank(bool(bad), device=run.fabric.device):
+        raise NonFiniteError(
+            f"update {method.step}: {len(bad)} of {len(state)} tensors of the network are NaN or "
+            f"infinite, first {bad[0] if bad else 'on another process'}; the training diverged and "
+            "cannot recover. Lower optim.base_lr or raise optim.warmup_epochs, and start again "
+            "with resume=never."
+        )
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a tensor, or this process's part of it, is finite; what is none is."""
+    if not isinstance(value, Tensor):
+        return True
+    own = value.to_local() if hasattr(value, "to_local") else value
+    # A sum is finite where all terms are, and cheap; where it overflows, each term is looked at.
+    return bool(own.float().sum().isfinite()) or bool(own.isfinite().all())
 
 
 class _Finding(TypedDict):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssl_vision.engine.collapse import FINE
 from ssl_vision.engine.curves import curve
-from ssl_vision.engine.run_dir import UNREADABLE_NAME, Record, RunFolder, read_jsonl
+from ssl_vision.engine.run_dir import UNREADABLE_NAME, Record, RunFolder, lines_left_out, read_jsonl
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import write_atomically
 from ssl_vision.methods.base import Picture
@@ -139,11 +139,12 @@ def write_report(
     path = folder / "report.html"
     try:
         config_text = (folder / "config.yaml").read_text()
-        metrics = read_jsonl(folder / "metrics.jsonl")
-        speeds = read_jsonl(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
+        metrics, damaged = read_jsonl(folder / "metrics.jsonl")
+        has_speeds = (folder / "speed.jsonl").exists()
+        speeds = read_jsonl(folder / "speed.jsonl")[0] if has_speeds else []
         environment = json.loads((folder / "environment.json").read_text())
         bad = RunFolder(folder).read_json(UNREADABLE_NAME)
-        page = render(config_text, metrics, speeds, environment, preview, picture, bad)
+        page = render(config_text, metrics, speeds, environment, preview, picture, bad, damaged)
         write_atomically(path, page)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from error
@@ -158,8 +159,20 @@ def render(
     preview: Image.Image | None,
     picture: Picture | None = None,
     unreadable: Mapping[str, str] | None = None,
+    damaged: Sequence[int] = (),
 ) -> str:
-    """The page as text; `unreadable` has a reason by the name of each sample."""
+    """The page as text.
+
+    Args:
+        config_text: config.yaml.
+        metrics: Records of metrics.jsonl.
+        speeds: Records of speed.jsonl.
+        environment: environment.json.
+        preview: See `write_report`.
+        picture: See `write_report`.
+        unreadable: A reason by the name of each sample that could not be read.
+        damaged: Numbers of the lines of metrics.jsonl that are no records.
+    """
     config = yaml.safe_load(config_text)
     method, backbone = config["method"]["name"], config["backbone"]["name"]
     title = f"{method}, {backbone}, {config['data']['path']}"
@@ -171,6 +184,7 @@ def render(
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         _verdict(metrics),
+        *_damaged(damaged),
         *_unreadable(metrics, unreadable or {}),
         "<h2>Scores during training</h2>",
         *_floors(metrics),
@@ -209,6 +223,12 @@ def _floors(metrics: Sequence[Record]) -> list[str]:
     """What costs nothing and has to be beaten, where there are labels."""
     known = {name: record[name] for record in metrics for name in _FLOORS if name in record}
     return [f"<p>{_FLOORS[name]}: {100 * value:.2f} %</p>" for name, value in known.items()]
+
+
+def _damaged(numbers: Sequence[int]) -> list[str]:
+    if not numbers:
+        return []
+    return [f'<p class="verdict problem">metrics.jsonl: {lines_left_out(numbers)}</p>']
 
 
 def _unreadable(metrics: Sequence[Record], reasons: Mapping[str, str]) -> list[str]:

@@ -26,8 +26,14 @@ _ABSENT = "(absent)"
 _MAX_SHOWN = 3  # refused changes in a message
 
 
-def prepare_folder(folder: RunFolder, config: TrainConfig) -> bool:
-    """Decide between resuming and starting; make the folder ready for either.
+RUN_FILES = ("checkpoints", "metrics.jsonl", "speed.jsonl", "nonfinite.jsonl", "config.yaml",
+          "environment.json", "start.json", "unreadable.json", "report.html", "report.md",
+          "export", "classification", "evaluation", "reproduction", "extract.json",
+          "tensorboard", "wandb")  # fmt: skip
+
+
+def has_run_to_resume(folder: RunFolder, config: TrainConfig) -> bool:
+    """Decide between resuming and starting; nothing that a run left is touched.
 
     Returns:
         Whether checkpoints are there to resume from (complete or not).
@@ -43,21 +49,14 @@ def prepare_folder(folder: RunFolder, config: TrainConfig) -> bool:
             f"resume=must, but {folder.checkpoints} holds no checkpoint; check run_dir, or start "
             "with resume=auto."
         )
-    if config.resume == "never" or not has_checkpoints:
-        set_aside(folder.path)
-        return False
-    return True
+    return config.resume != "never" and has_checkpoints
 
 
-def set_aside(folder: Path) -> None:
-    """Move the files of an earlier run into `previous/N/`; nothing is lost or mixed up."""
-    names = ("checkpoints", "metrics.jsonl", "speed.jsonl", "nonfinite.jsonl", "config.yaml",
-             "environment.json", "start.json", "unreadable.json", "report.html", "report.md",
-             "export", "classification", "evaluation", "reproduction", "extract.json",
-             "tensorboard", "wandb")  # fmt: skip
-    earlier = [folder / name for name in names if (folder / name).exists()]
+def set_aside(folder: Path) -> Path | None:
+    """Move the files of an earlier run into `previous/N/`, which is returned; nothing is lost."""
+    earlier = [folder / name for name in RUN_FILES if (folder / name).exists()]
     if not earlier:
-        return
+        return None
     taken = [int(p.name) for p in (folder / "previous").glob("*") if p.name.isdecimal()]
     number = 1 + max(taken, default=0)
     target = folder / "previous" / str(number)
@@ -65,6 +64,7 @@ def set_aside(folder: Path) -> None:
     for path in earlier:
         shutil.move(path, target / path.name)
     sys.stderr.write(f"files of the earlier run in {folder} are now in {target}\n")
+    return target
 
 
 def config_changes(saved: str, config: TrainConfig) -> dict[str, tuple[object, object]]:

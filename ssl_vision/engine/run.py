@@ -43,7 +43,7 @@ class Run:
         path = self.folder.path / "metrics.jsonl"
         if not path.exists():
             return
-        for line in read_jsonl(path):
+        for line in read_jsonl(path)[0]:  # truncated before, which told of damaged lines
             if line.get("step", 0) > step:
                 continue
             numbers = {k: math.nan if v is None else v for k, v in line.items()}

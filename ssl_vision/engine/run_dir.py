@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -21,6 +21,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "omegaconf", 
 # A line of metrics.jsonl or of its kind.
 Record: TypeAlias = dict[str, Any]
 
+_SHOWN_LINES = 8
 UNREADABLE_NAME = "unreadable.json"  # samples that could not be read: name -> reason
 
 
@@ -116,19 +117,19 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(path, error) from error
 
-    def truncate(self, name: str, *, step: int) -> int:
+    def truncate(self, name: str, *, step: int) -> list[int]:
         """Drop lines of later steps than `step`, and what is no whole line; for resuming.
 
         Returns:
-            Number of damaged lines before the last. A log is no reason not to go on.
+            Numbers of the damaged lines, from 1. A log is no reason not to go on.
         """
         path = self.path / name
         if not path.exists():
-            return 0
+            return []
         records, damaged = _parse_lines(path)
         kept = [record for record in records if record.get("step", 0) <= step]
         self.write(name, "".join(json.dumps(record) + "\n" for record in kept))
-        return len(damaged)
+        return damaged
 
     def sync(self, name: str) -> None:
         """Make the lines written so far survive a power cut."""
@@ -137,26 +138,31 @@ class RunFolder:
             fsync_path(path)
 
 
-def read_jsonl(path: Path) -> list[Record]:
-    """Records of a JSON-lines file; a torn last line is left out.
+def read_jsonl(path: Path) -> tuple[list[Record], list[int]]:
+    """Records of a JSON-lines file, and numbers of the lines, from 1, that are none.
 
-    Raises:
-        CheckpointError: A line before the last is not a record.
+    A reader tells its user of the latter: see `lines_left_out`.
     """
-    records, damaged = _parse_lines(path)
-    if damaged:
-        raise CheckpointError(f"{path}: line {damaged[0]} is not a JSON record; delete that line.")
-    return records
+    return _parse_lines(path)
+
+
+def lines_left_out(numbers: Sequence[int]) -> str:
+    """Words on damaged lines: how many and where."""
+    shown = ", ".join(map(str, numbers[:_SHOWN_LINES]))
+    more = f" and {len(numbers) - _SHOWN_LINES} more" if len(numbers) > _SHOWN_LINES else ""
+    is_one = len(numbers) == 1
+    return (
+        f"{'line' if is_one else 'lines'} {shown}{more} {'is no' if is_one else 'are no'} JSON "
+        f"{'record' if is_one else 'records'} (damaged, or cut short) and left out."
+    )
 
 
 def _parse_lines(path: Path) -> tuple[list[Record], list[int]]:
-    """Records of a JSON-lines file, and numbers of the lines before the last that are none."""
+    """See `read_jsonl`."""
     *lines, torn = path.read_text(errors="replace").split("\n")
     # What follows the last line's end is torn, even if complete by chance.
-    records = [_parse_line(line) for line in lines]
+    records = [_parse_line(line) for line in lines] + ([None] if torn else [])
     damaged = [number for number, record in enumerate(records, start=1) if record is None]
-    if damaged and damaged[-1] == len(lines) and not torn:
-        damaged.pop()
     return [record for record in records if record is not None], damaged
 
 
@@ -165,7 +171,7 @@ def _parse_line(line: str) -> Record | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    is_record = isinstance(record, dict) and isinstance(record.get("step", 0), int)
+    is_record = isinstance(record, dict) and type(record.get("step", 0)) is int
     return record if is_record else None
 
 

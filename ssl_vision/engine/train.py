@@ -1,7 +1,7 @@
 """A run from its configuration to its export: build data, method and loop; fit; report."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.failures import explained
 from ssl_vision.engine.loop import Loop
 from ssl_vision.engine.metrics import MetricsLog, SpeedMeter, UnreadableLog
-from ssl_vision.engine.nonfinite import NonFiniteGuard
+from ssl_vision.engine.nonfinite import NonFiniteGuard, check_weights
 from ssl_vision.engine.online_eval import OnlineEval
 from ssl_vision.engine.preemption import PreemptionWatcher, StopSignals
 from ssl_vision.engine.report import TILE_PX, write_report
@@ -37,15 +37,17 @@ from ssl_vision.engine.resume import (
     check_changes,
     config_changes,
     describe_changes,
-    prepare_folder,
+    has_run_to_resume,
 )
 from ssl_vision.engine.run import Run
-from ssl_vision.engine.run_dir import RunFolder, describe_environment
+from ssl_vision.engine.run_dir import RunFolder, describe_environment, lines_left_out
+from ssl_vision.engine.start import Start
 from ssl_vision.engine.start_weights import say_of_start, start_from
 from ssl_vision.engine.strategy import build_fabric, loss_scaler, set_up
 from ssl_vision.engine.stream import BatchStream
 from ssl_vision.engine.watchers import Watcher
 from ssl_vision.errors import CheckpointError
+from ssl_vision.files import check_output
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, Picture, TrainPlan
 from ssl_vision.optim.recipe import peak_lr
@@ -123,12 +125,15 @@ def train(config: TrainConfig, *, handed: Handed | None = None) -> RunResult:
         world_size=fabric.world_size,
         accumulate=config.trainer.accumulate,
     )
-    folder = RunFolder(config.run_path)
+    check_output(config.run_path, key="run_dir", data=(config.data.path, config.data.val_path))
+    folder, start = RunFolder(config.run_path), Start(config.run_path)
     with ExitStack() as stack:
+        is_resuming = False
         if fabric.is_global_zero:
-            folder.open()
             stack.callback(folder.close)
-            _claim(folder, config)
+            stack.enter_context(start)
+            folder.open()
+            is_resuming = _claim(folder, config)
         data = build_data(config, fabric, handed.data)
         guard = DataGuard(
             data.train_source,
@@ -151,11 +156,14 @@ def train(config: TrainConfig, *, handed: Handed | None = None) -> RunResult:
         )
         _say_of_data(run, data)
         method = build_method(config, plan, handed.backbone)
+        if run.is_main:
+            start.begin(is_resuming=is_resuming)
+            folder.write("config.yaml", to_yaml(config))
         if config.init_from is not None and not _resumes(folder, config):
             start_from(config.init_from, run, method)
         names = data.train_source.class_names if method.reads_labels else method.class_names
         exporter = Exporter(run, method, class_names=names)
-        fit(run, method, data, exporter, handed)
+        fit(run, method, data, exporter, handed, watching=[start])
         return _finish(run, method, exporter)
 
 
@@ -238,8 +246,17 @@ def fit(
     data: DataModule,
     exporter: Exporter,
     handed: Handed | None = None,
+    *,
+    watching: Sequence[Watcher] = (),
 ) -> None:
     """Train from the newest checkpoint, or the start, to the end of the run.
+
+    Args:
+        run: The run.
+        method: What is trained.
+        data: Its data.
+        exporter: Keeps the copy that is scored.
+        watching: Called after each update, before the others.
 
     Raises:
         Preempted: A signal asked to stop; the checkpoint is complete.
@@ -262,6 +279,7 @@ def fit(
         speed = SpeedMeter(every_steps=settings.log_every_steps)
         scores = OnlineEval(run, data, exporter)
         watchers: list[Watcher] = [
+            *watching,
             NonFiniteGuard(
                 policy=settings.on_nonfinite, roll_back=lambda: checkpointer.roll_back(method)
             ),
@@ -310,12 +328,12 @@ def _channels_last(prepare: Callable[[Batch], Batch]) -> Callable[[Batch], Batch
     return prepare_and_lay_out
 
 
-def _claim(folder: RunFolder, config: TrainConfig) -> None:
-    """Refuse what cannot go on, before data or a model is touched."""
-    saved = folder.path / "config.yaml"
-    if prepare_folder(folder, config) and saved.exists():
+def _claim(folder: RunFolder, config: TrainConfig) -> bool:
+    """Whether a run goes on; what cannot is refused before data or a model is touched."""
+    saved, is_resuming = folder.path / "config.yaml", has_run_to_resume(folder, config)
+    if is_resuming and saved.exists():
         check_changes(config_changes(saved.read_text(), config), run_dir=folder.path)
-    folder.write("config.yaml", to_yaml(config))
+    return is_resuming
 
 
 def _resumes(folder: RunFolder, config: TrainConfig) -> bool:
@@ -353,7 +371,7 @@ def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:
         for name in ("metrics.jsonl", "speed.jsonl", "nonfinite.jsonl"):
             damaged = run.folder.truncate(name, step=step)
             if damaged:
-                run.warn(f"{run.folder.path / name}: {damaged} damaged lines are left out.")
+                run.warn(f"{run.folder.path / name}: {lines_left_out(damaged)}")
         run.recall(step)
         _note_session(run, method, step)
     if step == 0:
@@ -394,6 +412,7 @@ def _device_name(method: Method) -> str:
 
 def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
     """Export, report, and the lines a user pastes next."""
+    check_weights(run, method)
     exporter.refresh(method)
     if run.is_main:
         exporter.write(method)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.bounds import check_bounds
+from ssl_vision.errors import DataError
 from ssl_vision.evaluation.arrays import Array, as_tensor, check_finite
 from ssl_vision.randomness import keyed_generator
 
@@ -25,10 +26,9 @@ class ClusteringConfig:
     is_normalized: bool = True  # features of length 1: spherical distances
 
     def __post_init__(self) -> None:
-        if self.num_starts < 1 or self.max_iterations < 1:
-            raise ConfigError("clustering.num_starts and max_iterations must be 1 or more.")
-        if self.num_clusters is not None and self.num_clusters < 2:
-            raise ConfigError(f"clustering.num_clusters={self.num_clusters} must be 2 or more.")
+        check_bounds("clustering.num_clusters", self.num_clusters, least=2)
+        for name in ("num_starts", "max_iterations"):
+            check_bounds(f"clustering.{name}", getattr(self, name), least=1)
 
 
 class Clusters(NamedTuple):

@@ -20,7 +20,7 @@ from ssl_vision.backbones.classifier import (
     classify,
     freeze_all_but_classifier,
 )
-from ssl_vision.errors import ConfigError
+from ssl_vision.bounds import check_bounds, check_prob, check_range
 from ssl_vision.evaluation.classification import ClassificationReport, classification_report
 from ssl_vision.evaluation.tuning import tune
 from ssl_vision.losses.smmix import smooth_labels, soft_cross_entropy
@@ -29,7 +29,7 @@ from ssl_vision.optim.groups import ParamGroup, split_parameters
 from ssl_vision.optim.recipe import OptimConfig, apply_schedules, build_optimizer
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
-from ssl_vision.views import EraseConfig, RandAugmentConfig, ViewConfig, check_prob
+from ssl_vision.views import EraseConfig, RandAugmentConfig, ViewConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +60,21 @@ class FinetuneConfig:
     train_list: str | None = None  # text file of the training images to use
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ConfigError(
-                f"finetune.epochs={self.epochs} and finetune.batch_size={self.batch_size} must be "
-                "1 or more."
-            )
-        if self.mixup_alpha < 0 or self.cutmix_alpha < 0:
-            raise ConfigError("finetune.mixup_alpha and finetune.cutmix_alpha must be 0 or more.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"finetune.label_smoothing={self.label_smoothing} must be in [0, 1).")
-        check_prob("finetune.erase_prob", self.erase_prob)
+        for name in ("epochs", "batch_size"):
+            check_bounds(f"finetune.{name}", getattr(self, name), least=1)
+        for name in ("base_lr", "layer_decay", "train_fraction"):
+            check_bounds(f"finetune.{name}", getattr(self, name), above=0)
+        for name in ("layer_decay", "train_fraction"):
+            check_bounds(f"finetune.{name}", getattr(self, name), most=1)
+        for name in ("weight_decay", "warmup_epochs", "end_lr", "head_init_std"):
+            check_bounds(f"finetune.{name}", getattr(self, name), least=0)
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            check_bounds(f"finetune.{name}", getattr(self, name), least=0)
+        for name in ("label_smoothing", "drop_path"):
+            check_bounds(f"finetune.{name}", getattr(self, name), least=0, below=1)
+        check_range("finetune.crop_area", self.crop_area, low=1e-6, high=1.0)
+        for name in ("flip_prob", "erase_prob"):
+            check_prob(f"finetune.{name}", getattr(self, name))
 
     def view(self, *, size_px: int, interpolation: Literal["bicubic", "bilinear"]) -> ViewConfig:
         """How training images are shown."""

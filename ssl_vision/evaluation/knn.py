@@ -14,6 +14,7 @@ from typing import Unpack, overload
 import torch
 from torch import Tensor
 
+from ssl_vision.bounds import MAX_NEIGHBOURS, check_bounds, check_some
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
 from ssl_vision.evaluation.arrays import Array
@@ -38,13 +39,12 @@ class KnnConfig:
     is_leave_one_out: bool = False  # bank and queries are the same images
 
     def __post_init__(self) -> None:
-        if not self.k or min(self.k) < 1:
-            raise ConfigError(f"knn.k={list(self.k)} must hold numbers of 1 or more.")
+        check_some("knn.k", self.k)
+        check_bounds("knn.k", self.k, least=1, most=MAX_NEIGHBOURS)
         parse_feature_set(self.features, depth=12)
         if self.reported_k is not None and self.reported_k not in self.k:
             raise ConfigError(f"knn.reported_k={self.reported_k} is not in knn.k={list(self.k)}.")
-        if self.temperature <= 0:
-            raise ConfigError(f"knn.temperature={self.temperature} must be above 0.")
+        check_bounds("knn.temperature", self.temperature, above=0)
         if self.search not in ("auto", "faiss", "torch"):
             raise ConfigError(f"knn.search={self.search!r} must be auto, faiss or torch.")
 

@@ -14,7 +14,7 @@ each GPU's 512.
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from ssl_vision.errors import ConfigError
+from ssl_vision.bounds import check_bounds, check_prob, check_range, check_some
 from ssl_vision.evaluation.features import parse_feature_set
 
 FROZEN_LRS = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
@@ -54,15 +54,19 @@ class LinearConfig:
     max_bytes: int = 2**30  # of weights trained at once; more heads take turns
 
     def __post_init__(self) -> None:
-        if not self.base_lrs or not self.weight_decays or min(self.base_lrs) < 0:
-            raise ConfigError("linear.base_lrs and linear.weight_decays each need values >= 0.")
-        for name in ("batch_size", "epochs", "cached_views"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"linear.{name}={getattr(self, name)} must be 1 or more.")
+        for name in ("base_lrs", "weight_decays", "feature_sets"):
+            check_some(f"linear.{name}", getattr(self, name))
+        for name in ("base_lrs", "weight_decays", "min_updates", "warmup_epochs", "init_std"):
+            check_bounds(f"linear.{name}", getattr(self, name), least=0)
+        for name in ("batch_size", "epochs", "cached_views", "steps_per_epoch", "max_bytes"):
+            check_bounds(f"linear.{name}", getattr(self, name), least=1)
+        check_bounds("linear.momentum", self.momentum, least=0, below=1)
+        check_bounds("linear.trust_coefficient", self.trust_coefficient, above=0)
+        check_range("linear.crop_area", self.crop_area, low=1e-6, high=1.0)
+        check_prob("linear.flip_prob", self.flip_prob)
         for name in self.feature_sets:
             parse_feature_set(name, depth=12)
-        if not 0 < self.holdout < 1:
-            raise ConfigError(f"linear.holdout={self.holdout} must be between 0 and 1.")
+        check_bounds("linear.holdout", self.holdout, above=0, below=1)
 
     @property
     def protocol(self) -> str:

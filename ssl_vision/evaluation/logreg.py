@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.bounds import check_bounds, check_some
+from ssl_vision.errors import DataError
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
 from ssl_vision.evaluation.arrays import Array, as_tensor, check_finite
 from ssl_vision.evaluation.features import parse_feature_set
@@ -33,10 +34,11 @@ class LogregConfig:
 
     def __post_init__(self) -> None:
         parse_feature_set(self.features, depth=12)
-        if not self.cs or min(self.cs) <= 0:
-            raise ConfigError(f"logreg.cs={list(self.cs)} must hold values above 0.")
-        if not 0 < self.holdout < 1:
-            raise ConfigError(f"logreg.holdout={self.holdout} must be between 0 and 1.")
+        check_some("logreg.cs", self.cs)
+        check_bounds("logreg.cs", self.cs, above=0)
+        check_bounds("logreg.holdout", self.holdout, above=0, below=1)
+        check_bounds("logreg.max_iterations", self.max_iterations, least=1)
+        check_bounds("logreg.tolerance", self.tolerance, above=0)
 
 
 class LinearClassifier(NamedTuple):

@@ -196,6 +196,11 @@ def _check_index(content: bytes) -> None:
 # Candidates ------------------------------------------------------------------------------------
 
 
+def check_search(search: Search, *, device: torch.device) -> None:
+    """Raise ConfigError for a search that is not installed."""
+    _choose_search(search, device)
+
+
 def _choose_search(search: Search, device: torch.device) -> Literal["faiss", "faiss_gpu", "torch"]:
     if search not in ("auto", "faiss", "torch"):
         raise ConfigError(f"knn.search={search!r} must be auto, faiss or torch.")

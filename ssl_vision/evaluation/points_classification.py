@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
+from ssl_vision.bounds import check_bounds
 from ssl_vision.data.clouds.loader import PointLoader
 from ssl_vision.data.source import Source, SubsetSource
 from ssl_vision.errors import ConfigError, DataError
@@ -53,12 +54,9 @@ class PointFinetuneConfig:
     def __post_init__(self) -> None:
         if self.head not in ("full", "linear", "mlp3"):
             raise ConfigError(f"head={self.head!r} must be full, linear or mlp3.")
-        if self.votes < 0:
-            raise ConfigError(f"votes={self.votes} must be 0 or more.")
-        for name in ("num_points", "num_groups"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value} must be 1 or more, or null.")
+        check_bounds("votes", self.votes, least=0)
+        for name in ("num_points", "num_groups", "farthest_pool"):
+            check_bounds(name, getattr(self, name), least=1)
 
 
 POINT_FINETUNE_PRESETS = {
@@ -194,10 +192,8 @@ class PointFewShotConfig:
 
     def __post_init__(self) -> None:
         for name in ("shots", "num_queries", "num_folds"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be 1 or more.")
-        if self.ways < 2:
-            raise ConfigError(f"ways={self.ways} must be 2 or more.")
+            check_bounds(f"n_way.{name}", getattr(self, name), least=1)
+        check_bounds("n_way.ways", self.ways, least=2)
 
 
 class Fold(NamedTuple):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
+from ssl_vision.bounds import check_bounds, check_range
 from ssl_vision.data.clouds.source import PartSource
 from ssl_vision.data.loader import epoch_order
 from ssl_vision.evaluation.points_training import TuningConfig, device_of, tune_points, tuned_copy
@@ -37,6 +38,12 @@ class PartsConfig:
     tuning: TuningConfig = field(
         default_factory=lambda: TuningConfig(lr=2e-4, batch_size=16, epochs=300)
     )
+
+    def __post_init__(self) -> None:
+        for name in ("num_points", "num_groups"):
+            check_bounds(f"parts.{name}", getattr(self, name), least=1)
+        check_range("parts.scale", self.scale, low=0.01, high=100.0)
+        check_bounds("parts.shift", self.shift, least=0)
 
 
 class PartScores(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
-from ssl_vision.errors import ConfigError
+from ssl_vision.bounds import check_bounds
 from ssl_vision.evaluation.tuning import tune
 from ssl_vision.randomness import derive_key
 from ssl_vision.schedules import warmup_cosine
@@ -30,12 +30,12 @@ class TuningConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be 1 or more.")
-        if self.lr <= 0 or self.clip_norm <= 0:
-            raise ConfigError(f"lr={self.lr} and clip_norm={self.clip_norm} must be above 0.")
-        if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"drop_path={self.drop_path} must be from 0 to below 1.")
+            check_bounds(f"tuning.{name}", getattr(self, name), least=1)
+        for name in ("lr", "clip_norm"):
+            check_bounds(f"tuning.{name}", getattr(self, name), above=0)
+        for name in ("end_lr", "warmup_epochs", "weight_decay"):
+            check_bounds(f"tuning.{name}", getattr(self, name), least=0)
+        check_bounds("tuning.drop_path", self.drop_path, least=0, below=1)
 
 
 def with_class_token(

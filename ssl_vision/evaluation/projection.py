@@ -1,5 +1,6 @@
 """Features in the plane: principal components, or UMAP where it is installed."""
 
+import importlib.util
 from typing import Literal
 
 import numpy as np
@@ -30,20 +31,13 @@ def project(
         ConfigError: umap is asked for and not installed.
     """
     matrix = torch.nn.functional.normalize(as_matrix(features), dim=1)
-    if kind != "pca":
-        try:
-            import umap
-        except ImportError as error:
-            if kind == "umap":
-                raise ConfigError(
-                    "map.projection=umap needs UMAP; pip install umap-learn, or use pca."
-                ) from error
-        else:
-            neighbours = min(15, len(matrix) - 1)
-            reducer = umap.UMAP(
-                n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1
-            )
-            return np.asarray(reducer.fit_transform(matrix.numpy()), dtype=np.float64), "UMAP"
+    check_projection(kind)
+    if kind != "pca" and _has_umap():
+        import umap
+
+        neighbours = min(15, len(matrix) - 1)
+        reducer = umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1)
+        return np.asarray(reducer.fit_transform(matrix.numpy()), dtype=np.float64), "UMAP"
     centred = matrix - matrix.mean(dim=0)
     _, values, directions = torch.linalg.svd(centred, full_matrices=False)
     # Signs are arbitrary: fix them, so that two runs give one picture.
@@ -51,3 +45,13 @@ def project(
     directions = directions[:2] * directions[:2].gather(1, largest).sign()
     share = float(values[:2].square().sum() / values.square().sum().clamp(min=1e-300))
     return (centred @ directions.T).numpy(), f"PCA, {100 * share:.0f} % of the variance"
+
+
+def check_projection(kind: str) -> None:
+    """Raise ConfigError where UMAP is asked for and not installed."""
+    if kind == "umap" and not _has_umap():
+        raise ConfigError("map.projection=umap needs UMAP; pip install umap-learn, or use pca.")
+
+
+def _has_umap() -> bool:
+    return importlib.util.find_spec("umap") is not None

@@ -41,6 +41,7 @@ def to_markdown(evaluation: Evaluation) -> str:
             f"{result.seconds:.1f} |"
         )
     lines += ["", *(f"> Data: {warning}" for warning in data_warnings(evaluation))]
+    lines += [f"> {line}" for line in failure_lines(evaluation)]
     for result in evaluation.tasks.values():
         lines += ["", f"## {result.task}", "", f"Protocol `{result.protocol}`.", ""]
         lines += ["| measure | value | note |", "|---|---|---|"]
@@ -56,6 +57,7 @@ def to_html(evaluation: Evaluation) -> str:
     parts = [f"<h1>{html.escape(_title(evaluation))}</h1>"]
     parts.append(f'<p class="sub">{html.escape(_subtitle(evaluation))}</p>')
     parts += [f"<p class='warn'>{html.escape(line)}</p>" for line in data_warnings(evaluation)]
+    parts += [f"<p class='warn'>{html.escape(line)}</p>" for line in failure_lines(evaluation)]
     parts.append(_headlines(evaluation))
     for result in evaluation.tasks.values():
         parts.append(_task_section(evaluation, result))
@@ -72,6 +74,11 @@ def to_html(evaluation: Evaluation) -> str:
         parts.append(f"<details><summary>{name}</summary><pre>{text}</pre></details>")
     parts.append(f"<p>Command: <code>{html.escape(evaluation.command)}</code></p>")
     return page(_title(evaluation), "\n".join(parts))
+
+
+def failure_lines(evaluation: Evaluation) -> list[str]:
+    """A line for each task that gave no result."""
+    return [f"Task {name} failed: {reason}" for name, reason in evaluation.failures.items()]
 
 
 def data_warnings(evaluation: Evaluation) -> list[str]:

@@ -106,6 +106,7 @@ class Evaluation:
         command: What was called.
         created: ISO time.
         seconds: Wall time of everything.
+        failures: Name of a task that gave no result -> why.
     """
 
     weights: dict[str, Any]
@@ -116,6 +117,7 @@ class Evaluation:
     command: str = ""
     created: str = ""
     seconds: float = 0.0
+    failures: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, task: str) -> TaskResult:
         return self.tasks[task]
@@ -138,7 +140,8 @@ class Evaluation:
                 f"results of schema {content.get('schema')!r} cannot be read; this version "
                 f"writes and reads schema {SCHEMA}."
             )
-        fields = {name: content[name] for name in cls.__dataclass_fields__}
+        known = {"failures": {}, **content}  # results of earlier versions have none
+        fields = {name: known[name] for name in cls.__dataclass_fields__}
         fields["tasks"] = {
             name: TaskResult.from_json(result) for name, result in content["tasks"].items()
         }

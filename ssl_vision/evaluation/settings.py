@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ssl_vision.errors import ConfigError
+from ssl_vision.bounds import MAX_NEIGHBOURS, check_bounds, check_some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,9 @@ class CacheConfig:
     dtype: Literal["float16", "float32"] = "float32"
     max_gb: float = 50.0  # the longest unused go first
 
+    def __post_init__(self) -> None:
+        check_bounds("cache.max_gb", self.max_gb, least=0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
@@ -23,6 +26,11 @@ class MetricsConfig:
     max_rows: int = 25_600  # RankMe's sample; more rows change little
     lidar_images: int = 1000  # of the task lidar; wants more than the width of the features
     lidar_views: int = 10
+
+    def __post_init__(self) -> None:
+        check_bounds("metrics.max_rows", self.max_rows, least=2)
+        check_bounds("metrics.lidar_images", self.lidar_images, least=2)
+        check_bounds("metrics.lidar_views", self.lidar_views, least=2, most=1000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +42,10 @@ class FewShotConfig:
     c: float = 100.0  # of the logistic regression on features of length 1: they need a large one
 
     def __post_init__(self) -> None:
-        if not self.shots or min(self.shots) < 1 or self.draws < 1:
-            raise ConfigError("few_shot.shots and few_shot.draws need values of 1 or more.")
+        check_some("few_shot.shots", self.shots)
+        check_bounds("few_shot.shots", self.shots, least=1)
+        check_bounds("few_shot.draws", self.draws, least=1, most=1000)
+        check_bounds("few_shot.c", self.c, above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +55,10 @@ class RetrievalConfig:
     k: tuple[int, ...] = (1, 5, 10)
     gallery: Literal["train", "test"] = "train"  # test: among the test images, without the query
 
+    def __post_init__(self) -> None:
+        check_some("retrieval.k", self.k)
+        check_bounds("retrieval.k", self.k, least=1, most=MAX_NEIGHBOURS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MapConfig:
@@ -53,3 +67,7 @@ class MapConfig:
     projection: Literal["auto", "pca", "umap"] = "auto"
     num_points: int = 1500
     num_pictures: int = 150
+
+    def __post_init__(self) -> None:
+        check_bounds("map.num_points", self.num_points, least=3)
+        check_bounds("map.num_pictures", self.num_pictures, least=0)

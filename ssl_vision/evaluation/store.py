@@ -37,6 +37,7 @@ from ssl_vision.distributed import (
 from ssl_vision.errors import CheckpointError, DataError
 from ssl_vision.evaluation.arrays import as_tensor
 from ssl_vision.evaluation.features import FeatureSpec, forward_batches
+from ssl_vision.files import cache_home
 from ssl_vision.types import Batch
 
 SCHEMA = 1
@@ -46,11 +47,7 @@ Dtype = Literal["float16", "float32"]
 
 def cache_folder() -> Path:
     """Where stores are kept by default: $SSL_VISION_HOME, or the user's cache."""
-    home = os.environ.get("SSL_VISION_HOME")
-    if home:
-        return Path(home).expanduser() / "features"
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "ssl_vision" / "features"
+    return cache_home() / "features"
 
 
 class FeatureStore:

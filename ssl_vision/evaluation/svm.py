@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_vision.bounds import check_bounds, check_some
 from ssl_vision.data.subsets import held_out_rows
-from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.errors import DataError
 from ssl_vision.evaluation.accuracy import Interval, wilson_interval
 from ssl_vision.randomness import derive_key
 
@@ -29,8 +30,9 @@ class SvmConfig:
     max_iterations: int = 5000
 
     def __post_init__(self) -> None:
-        if not self.cs or min(self.cs) <= 0:
-            raise ConfigError(f"svm.cs={list(self.cs)} must be one or more positive numbers.")
+        check_some("svm.cs", self.cs)
+        check_bounds("svm.cs", self.cs, above=0)
+        check_bounds("svm.max_iterations", self.max_iterations, least=1)
 
 
 class SvmResult(NamedTuple):

@@ -32,6 +32,7 @@ from ssl_vision.backbones.classifier import (
     init_linear,
     load_head_layers,
 )
+from ssl_vision.bounds import check_prob
 from ssl_vision.distributed import rank
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.smmix import (
@@ -52,7 +53,7 @@ from ssl_vision.nn.mixup import mix_batch
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.randomness import derive_key, keyed_generator
 from ssl_vision.types import Batch, LossOutput
-from ssl_vision.views import ViewConfig, check_prob
+from ssl_vision.views import ViewConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The task `clustering`: k-means of the test features against the classes."""
 
+from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.clustering import ClusteringConfig, cluster_scores, kmeans
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.tasks.run import EvalRun
@@ -36,7 +37,17 @@ def run_clustering(run: EvalRun) -> TaskResult:
     )
 
 
+def _check(run: EvalRun) -> None:
+    num = run.config.settings(ClusteringConfig).num_clusters
+    if num is not None and num > len(run.source("val")):
+        raise ConfigError(
+            f"clustering.num_clusters={num} is above the {len(run.source('val'))} test samples; "
+            "lower it."
+        )
+
+
 TASK = Task(
     run=run_clustering,
     settings={"clustering": ClusteringConfig},
+    check=_check,
 )

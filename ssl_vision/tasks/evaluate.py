@@ -22,17 +22,25 @@ from torch import nn
 
 from ssl_vision.config import EvalConfig, to_yaml
 from ssl_vision.data.find import DataLike, given, is_settings, settings_of
-from ssl_vision.distributed import rank
+from ssl_vision.distributed import rank, world_size
 from ssl_vision.engine.run_dir import describe_environment
-from ssl_vision.errors import CheckpointError, ConfigError, DataError, did_you_mean
-from ssl_vision.evaluation.anchors import known_data_name
+from ssl_vision.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    SslVisionError,
+    did_you_mean,
+    memory_explained,
+)
+from ssl_vision.evaluation.anchors import known_data_name, published
 from ssl_vision.evaluation.report import (
     data_warnings,
     to_html,
     to_markdown,
 )
 from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
-from ssl_vision.files import report_folder_made, write_atomically
+from ssl_vision.files import check_output, report_folder_made, write_atomically
+from ssl_vision.methods import METHODS
 from ssl_vision.tasks import TASKS
 from ssl_vision.tasks.baselines import beside_majority, majority_of
 from ssl_vision.tasks.run import EvalRun, data_digest
@@ -107,18 +115,19 @@ def evaluate_as(
     """
     start = time.perf_counter()
     check_tasks(config.tasks)
+    check_method(config.method)
+    paths = (
+        () if config.out is None or data is not None else (config.data.path, config.data.val_path)
+    )
+    check_output(report_folder(config), key="out", data=paths)
     loaded = loaded or resolve_weights(config.weights)
     run = EvalRun(config, loaded, say=lambda text: console.print(f"[dim]{text}[/dim]"), given=data)
     for line in run.notes:
         console.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True)
     names = _choose_tasks(config, run)
-    _prepare(run, names)
-    results: dict[str, TaskResult] = {}
-    for name in names:
-        console.print(f"[dim]{name} ...[/dim]")
-        began = time.perf_counter()
-        result = beside_majority(run, TASKS[name].run(run))
-        results[name] = replace(result, seconds=time.perf_counter() - began)
+    with memory_explained(_LESS_MEMORY):
+        _prepare(run, names)
+    results, failures = _run_tasks(run, names, console)
     _check_frozen(loaded)
     results = warn_of_weak_probe(results)
     evaluation = Evaluation(
@@ -130,11 +139,52 @@ def evaluate_as(
         command=shlex.join(sys.argv),
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         seconds=time.perf_counter() - start,
+        failures={name: str(error) for name, error in failures.items()},
     )
+    folder = report_folder(config)
     if rank() == 0:
-        folder = write_report(evaluation, report_folder(config))
+        write_report(evaluation, folder)
         _print(evaluation, folder, console)
+    _raise_first(failures, folder)
     return evaluation
+
+
+def _run_tasks(
+    run: EvalRun, names: Sequence[str], console: Console
+) -> tuple[dict[str, TaskResult], dict[str, Exception]]:
+    """Results, and errors of the tasks that gave none.
+
+    Raises:
+        Exception: Of a task, where no other gave a result, or on several processes, of which the
+            others may wait in the middle of the task.
+    """
+    results: dict[str, TaskResult] = {}
+    failures: dict[str, Exception] = {}
+    for name in names:
+        console.print(f"[dim]{name} ...[/dim]")
+        began = time.perf_counter()
+        try:
+            with memory_explained(_LESS_MEMORY):
+                result = beside_majority(run, TASKS[name].run(run))
+        except Exception as error:
+            if world_size() > 1:
+                raise
+            failures[name] = error
+            continue
+        results[name] = replace(result, seconds=time.perf_counter() - began)
+    if not results:
+        raise next(iter(failures.values()))
+    return results, failures
+
+
+def _raise_first(failures: Mapping[str, Exception], folder: Path) -> None:
+    """End with the status of the first failure, once what there is lies in the report."""
+    for error in failures.values():
+        if not isinstance(error, SslVisionError):
+            raise error
+    for name, error in failures.items():
+        others = "" if len(failures) == 1 else f" ({len(failures)} tasks failed)"
+        raise type(error)(f"task {name}: {error} The other results are in {folder}{others}.")
 
 
 def check_tasks(names: Sequence[str]) -> None:
@@ -145,6 +195,21 @@ def check_tasks(names: Sequence[str]) -> None:
                 f"tasks={','.join(names)}: {name!r} is unknown; choose from {', '.join(TASKS)}."
                 f"{did_you_mean(name, TASKS)}"
             )
+        if names.count(name) > 1:
+            raise ConfigError(f"tasks={','.join(names)}: {name} is given twice; name it once.")
+
+
+_LESS_MEMORY = "lower data.batch_size, data.size_px or data.max_train"
+
+
+def check_method(name: str | None) -> None:
+    """Raise ConfigError for a method of which there are no published numbers and no runs."""
+    known = sorted({*METHODS, *(anchor.method for anchor in published())})
+    if name is not None and name not in known:
+        raise ConfigError(
+            f"method={name} is unknown; choose from {', '.join(known)}, or leave it out."
+            f"{did_you_mean(name, known)}"
+        )
 
 
 def _choose_tasks(config: EvalConfig, run: EvalRun) -> list[str]:
@@ -158,7 +223,8 @@ def _choose_tasks(config: EvalConfig, run: EvalRun) -> list[str]:
                 f"data.path={config.data.path} has not: {_no_labels(run)} Or "
                 f"use tasks={','.join(each for each in TASKS if not TASKS[each].needs_labels)}."
             )
-    return list(dict.fromkeys(config.tasks))
+        TASKS[name].check(run)
+    return list(config.tasks)
 
 
 def _no_labels(run: EvalRun) -> str:

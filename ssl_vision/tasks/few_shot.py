@@ -1,5 +1,7 @@
 """The task `few_shot`: kNN and logistic regression on n labelled images per class."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +14,9 @@ from ssl_vision.evaluation.settings import FewShotConfig
 from ssl_vision.randomness import keyed_generator
 from ssl_vision.tasks.baselines import warn_of_chance
 from ssl_vision.tasks.run import ACCURACY, EvalRun
-from ssl_vision.tasks.task import Task
+from ssl_vision.tasks.task import Task, check_classes
+
+_SHOWN_CLASSES = 5
 
 
 def run_few_shot(run: EvalRun) -> TaskResult:
@@ -53,7 +57,10 @@ def run_few_shot(run: EvalRun) -> TaskResult:
         measurements=tuple(measurements),
         details=scores,
         plots=(plot,),
-        warnings=warn_of_chance(main.value, run.num_classes),
+        warnings=(
+            *warn_of_chance(main.value, run.num_classes),
+            *warn_of_fewer(labels, config.shots, run.class_names),
+        ),
     )
 
 
@@ -65,6 +72,22 @@ def draw_shots(labels: Tensor, shots: int, *, seed: int, draw: int) -> Tensor:
     return torch.cat(rows).sort().values
 
 
+def warn_of_fewer(
+    labels: Tensor, shots: Sequence[int], class_names: Sequence[str]
+) -> Iterator[str]:
+    """A line for each number of shots that some classes have not as many images for."""
+    found = {each: int((labels == each).sum()) for each in labels.unique().tolist()}
+    for num in shots:
+        fewer = sorted((count, class_names[each]) for each, count in found.items() if count < num)
+        if fewer:
+            shown = ", ".join(f"{name} {count}" for count, name in fewer[:_SHOWN_CLASSES])
+            more = f" and {len(fewer) - _SHOWN_CLASSES} more" * (len(fewer) > _SHOWN_CLASSES)
+            yield (
+                f"{num} shots: {len(fewer)} of {len(found)} classes have fewer training images, "
+                f"all of which are used ({shown}{more})."
+            )
+
+
 def _share(guess: Tensor, truth: Tensor) -> float:
     return float((guess.cpu() == truth).double().mean())
 
@@ -72,4 +95,5 @@ def _share(guess: Tensor, truth: Tensor) -> float:
 TASK = Task(
     run=run_few_shot,
     settings={"few_shot": FewShotConfig},
+    check=lambda run: check_classes(run, task="few_shot"),
 )

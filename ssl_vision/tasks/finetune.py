@@ -21,7 +21,7 @@ from ssl_vision.evaluation.points_classification import POINT_FINETUNE_PRESETS, 
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.tasks.points import run_point_finetune
 from ssl_vision.tasks.run import AUTOCAST, EvalRun
-from ssl_vision.tasks.task import Task, no_features
+from ssl_vision.tasks.task import Task, check_classes, no_features
 
 
 def run_finetune(run: EvalRun) -> TaskResult:
@@ -31,17 +31,7 @@ def run_finetune(run: EvalRun) -> TaskResult:
 
 def _finetune_images(run: EvalRun) -> TaskResult:
     config = run.config.settings(FinetuneConfig)
-    if world_size() > 1:
-        raise ConfigError(
-            "tasks=finetune trains on one process; use tools/train.py with a recipe of "
-            "configs/supervised and init_from= for several."
-        )
-    train, test = _training_images(run, config), run.source("val")
-    if test.class_names != train.class_names:
-        raise DataError(
-            "fine-tuning needs the same classes in training and test images; the test images have "
-            f"{', '.join(sorted(set(test.class_names) - set(train.class_names))[:3])} beside them."
-        )
+    train, test = _check_images(run, config)
     size_px, interpolation = run.view.size_px, run.view.interpolation
     view = config.view(size_px=size_px, interpolation=interpolation)
     dtype = AUTOCAST[run.config.precision]
@@ -72,6 +62,27 @@ def _finetune_images(run: EvalRun) -> TaskResult:
         plots=(line_chart("training loss", {"loss": losses}, x=Axis("epoch"), y=Axis("loss")),),
         seconds=result.seconds,
     )
+
+
+def _check_images(run: EvalRun, config: FinetuneConfig) -> tuple[Source, Source]:
+    """Training and test images, if they can be fine-tuned on.
+
+    Raises:
+        ConfigError: On several processes.
+        DataError: Training and test images have other classes.
+    """
+    if world_size() > 1:
+        raise ConfigError(
+            "tasks=finetune trains on one process; use tools/train.py with a recipe of "
+            "configs/supervised and init_from= for several."
+        )
+    train, test = _training_images(run, config), run.source("val")
+    if differing := sorted(set(test.class_names) ^ set(train.class_names)):
+        raise DataError(
+            "fine-tuning needs the same classes in training and test images; only one of them has "
+            f"{', '.join(differing[:3])}."
+        )
+    return train, test
 
 
 def _training_images(run: EvalRun, config: FinetuneConfig) -> Source:
@@ -112,9 +123,18 @@ WAYS: dict[str, Callable[[EvalRun], TaskResult]] = {  # by the section that has 
     "point_finetune": run_point_finetune,
 }
 
+
+def _check(run: EvalRun) -> None:
+    """What can be known before anything is trained."""
+    check_classes(run, task="finetune")
+    if run.modality.name == "images":
+        _check_images(run, run.config.settings(FinetuneConfig))
+
+
 TASK = Task(
     run=run_finetune,
     settings={"finetune": FinetuneConfig, "point_finetune": PointFinetuneConfig},
     presets={"finetune": FINETUNE_PRESETS, "point_finetune": POINT_FINETUNE_PRESETS},
     feature_sets=no_features,
+    check=_check,
 )

@@ -7,6 +7,7 @@ import torch
 from ssl_vision.evaluation.accuracy import Accuracy
 from ssl_vision.evaluation.features import FeatureSet
 from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig, score_knn
+from ssl_vision.evaluation.neighbours import check_search
 from ssl_vision.evaluation.plots import Axis, line_chart
 from ssl_vision.evaluation.results import Measurement, TaskResult, accuracy_measurements
 from ssl_vision.tasks.baselines import compare_with_baselines
@@ -86,5 +87,6 @@ TASK = Task(
     run=run_knn,
     settings={"knn": KnnConfig},
     presets={"knn": KNN_PRESETS},
+    check=lambda run: check_search(run.config.settings(KnnConfig).search, device=run.device),
     feature_sets=lambda run: (run.config.settings(KnnConfig).features,),
 )

@@ -11,7 +11,7 @@ from ssl_vision.tasks.task import Task, no_features
 def run_lidar(run: EvalRun) -> TaskResult:
     """LiDAR on augmented views of training images."""
     config = run.config.settings(MetricsConfig)
-    at_least(run, run.bank_source, 2, task="lidar")
+    _check(run)
     rows = spread(len(run.bank_source), config.lidar_images, seed=run.config.seed, name="lidar")
     view = run.modality.augmented(run.view, count=config.lidar_views)
     source = run.subset(rows)
@@ -43,9 +43,15 @@ def run_lidar(run: EvalRun) -> TaskResult:
     )
 
 
+def _check(run: EvalRun) -> None:
+    at_least(run, run.bank_source, 2, task="lidar")
+    run.modality.augmented(run.view, count=2)
+
+
 TASK = Task(
     run=run_lidar,
     needs_labels=False,
     needs_val=False,
     feature_sets=no_features,
+    check=_check,
 )

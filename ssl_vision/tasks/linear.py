@@ -19,7 +19,7 @@ from ssl_vision.evaluation.linear_probe import (
 from ssl_vision.evaluation.plots import heat_map
 from ssl_vision.evaluation.results import Measurement, TaskResult, accuracy_measurements
 from ssl_vision.tasks.run import EvalRun
-from ssl_vision.tasks.task import Task
+from ssl_vision.tasks.task import Task, check_classes
 from ssl_vision.types import Batch
 
 
@@ -88,11 +88,7 @@ def _cached_views(
     run: EvalRun, config: LinearConfig, sets: list[str]
 ) -> tuple[dict[str, list[Array]], Tensor]:
     """Features of several augmented views of each training image, as so many more images."""
-    if any(run.columns(name) != ("pooled",) for name in sets):
-        raise DataError(
-            "linear.augment=cached keeps pooled features only; use linear.feature_sets=[pooled], "
-            "or linear.augment=online."
-        )
+    _check_cached(run, sets)
     rows, views = extract_views(
         run.loaded.backbone,
         run.loader(run.bank_source, _training_view(run, config, config.cached_views)),
@@ -103,6 +99,14 @@ def _cached_views(
     )
     labels = run.labels("train")[rows].repeat_interleave(config.cached_views)
     return {name: [views.flatten(0, 1)] for name in sets}, labels
+
+
+def _check_cached(run: EvalRun, sets: list[str]) -> None:
+    if any(run.columns(name) != ("pooled",) for name in sets):
+        raise DataError(
+            "linear.augment=cached keeps pooled features only; use linear.feature_sets=[pooled], "
+            "or linear.augment=online."
+        )
 
 
 def _linear_online(run: EvalRun, config: LinearConfig, sets: list[str]) -> LinearResult:
@@ -168,9 +172,20 @@ def _short_number(value: float) -> str:
     return text.replace("e-0", "e-")
 
 
+def _check(run: EvalRun) -> None:
+    """What can be known before features are computed."""
+    check_classes(run, task="linear")
+    config = run.config.settings(LinearConfig)
+    if config.augment != "none":
+        _training_view(run, config)
+    if config.augment == "cached":
+        _check_cached(run, _distinct_sets(run, config.feature_sets))
+
+
 TASK = Task(
     run=run_linear,
     settings={"linear": LinearConfig},
     presets={"linear": PRESETS},
+    check=_check,
     feature_sets=lambda run: run.config.settings(LinearConfig).feature_sets,
 )

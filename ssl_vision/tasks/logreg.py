@@ -4,7 +4,7 @@ from ssl_vision.evaluation.logreg import LogregConfig, edge_warning, logistic_pr
 from ssl_vision.evaluation.plots import Axis, line_chart
 from ssl_vision.evaluation.results import TaskResult, accuracy_measurements
 from ssl_vision.tasks.run import ACCURACY, EvalRun
-from ssl_vision.tasks.task import Task
+from ssl_vision.tasks.task import Task, check_classes
 
 
 def run_logreg(run: EvalRun) -> TaskResult:
@@ -40,5 +40,6 @@ def run_logreg(run: EvalRun) -> TaskResult:
 TASK = Task(
     run=run_logreg,
     settings={"logreg": LogregConfig},
+    check=lambda run: check_classes(run, task="logreg"),
     feature_sets=lambda run: (run.config.settings(LogregConfig).features,),
 )

@@ -1,7 +1,7 @@
 """The task `map`: the features in the plane, with thumbnails."""
 
 from ssl_vision.evaluation.plots import picture_map
-from ssl_vision.evaluation.projection import project
+from ssl_vision.evaluation.projection import check_projection, project
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.evaluation.settings import MapConfig
 from ssl_vision.tasks.run import EvalRun, Split, at_least, spread
@@ -13,8 +13,8 @@ _THUMBNAIL_PX = 48
 def run_map(run: EvalRun) -> TaskResult:
     """The features in the plane, with thumbnails."""
     config = run.config.settings(MapConfig)
-    split: Split = "val" if run.val_source is not None else "train"
-    at_least(run, run.source(split), 3, task="map")
+    split = _split(run)
+    _check(run)
     run.prepare(split, ["pooled"])
     source = run.source(split)
     rows = spread(len(source), config.num_points, seed=run.config.seed, name="map")
@@ -49,9 +49,19 @@ def run_map(run: EvalRun) -> TaskResult:
     )
 
 
+def _split(run: EvalRun) -> Split:
+    return "val" if run.val_source is not None else "train"
+
+
+def _check(run: EvalRun) -> None:
+    at_least(run, run.source(_split(run)), 3, task="map")
+    check_projection(run.config.settings(MapConfig).projection)
+
+
 TASK = Task(
     run=run_map,
     settings={"map": MapConfig},
     needs_labels=False,
     needs_val=False,
+    check=_check,
 )

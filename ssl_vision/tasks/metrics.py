@@ -7,7 +7,7 @@ from ssl_vision.evaluation import representation as rep
 from ssl_vision.evaluation.plots import Axis, line_chart
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.evaluation.settings import MetricsConfig
-from ssl_vision.tasks.run import EvalRun, spread
+from ssl_vision.tasks.run import EvalRun, at_least, spread
 from ssl_vision.tasks.task import Task
 
 
@@ -78,4 +78,5 @@ TASK = Task(
     settings={"metrics": MetricsConfig},
     needs_labels=False,
     needs_val=False,
+    check=lambda run: at_least(run, run.bank_source, 2, task="metrics"),
 )

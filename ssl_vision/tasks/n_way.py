@@ -8,6 +8,7 @@ from ssl_vision.evaluation.points_classification import (
     FewShotResult,
     PointFewShotConfig,
     few_shot_finetune,
+    few_shot_folds,
     few_shot_svm,
 )
 from ssl_vision.evaluation.results import Measurement, TaskResult
@@ -51,8 +52,17 @@ def _few_shot_measurement(result: FewShotResult) -> Measurement:
     return Measurement(name="accuracy", value=float(np.mean(result.folds)), note=note)
 
 
+def _check(run: EvalRun) -> None:
+    """Enough classes and samples, and a network of clouds where it is fine-tuned."""
+    config = run.config.settings(PointFewShotConfig)
+    if config.by == "finetune":
+        point_network(run)
+    few_shot_folds(run.labels("train").numpy(), config=config, seed=run.config.seed)
+
+
 TASK = Task(
     run=run_n_way,
     settings={"n_way": PointFewShotConfig},
     needs_val=False,
+    check=_check,
 )

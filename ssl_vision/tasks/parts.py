@@ -12,12 +12,7 @@ from ssl_vision.tasks.task import Task, no_features
 def run_parts(run: EvalRun) -> TaskResult:
     """Part segmentation, last epoch: instance and class mIoU."""
     config = run.config.settings(PartsConfig)
-    train, test = run.source("train"), run.source("val")
-    if not (isinstance(train, PartSource) and isinstance(test, PartSource)):
-        raise DataError(
-            f"data.path={run.config.data.path} has no parts; use ShapeNetPart's layout or the "
-            "built-in shape_parts (without data.max_train and data.max_val)."
-        )
+    train, test = _with_parts(run)
     scores = finetune_parts(
         point_network(run),
         train,
@@ -42,8 +37,30 @@ def run_parts(run: EvalRun) -> TaskResult:
     )
 
 
+def _with_parts(run: EvalRun) -> tuple[PartSource, PartSource]:
+    """Training and test clouds, if the network takes clouds and they have parts.
+
+    Raises:
+        ConfigError: The network takes images.
+        DataError: The data have no parts.
+    """
+    point_network(run)
+    train, test = run.source("train"), run.source("val")
+    if not (isinstance(train, PartSource) and isinstance(test, PartSource)):
+        raise DataError(
+            f"data.path={run.config.data.path} has no parts; use ShapeNetPart's layout or the "
+            "built-in shape_parts (without data.max_train and data.max_val)."
+        )
+    return train, test
+
+
+def _check(run: EvalRun) -> None:
+    _with_parts(run)
+
+
 TASK = Task(
     run=run_parts,
     settings={"parts": PartsConfig},
     feature_sets=no_features,
+    check=_check,
 )

@@ -222,6 +222,7 @@ class EvalRun:
             drop_last=False,
             on_error=data.on_error if shuffle else on_error_of_scores(data.on_error),
             pin_memory=self.device.type == "cuda",
+            lower="data.size_px, data.num_points or data.batch_size",
         )
         self._loaders.append(loader)
         return loader

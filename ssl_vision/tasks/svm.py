@@ -4,7 +4,7 @@ from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.evaluation.svm import SvmConfig, SvmResult, linear_svm
 from ssl_vision.tasks.baselines import compare_with_baselines
 from ssl_vision.tasks.run import EvalRun
-from ssl_vision.tasks.task import Task
+from ssl_vision.tasks.task import Task, check_classes
 
 
 def run_svm(run: EvalRun) -> TaskResult:
@@ -39,4 +39,5 @@ def _svm(run: EvalRun) -> SvmResult:
 TASK = Task(
     run=run_svm,
     settings={"svm": SvmConfig},
+    check=lambda run: check_classes(run, task="svm"),
 )

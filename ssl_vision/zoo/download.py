@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ssl_vision.errors import CheckpointError
-from ssl_vision.files import fsync_path, read_json, read_text
+from ssl_vision.files import cache_home, fsync_path, read_json, read_text
 from ssl_vision.network import is_offline
 from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.transfer import BrokenTransferError, Pace, Transfer
@@ -85,14 +85,6 @@ class _Again(Exception):
     def __init__(self, reason: str, *, wait_s: float | None = None) -> None:
         super().__init__(reason)
         self.wait_s = wait_s
-
-
-def cache_home() -> Path:
-    """Folder of everything this package caches."""
-    if home := os.environ.get("SSL_VISION_HOME"):
-        return Path(home).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "ssl_vision"
 
 
 def mirrored(url: str) -> str:

@@ -22,9 +22,9 @@ from ssl_vision.backbones.build import build_from_config
 from ssl_vision.backbones.classifier import join_classifier, split_classifier
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.errors import CheckpointError, ConfigError
-from ssl_vision.files import fsync_path, read_json
+from ssl_vision.files import Output, check_output, check_replaceable, fsync_path, read_json
 from ssl_vision.zoo.card import ModelCard, render_card
-from ssl_vision.zoo.formats import FORMATS, check_formats
+from ssl_vision.zoo.formats import FORMATS, ONNX_NAME, TORCH_EXPORT_NAME, check_formats
 from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.own import reloaded_copy, usage_of_own
 from ssl_vision.zoo.safe_load import safe_load
@@ -34,6 +34,11 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 HEADS_NAME = "heads.safetensors"
 CARD_NAME = "README.md"
+OUTPUT = Output(
+    command="export",
+    marks=(CONFIG_NAME,),
+    names=(CONFIG_NAME, WEIGHTS_NAME, HEADS_NAME, CARD_NAME, ONNX_NAME, TORCH_EXPORT_NAME),
+)
 _SLACK_ELEMENTS = 1 << 24
 
 
@@ -449,10 +454,8 @@ def plain_model(backbone: Backbone) -> Any:
 
 def check_target(folder: Path) -> None:
     """Raise ConfigError if writing an export here would destroy something else."""
-    if folder.is_file():
-        raise ConfigError(f"{folder} is a file; name a folder to export to.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).exists():
-        raise ConfigError(f"{folder} is not empty and not an export; name another folder.")
+    check_output(folder, key="OUT")
+    check_replaceable(folder, OUTPUT)
 
 
 def replace_folder(new: Path, folder: Path) -> None:

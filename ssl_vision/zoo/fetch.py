@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from ssl_vision import __version__
 from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.files import cache_home
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.convert import convert_file
 from ssl_vision.zoo.converted import ConvertOptions
@@ -17,7 +18,6 @@ from ssl_vision.zoo.download import (
     Downloaded,
     Progress,
     RetryPolicy,
-    cache_home,
     download,
     locked,
 )

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from ssl_vision.errors import CheckpointError
+from ssl_vision.files import cache_home
 from ssl_vision.zoo.download import (
     RetryPolicy,
     Source,
-    cache_home,
     download,
     forget,
     mirrored,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from ssl_vision.bounds import check_bounds
 from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
 from ssl_vision.errors import ConfigError
 from ssl_vision.points.views import PointViewConfig, evaluation_point_view
@@ -53,7 +54,8 @@ class CloudEvalData(EvalDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_counts("num_points", "num_groups")
+        for key in ("num_points", "num_groups"):
+            check_bounds(f"data.{key}", getattr(self, key), least=1)
 
 
 def cloud_settings(data: EvalDataConfig) -> CloudEvalData:

@@ -19,6 +19,9 @@ class PointLoader(EpochLoader[PointViewConfig]):
 
     modality: ClassVar[str] = "clouds"
 
+    def _bytes_of(self, view: PointViewConfig) -> int:
+        return view.count * view.num_points * 3 * 4  # float32
+
     def _prepare(self) -> dict[str, PointViewConfig]:
         return self.views
 

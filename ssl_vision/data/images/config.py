@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec
+from ssl_vision.bounds import check_bounds
+from ssl_vision.data.config import DataConfig, EvalDataConfig, InputSpec, check_normalization
 from ssl_vision.data.images.recolor import crops_only
 from ssl_vision.data.kernels.policy import policies_of
 from ssl_vision.data.levels import AskedDecode, DecodeConfig
@@ -32,8 +33,9 @@ class ImageData(DataConfig):
                 f"data.views.{policies[0]} runs on the CPU only, after the colours; use "
                 "data.augment_on=cpu, or null for it."
             )
-        if min(self.std) <= 0:
-            raise ConfigError(f"data.std={list(self.std)} must be positive.")
+        check_normalization(self.mean, self.std)
+        check_bounds("data.eval_size_px", self.eval_size_px, least=1)
+        check_bounds("data.eval_center_fraction", self.eval_center_fraction, least=0.01, most=1)
 
     @property
     def input_size(self) -> int:
@@ -101,4 +103,6 @@ class ImageEvalData(EvalDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_counts("size_px")
+        check_bounds("data.size_px", self.size_px, least=1)
+        check_bounds("data.center_fraction", self.center_fraction, least=0.01, most=1)
+        check_normalization(self.mean, self.std)

@@ -107,6 +107,9 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
     def _buffers(self) -> _Buffers:
         return _Buffers()
 
+    def _bytes_of(self, view: ViewConfig) -> int:
+        return view.count * 3 * view.size_px**2
+
     def _prepare(self) -> dict[str, PreparedView]:
         """Tables and keys of the views; also compiles their kernels, here and not in a thread."""
         return prepared_views(self.views, seed=self.seed)

@@ -22,6 +22,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ssl_vision.bounds import MAX_THREADS, check_bounds
 from ssl_vision.data.decode import Decoder, exif_orientation, is_jpeg, jpeg_components
 from ssl_vision.data.images.beton import BetonSource, index_path, names_path
 from ssl_vision.data.images.beton_format import (
@@ -74,6 +75,7 @@ class PackConfig:
                 f"jpg_share={self.jpg_share} and max_bad_fraction={self.max_bad_fraction} "
                 f"must be from 0 to 1."
             )
+        check_bounds("num_threads", self.num_threads, least=0, most=MAX_THREADS)
         if self.max_side_px is not None and not 1 <= self.max_side_px <= MAX_SIDE_PX:
             raise ConfigError(f"max_side_px={self.max_side_px} must be from 1 to {MAX_SIDE_PX}.")
         is_power = self.page_size & (self.page_size - 1) == 0

@@ -12,15 +12,16 @@ from ssl_vision.data.images.folder import FolderSource
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.data.source import Source, Split
 from ssl_vision.errors import DataError
+from ssl_vision.files import cache_home
 from ssl_vision.network import is_offline
 
 _Load = Callable[[Path, Split, bool, DecodeConfig], Source]
 
 
 def data_root() -> Path:
-    """Where named data sets are kept: SSL_VISION_DATA, else ~/.cache/ssl_vision/data."""
+    """Where named data sets are kept: SSL_VISION_DATA for them alone, else with all caches."""
     root = os.environ.get("SSL_VISION_DATA")
-    return Path(root) if root else Path.home() / ".cache" / "ssl_vision" / "data"
+    return Path(root).expanduser() if root else cache_home() / "data"
 
 
 def _cifar(name: str) -> _Load:

@@ -5,7 +5,13 @@ import resource
 
 import pytest
 
-from ssl_vision.engine.run_dir import RunFolder, describe_environment, git_state, read_jsonl
+from ssl_vision.engine.run_dir import (
+    RunFolder,
+    describe_environment,
+    git_state,
+    lines_left_out,
+    read_jsonl,
+)
 from ssl_vision.errors import CheckpointError
 
 
@@ -23,24 +29,26 @@ def test_lines_after_the_resumed_step_and_a_torn_line_go(folder):
     path = folder.path / "metrics.jsonl"
     whole = path.read_text()
     path.write_text(whole + '{"step": 4, "lo')
-    assert [r["step"] for r in read_jsonl(path)] == [1, 2, 3, 3]
+    assert [r["step"] for r in read_jsonl(path)[0]] == [1, 2, 3, 3]
     folder.truncate("metrics.jsonl", step=3)
     assert path.read_text() == whole  # floats survive the round trip digit by digit
     folder.truncate("metrics.jsonl", step=2)
-    assert [r["step"] for r in read_jsonl(path)] == [1, 2]
+    assert [r["step"] for r in read_jsonl(path)[0]] == [1, 2]
 
 
 def test_a_line_without_its_end_is_torn_even_if_it_is_json(folder):
     path = folder.path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}')
-    assert read_jsonl(path) == [{"step": 1}]
+    assert read_jsonl(path) == ([{"step": 1}], [2])
 
 
 def test_damage_before_the_end_is_not_hidden(folder):
     path = folder.path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(CheckpointError, match="line 2"):
-        read_jsonl(path)
+    records, damaged = read_jsonl(path)
+    assert ([each["step"] for each in records], damaged) == ([1, 3], [2])
+    assert "line 2 is no JSON record" in lines_left_out(damaged)
+    assert "lines 1, 2, 3, 4, 5, 6, 7, 8 and 4 more" in lines_left_out(range(1, 13))
 
 
 def test_values_that_json_lacks_become_null(folder):
@@ -84,7 +92,7 @@ def test_a_short_write_is_noticed_and_leaves_whole_lines(folder, monkeypatch, ro
     monkeypatch.undo()
     assert path.read_text() == whole
     folder.append("metrics.jsonl", {"step": 2, "loss": 0.25})
-    assert [r["step"] for r in read_jsonl(path)] == [1, 2]
+    assert [r["step"] for r in read_jsonl(path)[0]] == [1, 2]
 
 
 def append_many(folder):
@@ -102,19 +110,19 @@ def test_a_file_at_its_limit_keeps_whole_lines(folder):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_text().endswith("}\n")
-    assert [r["step"] for r in read_jsonl(path)] == list(range(len(read_jsonl(path))))
-    assert len(read_jsonl(path)) >= 7
+    assert [r["step"] for r in read_jsonl(path)[0]] == list(range(len(read_jsonl(path)[0])))
+    assert len(read_jsonl(path)[0]) >= 7
 
 
 def test_damaged_lines_of_every_kind_are_left_out_at_a_resume(folder):
     path = folder.path / "metrics.jsonl"
     bad = [b'{"st', b"\xff\xfe", b"[1]", b"3", b'{"step": "x"}', b"[" * 100_000, b""]
     path.write_bytes(b'{"step": 1}\n' + b"\n".join(bad) + b'\n{"step": 2}\n{"step": 3}')
-    with pytest.raises(CheckpointError, match="line 2"):
-        read_jsonl(path)
-    assert folder.truncate("metrics.jsonl", step=9) == len(bad)
+    numbers = [*range(2, 2 + len(bad)), 3 + len(bad)]  # the last has no end
+    assert read_jsonl(path)[1] == numbers
+    assert folder.truncate("metrics.jsonl", step=9) == numbers
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
-    assert folder.truncate("absent.jsonl", step=9) == 0
+    assert folder.truncate("absent.jsonl", step=9) == []
 
 
 def test_environment_says_what_it_ran_on(tmp_path):

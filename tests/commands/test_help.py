@@ -1,6 +1,7 @@
 import pytest
 
 from ssl_vision.commands.help import command_help
+from ssl_vision.commands.table import COMMANDS
 from ssl_vision.errors import ConfigError
 
 
@@ -22,3 +23,16 @@ def test_without_a_method_the_settings_of_all_are_left_out_and_words_are_listed(
 def test_a_method_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"method\.name='mea' is unknown; choose one of .*mae"):
         command_help("train", ["method.name=mea"])
+
+
+def test_every_sub_command_of_the_zoo_has_help():
+    from ssl_vision.commands.zoo import _COMMANDS
+
+    parts = COMMANDS["zoo"].parts
+    assert list(parts) == list(_COMMANDS)
+    for name, part in parts.items():
+        text = command_help("zoo", [name])
+        assert text.startswith(f"Usage: ssl-vision zoo {name}")
+        assert part.summary[1:] in " ".join(text.split())
+        assert name in command_help("zoo")
+    assert "pos_interp=" in command_help("zoo", ["convert"])

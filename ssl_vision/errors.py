@@ -3,7 +3,7 @@
 Messages name the key or file, the value, what is allowed and the way out.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -50,6 +50,10 @@ class NonFiniteError(SslVisionError):
 
 class PeerError(SslVisionError):
     """Another process of the run died."""
+
+
+class SslVisionWarning(UserWarning):
+    """Something to know that stops nothing; the command line prints it as one line."""
 
 
 class Preempted(SslVisionError):
@@ -102,6 +106,28 @@ _MEMORY_WORDS = (
     "Maximum allowed size exceeded",
     "invalid size",
 )
+
+
+@contextmanager
+def keys_renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Name settings as the caller's user knows them in what a room below says of them.
+
+    Args:
+        names: What the message says -> what this command, or this path, calls it.
+
+    Raises:
+        DataError: The one raised within, in other words.
+        ConfigError: Likewise.
+    """
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        text = str(error)
+        for name, own in names.items():
+            text = text.replace(name, own)
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
 
 
 def did_you_mean(word: object, known: Iterable[str], *, num: int = 1, cutoff: float = 0.6) -> str:

@@ -7,6 +7,7 @@ help and `ssl-vision` alone answer without importing torch.
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -19,6 +20,7 @@ from ssl_vision.errors import (
     ConfigError,
     DeviceMemoryError,
     SslVisionError,
+    SslVisionWarning,
     did_you_mean,
     is_out_of_memory,
 )
@@ -38,6 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command and its arguments; those of the process by default.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with warnings.catch_warnings():
+        # Larger images than Pillow likes are refused by our own bound, in our own words.
+        warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+        warnings.showwarning = _warnings_as_lines(warnings.showwarning)
+        return _main(given)
+
+
+def _main(given: list[str]) -> int:
     try:
         return int(group().main(given or ["--help"], prog_name="ssl-vision", standalone_mode=False))
     except SslVisionError as error:
@@ -59,6 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"device ({first[:200]})",
             DeviceMemoryError.exit_code,
         )
+
+
+def _warnings_as_lines(other: Callable[..., None]) -> Callable[..., None]:
+    """What shows warnings: ours as a line, those of libraries as `other` does."""
+
+    def show(
+        message: Warning | str, category: type[Warning], *where: object, **more: object
+    ) -> None:
+        if issubclass(category, SslVisionWarning):
+            sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
+        else:
+            other(message, category, *where, **more)
+
+    return show
 
 
 def group() -> click.Group:

@@ -17,7 +17,7 @@ from ssl_vision.data.find import find_source
 from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.pack import PackReport, PrepareConfig, pack
 from ssl_vision.data.splits import NoValSplitError
-from ssl_vision.errors import DataError
+from ssl_vision.errors import DataError, keys_renamed
 from ssl_vision.files import check_output
 
 
@@ -26,8 +26,9 @@ def run_prepare(arguments: Sequence[str]) -> int:
     given = parse("prepare", arguments, num_words=(2, 2))
     places, config = given.words, given.settings(PrepareConfig)
     check_output(places[1], key="OUT")
-    data = ImageData(path=places[0], download=config.download, decode=config.decode)
-    source = find_source(data.path, split=config.split, config=data)
+    with keys_renamed({"data.": "", "data path": "SOURCE", "check path": "check SOURCE"}):
+        data = ImageData(path=places[0], download=config.download, decode=config.decode)
+        source = find_source(data.path, split=config.split, config=data)
     left = _left_out(data, config)
     console = Console(stderr=True)
     columns = [TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn()]
@@ -63,7 +64,12 @@ def _left_out(data: ImageData, config: PrepareConfig) -> str:
 
 
 def _summary(report: PackReport) -> str:
-    bad = f"; {len(report.bad)} bad ones are listed in {report.path}.bad" if report.bad else ""
+    bad = ""
+    if report.bad:
+        bad = (
+            f"; {len(report.bad)} bad ones are left out, as max_bad_fraction allows, and listed in "
+            f"{report.path}.bad"
+        )
     notes = f"{report.notes}\n" if report.notes else ""
     return (
         f"{report.path}: {report.num_samples} images, {report.num_bytes / 2**20:.1f} MiB "

@@ -33,7 +33,7 @@ from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.modality import Modality, Normalize
 from ssl_vision.data.source import Source, digest
 from ssl_vision.engine.saved_method import load_method, mae_of_export
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import ConfigError, keys_renamed
 from ssl_vision.files import Output, check_output, check_replaceable, remove_stale
 from ssl_vision.methods.mae import Mae
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
@@ -336,7 +336,8 @@ def _choose(
         path = Path(name).expanduser()
         source = modality.single(path, config) if path.is_file() else None
         if source is None:
-            source = find_source(name, split="train", config=config)
+            with keys_renamed({"; use data.download=true to fetch it": "", "data.path": "IMAGE"}):
+                source = find_source(name, split="train", config=config)
         rows = np.linspace(0, len(source) - 1, min(count, len(source)))  # of all classes
         parts += [(source, int(row)) for row in rows]
     return _Chosen(parts)

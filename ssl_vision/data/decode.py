@@ -260,6 +260,8 @@ def _reason(data: bytes, error: Exception) -> str:
         return "the file is empty"
     if data.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
         return "the file is a web page, not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than the {MAX_PIXELS:,} pixels that are read; scale the image down"
     text = str(error)
     if "cannot identify image file" in text:
         known = next((name for start, name in _MAGIC.items() if data.startswith(start)), None)

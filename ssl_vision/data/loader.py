@@ -24,7 +24,7 @@ import torch
 from ssl_vision.data.levels import Notes
 from ssl_vision.data.source import Source
 from ssl_vision.distributed import usable_cores, usable_memory
-from ssl_vision.errors import ConfigError, DataError, DeviceMemoryError
+from ssl_vision.errors import ConfigError, DataError, DeviceMemoryError, SslVisionWarning
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
 
@@ -260,7 +260,7 @@ class EpochLoader(Generic[_ViewKind]):
         """Warn once, after the first pass, of images whose look a setting decides."""
         text = self.notes.text()
         if text and not self._has_said_notes:
-            warnings.warn(f"of {size:,} images: {text}", stacklevel=2)
+            warnings.warn(f"of {size:,} images: {text}", SslVisionWarning, stacklevel=2)
         self._has_said_notes = True
 
     def _to_batch(self, job: Job) -> Batch:

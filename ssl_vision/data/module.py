@@ -21,7 +21,7 @@ from ssl_vision.data.subsets import (
     rows_of_list,
     with_classes_of,
 )
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import ConfigError, keys_renamed
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
 
@@ -127,10 +127,13 @@ class DataModule:
         At a path of their own: its val split, or all where it is not split.
         """
         path = self.config.val_path
+        own = {} if path is None else {"data.path": "data.val_path", "data path": "data.val_path"}
         try:
-            return self._build(path or self._data, "val")
+            with keys_renamed(own):
+                return self._build(path or self._data, "val")
         except NotSplitError:
-            return None if path is None else self._build(path, "train")
+            with keys_renamed(own):
+                return None if path is None else self._build(path, "train")
         except NoValSplitError:
             if path is not None:
                 raise

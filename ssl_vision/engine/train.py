@@ -256,6 +256,7 @@ def fit(
         method: What is trained.
         data: Its data.
         exporter: Keeps the copy that is scored.
+        handed: Objects of a program.
         watching: Called after each update, before the others.
 
     Raises:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssl_vision.bounds import MAX_NEIGHBOURS, check_bounds, check_some
-from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.errors import ConfigError, DataError, SslVisionWarning
 from ssl_vision.evaluation.accuracy import Accuracy, score_ranking
 from ssl_vision.evaluation.arrays import Array
 from ssl_vision.evaluation.features import FeatureSet, parse_feature_set
@@ -272,6 +272,7 @@ def clamp_k(k: Sequence[int], num_rows: int) -> int:
     if max(k) > num_rows:
         warnings.warn(
             f"knn.k={max(k)} is above the {num_rows} rows of the bank; all of them vote.",
+            SslVisionWarning,
             stacklevel=3,
         )
     return min(max(k), num_rows)

@@ -282,7 +282,8 @@ def _check_bad(target: Path, bad: list[BadSample], total: int, config: PackConfi
         first = f" First: {bad[0].name}: {bad[0].reason}." if bad else ""
         raise DataError(
             f"{len(bad)} of {total} samples are bad, more than max_bad_fraction="
-            f"{config.max_bad_fraction:g}; all are listed in {_bad_path(target)}.{first}"
+            f"{config.max_bad_fraction:g}; all are listed in {_bad_path(target)}.{first} "
+            "Mend or remove them, or leave them out with a larger max_bad_fraction."
         )
     if len(bad) == total:
         raise DataError(f"none of {total} samples can be read; see {_bad_path(target)}.")

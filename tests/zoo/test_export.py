@@ -133,7 +133,7 @@ def test_exports_replace_exports_and_nothing_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["export"]  # nothing left beside it
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_bytes(b"")
-    with pytest.raises(ConfigError, match="not an export"):
+    with pytest.raises(ConfigError, match="which export did not write"):
         export_backbone(tiny(), tmp_path / "photos", **INPUT)
 
 

@@ -23,6 +23,7 @@ MAX_CONSECUTIVE = 3  # skipped updates in a row before policy `stop` or `rollbac
 MAX_SHARE = 0.01  # of the last _WINDOW updates
 _WINDOW = 1000  # updates
 _MAX_ROLLBACKS = 10  # of one process's life; a run that needs more has another problem
+_LARGEST = 1e18  # of a weight: squares of more overflow float32
 _GRADIENT = "gradient of"
 _SHOWN_IDS, _SHOWN_NAMES = 8, 3
 
@@ -107,17 +108,18 @@ class NonFiniteGuard:
 def check_weights(run: Run, method: Method) -> None:
     """End a run whose weights themselves are not finite, whatever the policy; a collective.
 
-    Every loss after it is NaN, and checkpoints since hold the same: nothing can mend them.
+    Every loss after it is NaN, and checkpoints since hold the same: nothing can mend them. Weights
+    so large that what is computed from them overflows are no better.
 
     Raises:
-        NonFiniteError: A parameter or buffer of the method is NaN or infinite.
+        NonFiniteError: A parameter, or a tensor of what is exported, is NaN or beyond 1e18.
     """
-    state = method.state_dict()
+    state = {**dict(method.named_parameters()), **method.export_backbone().state_dict()}
     bad = [name for name, value in state.items() if not _is_finite(value)]
     if any_rank(bool(bad), device=run.fabric.device):
         raise NonFiniteError(
-            f"update {method.step}: {len(bad)} of {len(state)} tensors of the network are NaN or "
-            f"infinite, first {bad[0] if bad else 'on another process'}; the training diverged and "
+            f"update {method.step}: {len(bad)} of {len(state)} tensors of the network are NaN, "
+            f"infinite or above {_LARGEST:g}, first {bad[0] if bad else 'on another process'}; the training diverged and "
             "cannot recover. Lower optim.base_lr or raise optim.warmup_epochs, and start again "
             "with resume=never."
         )
@@ -128,8 +130,7 @@ def _is_finite(value: object) -> bool:
     if not isinstance(value, Tensor):
         return True
     own = value.to_local() if hasattr(value, "to_local") else value
-    # A sum is finite where all terms are, and cheap; where it overflows, each term is looked at.
-    return bool(own.float().sum().isfinite()) or bool(own.isfinite().all())
+    return own.numel() == 0 or bool(own.detach().abs().amax() <= _LARGEST)  # NaN is not
 
 
 class _Finding(TypedDict):

@@ -77,11 +77,10 @@ def _check_images(run: EvalRun, config: FinetuneConfig) -> tuple[Source, Source]
             "configs/supervised and init_from= for several."
         )
     train, test = _training_images(run, config), run.source("val")
-    if differing := sorted(set(test.class_names) ^ set(train.class_names)):
-        raise DataError(
-            "fine-tuning needs the same classes in training and test images; only one of them has "
-            f"{', '.join(differing[:3])}."
-        )
+    if test.class_names != train.class_names:  # numbers mean the same only then
+        differing = sorted(set(test.class_names) ^ set(train.class_names))
+        words = f"only one of them has {', '.join(differing[:3])}" if differing else "another order"
+        raise DataError(f"fine-tuning needs the same classes in training and test images: {words}.")
     return train, test
 
 

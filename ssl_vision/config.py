@@ -104,6 +104,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _filled(self.run_dir, method="")
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ConfigError(f"loggers={','.join(self.loggers)}: name each once.")
         check_bounds("seed", self.seed, least=0, most=MAX_SEED)
 
     @property

@@ -119,8 +119,8 @@ def check_weights(run: Run, method: Method) -> None:
     if any_rank(bool(bad), device=run.fabric.device):
         raise NonFiniteError(
             f"update {method.step}: {len(bad)} of {len(state)} tensors of the network are NaN, "
-            f"infinite or above {_LARGEST:g}, first {bad[0] if bad else 'on another process'}; the training diverged and "
-            "cannot recover. Lower optim.base_lr or raise optim.warmup_epochs, and start again "
+            f"infinite or above {_LARGEST:g}, first {bad[0] if bad else 'on another process'}; the "
+            "training diverged and cannot recover. Lower optim.base_lr or raise optim.warmup_epochs, and start again "
             "with resume=never."
         )
 
@@ -130,7 +130,9 @@ def _is_finite(value: object) -> bool:
     if not isinstance(value, Tensor):
         return True
     own = value.to_local() if hasattr(value, "to_local") else value
-    return own.numel() == 0 or bool(own.detach().abs().amax() <= _LARGEST)  # NaN is not
+    if own.numel() == 0 or not own.is_floating_point():
+        return True
+    return bool(own.detach().abs().amax() <= _LARGEST)  # NaN is not
 
 
 class _Finding(TypedDict):

@@ -120,8 +120,8 @@ def check_weights(run: Run, method: Method) -> None:
         raise NonFiniteError(
             f"update {method.step}: {len(bad)} of {len(state)} tensors of the network are NaN, "
             f"infinite or above {_LARGEST:g}, first {bad[0] if bad else 'on another process'}; the "
-            "training diverged and cannot recover. Lower optim.base_lr or raise optim.warmup_epochs, and start again "
-            "with resume=never."
+            "training diverged and cannot recover. Lower optim.base_lr or raise "
+            "optim.warmup_epochs, and start again with resume=never."
         )
 
 

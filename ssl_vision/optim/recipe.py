@@ -8,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from ssl_vision import schedules
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.optim.clip import ClipMode
 from ssl_vision.optim.groups import ParamGroup
@@ -33,6 +34,9 @@ class Plan(Protocol):
     @property
     def total_steps(self) -> int:
         """Optimizer updates of the run."""
+
+
+_LARGEST_LR = 1e24  # scaled to any batch, still a float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +97,8 @@ class OptimConfig:
     clip_mode: ClipMode = "global"
 
     def __post_init__(self) -> None:
-        if self.base_lr <= 0:
-            raise ConfigError(f"optim.base_lr={self.base_lr} must be above 0.")
+        check_bounds("optim.base_lr", self.base_lr, above=0, most=_LARGEST_LR)
+        check_bounds("optim.bias_base_lr", self.bias_base_lr, least=0, most=_LARGEST_LR)
         if self.lr_reference_batch < 1:
             raise ConfigError(f"optim.lr_reference_batch={self.lr_reference_batch} must be >= 1.")
         for name in ("warmup_epochs", "warmup_start_lr", "end_lr", "weight_decay", "momentum"):

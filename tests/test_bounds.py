@@ -8,11 +8,10 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from ssl_vision.bounds import check_bounds, check_some
-from ssl_vision.config import OnlineEvalConfig, TrainerConfig, load_train_config
+from ssl_vision.config import OnlineEvalConfig, TrainerConfig
 from ssl_vision.data.config import EvalDataConfig
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.settings import CacheConfig
-from ssl_vision.recipes import find_recipe
 from ssl_vision.tasks.settings import SECTIONS, load_settings
 
 _COMMON = ("weights=w", "data.path=d")
@@ -20,46 +19,44 @@ _EVALUATION = {"data": EvalDataConfig, "cache": CacheConfig, **SECTIONS.kinds}
 _TRAINING = {"trainer": TrainerConfig, "online_eval": OnlineEvalConfig}
 
 
-def _numbers(kind: type, prefix: str) -> Iterator[tuple[str, int]]:
-    """Full key of each numeric setting, and how many numbers it takes."""
+def _numbers(kind: type, prefix: str) -> Iterator[tuple[str, type, str, Any]]:
+    """Key, owner, field and a negative value of each numeric setting."""
     hints = get_type_hints(kind)
     for field in fields(kind):
-        key = f"{prefix}.{field.name}"
-        wanted: Any = hints[field.name]
-        (wanted,) = (
-            [each for each in get_args(wanted) if each is not NoneType] or [wanted]
-            if (NoneType in get_args(wanted))
-            else [wanted]
-        )
+        key, wanted = f"{prefix}.{field.name}", hints[field.name]
+        parts = [each for each in get_args(wanted) if each is not NoneType]
+        if NoneType in get_args(wanted):
+            (wanted,) = parts
+            parts = list(get_args(wanted))
         if is_dataclass(wanted):
             assert isinstance(wanted, type)
             yield from _numbers(wanted, key)
         elif wanted in (int, float):
-            yield key, 1
-        elif get_args(wanted) and get_args(wanted)[0] in (int, float):
-            yield key, 1 if get_args(wanted)[-1] is ... else len(get_args(wanted))
+            yield key, kind, field.name, -1
+        elif parts and parts[0] in (int, float):
+            yield key, kind, field.name, (-1,) * (1 if parts[-1] is ... else len(parts))
 
 
-def _keys(sections: dict[str, type]) -> list[tuple[str, int]]:
+def _all(sections: dict[str, type]) -> list[tuple[str, type, str, Any]]:
     return [each for name, kind in sections.items() for each in _numbers(kind, name)]
 
 
+NUMBERS = _all({**_EVALUATION, **_TRAINING})
+
+
 def test_there_are_as_many_numbers_as_one_expects():
-    assert len(_keys(_EVALUATION)) > 60
-    assert ("data.std", 3) in _keys(_EVALUATION)
-    assert ("linear.base_lrs", 1) in _keys(_EVALUATION)
+    keys = [key for key, *_ in NUMBERS]
+    assert len(keys) > 90
+    assert {"data.std", "linear.base_lrs", "n_way.finetune.tuning.lr", "trainer.epochs"} < {*keys}
 
 
-@pytest.mark.parametrize(("key", "count"), _keys(_EVALUATION))
-def test_no_number_of_an_evaluation_may_be_negative(key, count):
-    with pytest.raises(ConfigError, match=key.rpartition(".")[2]):
-        load_settings([], [*_COMMON, f"{key}={','.join(['-1'] * count)}"])
-
-
-@pytest.mark.parametrize(("key", "count"), _keys(_TRAINING))
-def test_no_number_of_a_run_may_be_negative(key, count):
-    with pytest.raises(ConfigError, match=key.rpartition(".")[2]):
-        load_train_config([find_recipe("mae/tiny_cpu")], [f"{key}=-1"])
+@pytest.mark.parametrize(
+    ("kind", "name", "value"), [each[1:] for each in NUMBERS], ids=[each[0] for each in NUMBERS]
+)
+def test_no_number_may_be_negative(kind, name, value):
+    needed = {"path": "d"} if kind is EvalDataConfig else {}
+    with pytest.raises(ConfigError, match=name):
+        kind(**needed, **{name: value})
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,16 @@ import pytest
 
 from ssl_vision.bounds import check_bounds, check_some
 from ssl_vision.config import OnlineEvalConfig, TrainerConfig
+from ssl_vision.data.clouds.config import CloudEvalData
 from ssl_vision.data.config import EvalDataConfig
+from ssl_vision.data.images.config import ImageEvalData
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.settings import CacheConfig
 from ssl_vision.tasks.settings import SECTIONS, load_settings
 
 _COMMON = ("weights=w", "data.path=d")
-_EVALUATION = {"data": EvalDataConfig, "cache": CacheConfig, **SECTIONS.kinds}
+_EVALUATION = {"cache": CacheConfig, **SECTIONS.kinds}
+_DATA = (ImageEvalData, CloudEvalData)
 _TRAINING = {"trainer": TrainerConfig, "online_eval": OnlineEvalConfig}
 
 
@@ -41,7 +44,10 @@ def _all(sections: dict[str, type]) -> list[tuple[str, type, str, Any]]:
     return [each for name, kind in sections.items() for each in _numbers(kind, name)]
 
 
-NUMBERS = _all({**_EVALUATION, **_TRAINING})
+NUMBERS = [
+    *_all({**_EVALUATION, **_TRAINING}),
+    *(each for kind in _DATA for each in _numbers(kind, "data")),
+]
 
 
 def test_there_are_as_many_numbers_as_one_expects():
@@ -54,7 +60,7 @@ def test_there_are_as_many_numbers_as_one_expects():
     ("kind", "name", "value"), [each[1:] for each in NUMBERS], ids=[each[0] for each in NUMBERS]
 )
 def test_no_number_may_be_negative(kind, name, value):
-    needed = {"path": "d"} if kind is EvalDataConfig else {}
+    needed = {"path": "d"} if issubclass(kind, EvalDataConfig) else {}
     with pytest.raises(ConfigError, match=name):
         kind(**needed, **{name: value})
 

@@ -120,7 +120,7 @@ def read_entry(run: str | Path) -> Entry:
     return Entry(
         path=str(run),
         settings=settings,
-        metrics=read_jsonl(log) if log.is_file() else [],
+        metrics=read_jsonl(log)[0] if log.is_file() else [],
         evaluation=load_evaluation(results) if results.is_file() else None,
     )
 

@@ -35,12 +35,12 @@ def no_features(monkeypatch):
     monkeypatch.setattr(EvalRun, "loader", refuse)
 
 
-def one_class(root: Path) -> Path:
-    for split in ("train", "val"):
-        (root / split / "a").mkdir(parents=True)
+def two_classes(root: Path) -> Path:
+    for folder in ("train/a", "train/b", "val/a", "val/b"):
+        (root / folder).mkdir(parents=True)
         for i in range(4):
-            pixels = np.full((20, 20, 3), 9 * i + len(split), np.uint8)
-            Image.fromarray(pixels).save(root / split / "a" / f"{i}.png")
+            pixels = np.full((20, 20, 3), 9 * i + len(folder), np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{i}.png")
     return root
 
 
@@ -61,7 +61,7 @@ def test_what_a_task_needs_is_asked_before_features(no_features, task, settings,
 
 @pytest.mark.parametrize("task", ["svm", "logreg", "linear", "few_shot", "finetune"])
 def test_one_class_is_none(no_features, tmp_path, task):
-    data = {"path": str(one_class(tmp_path / "data")), "size_px": 16}
+    data = {"path": str(two_classes(tmp_path / "data")), "size_px": 16, "max_train": 1}
     with pytest.raises(DataError, match=rf"tasks={task} needs two classes or more"):
         evaluate(TINY, tasks=["knn", task], data=data)
 
@@ -97,8 +97,8 @@ def test_alone_a_failing_task_is_its_error(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"num_points": 8}, "data.num_points=8 says nothing here: the weights take images"),
-        ({"is_normalized": False}, "data.is_normalized=False says nothing here"),
+        ({"num_points": 8}, "data.num_points=8 is a setting of clouds; these weights take images"),
+        ({"is_normalized": False}, "data.is_normalized=False is a setting of clouds"),
         ({"size_px": 10_000_000}, "lower data.size_px"),
     ],
 )

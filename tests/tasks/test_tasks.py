@@ -62,9 +62,10 @@ def test_sections_of_no_task_are_refused() -> None:
 
 
 def test_tasks_that_need_several_samples_refuse_one_with_the_way_out(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "data/one.png")
     weights = "timm:resnet18?pretrained=false"
     for task in ("map", "lidar"):
-        data = {"path": str(tmp_path), "size_px": 8}
+        data = {"path": str(tmp_path / "data"), "size_px": 8}
         with pytest.raises(DataError, match=rf"tasks={task} needs at least .* has 1 here"):
             evaluate(weights, data=data, tasks=[task], out=tmp_path / "out")

@@ -94,6 +94,7 @@ def export(
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype} must be one of {', '.join(_DTYPES)}.")
     check_formats(formats or ())
+    folder = Path(folder)
     check_target(folder)
     check_bounds("size_px", size_px, least=1)
     loaded = resolve_network(weights, transform=transform, with_classifier=classifier)

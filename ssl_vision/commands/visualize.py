@@ -137,7 +137,9 @@ def visualize(
     for kind in what:
         if kind not in KINDS:
             raise ConfigError(f"what={kind} must be one of {', '.join(KINDS)}.")
-    check_output(out, key="OUT", data=images)
+    named = [str(name) for name in ([images] if isinstance(images, str | Path) else images)]
+    out = Path(out)
+    check_output(out, key="OUT", data=named)
     if replaced := check_replaceable(out, OUTPUT):
         note(replaced)
     check_bounds("count", count, least=1)
@@ -154,16 +156,12 @@ def visualize(
     spec = loaded.spec._replace(size=size_px or loaded.input_size)
     asked = _as_asked(modality, decode or AskedDecode())
     shown = modality.show(asked, spec)
-    named = [images] if isinstance(images, str | Path) else images
-    chosen = _choose(
-        [str(name) for name in named], modality, modality.data_of(asked, shown), count=count
-    )
+    chosen = _choose(named, modality, modality.data_of(asked, shown), count=count)
     for line in [shown.note, *chosen.notes]:
         if line:
             note(line)
     samples = _views_of(chosen, modality, shown.view)
     scene = Scene(loaded=loaded, pixels=samples, normalize=shown.normalize, run=run)
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in what or modality.pictures:

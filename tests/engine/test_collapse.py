@@ -1,13 +1,16 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ssl_vision.config import load_train_config
 from ssl_vision.engine.collapse import Reference, diagnose
 from ssl_vision.engine.online_eval import _signs
 from ssl_vision.engine.train import train
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BEFORE = {"feature_std": 0.3, "centred_rank": 20.0, "dead_share": 0.0, "knn_top1": 0.3}
 GOOD = {"feature_std": 0.6, "centred_rank": 60.0, "dead_share": 0.0, "knn_top1": 0.31}
 LN_K = {"ln_k": math.log(4096)}
@@ -206,8 +209,11 @@ RUNS = [
     *COLLAPSING.items(),
     ("complete collapse", ("simclr", "optim.base_lr=100", "optim.warmup_epochs=0")),
     ("collapse", ("distill", "optim.base_lr=1.0", "optim.warmup_epochs=0")),
+    # Targets that are the student's own, and a rate at which all features become one.
+    ("complete collapse", ("ijepa", "method.teacher_momentum=0", "method.teacher_momentum_end=0",
+                           "optim.base_lr=30", "optim.warmup_epochs=0")),
     *(("worse than untrained", run) for run in WITHOUT_GUARD),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("verdict", "run"), RUNS, ids=[f"{v}-{r[0]}" for v, r in RUNS])
@@ -232,6 +238,17 @@ def test_runs_that_really_collapse_are_noticed(recipe, verdict, run, capsys):
 def test_a_run_whose_features_get_better_is_called_healthy(recipe, method, capsys):
     settings = ("online_eval.every_epochs=24", "trainer.epochs=24", "optim.base_lr=3e-3")
     train(recipe(method, *settings))
+    assert "healthy: kNN" in capsys.readouterr().out
+
+
+def test_a_student_that_learns_from_a_teacher_of_other_images_is_called_healthy(tmp_path, capsys):
+    settings = ("data.path=digits", "data.global_batch_size=128", "trainer.epochs=24")
+    train(
+        load_train_config(
+            [CONFIGS / "distill" / "tiny_cpu.yaml"],
+            [f"run_dir={tmp_path / 'run'}", "online_eval.every_epochs=24", *settings],
+        )
+    )
     assert "healthy: kNN" in capsys.readouterr().out
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.saying import say
 from ssl_vision.commands.tables import write_csv
+from ssl_vision.data.find import DataLike
 from ssl_vision.data.images.several import images_at
 from ssl_vision.data.source import Source
 from ssl_vision.errors import ConfigError
@@ -108,7 +109,7 @@ def run_predict(arguments: Sequence[str]) -> int:
 
 def predict(
     weights: str | Path,
-    images: str | Path | Sequence[str | Path],
+    images: DataLike,
     *,
     batch_size: int = 128,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -117,7 +118,8 @@ def predict(
 
     Args:
         weights: A supervised or fine-tuned run, its export, or timm:NAME with its classifier.
-        images: A folder, image file, .beton file or name of a data set, or several of these.
+        images: A folder, image file, .beton file or name of a data set, or several of these; or an
+            object, as `ssl_vision.train` takes for data.
         batch_size: Images at once.
         device: auto, cpu or cuda.
 
@@ -128,13 +130,10 @@ def predict(
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device={device} must be auto, cpu or cuda.")
-    paths = [images] if isinstance(images, str | Path) else list(images)
-    return predict_as(weights, paths, PredictSettings(batch_size=batch_size, device=device))
+    return predict_as(weights, images, PredictSettings(batch_size=batch_size, device=device))
 
 
-def predict_as(
-    weights: str | Path, images: Sequence[str | Path], settings: PredictSettings
-) -> Predictions:
+def predict_as(weights: str | Path, images: DataLike, settings: PredictSettings) -> Predictions:
     """As `predict`, with all settings."""
     loaded = resolve_weights(weights, with_classifier=True)
     if not loaded.num_classes:

@@ -1,7 +1,6 @@
 """An index of images by their features: saved, loaded, searched with other images."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_vision.data.find import DataLike
 from ssl_vision.data.images.several import images_at
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.neighbours import find_neighbours, load_index, save_index
@@ -19,7 +19,6 @@ from ssl_vision.tasks.frozen_pass import PassSettings, pass_over
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
 INDEX_NAME, META_NAME = "index.faiss", "index.json"
-Paths = str | Path | Sequence[str | Path]
 
 
 class Match(NamedTuple):
@@ -66,13 +65,14 @@ class ImageIndex:
 
     @classmethod
     def build(
-        cls, weights: str | Path, images: Paths, *, settings: PassSettings | None = None
+        cls, weights: str | Path, images: DataLike, *, settings: PassSettings | None = None
     ) -> "ImageIndex":
         """Index of the images at one or several paths.
 
         Args:
             weights: Run or export folder, `zoo:name` or `timm:name`.
-            images: Folders, image files, .beton files, names of data sets.
+            images: Folders, image files, .beton files, names of data sets; or an object, as
+                `ssl_vision.train` takes for data.
             settings: Batch size, device and so on.
 
         Raises:
@@ -80,7 +80,7 @@ class ImageIndex:
             DataError: No image can be read.
         """
         loaded = resolve_weights(weights)
-        source = images_at(_listed(images), decode=loaded.decode)
+        source = images_at(images, decode=loaded.decode)
         passed = pass_over(loaded, source, settings or PassSettings())
         norms = np.linalg.norm(passed.values, axis=1, keepdims=True)
         return cls(
@@ -135,12 +135,12 @@ class ImageIndex:
         return cls(weights=weights, sha256=sha256, names=names, features=features)
 
     def search(
-        self, images: Paths, *, k: int = 5, settings: PassSettings | None = None
+        self, images: DataLike, *, k: int = 5, settings: PassSettings | None = None
     ) -> dict[str, list[Match]]:
         """The k most similar images of the index for each image, best first.
 
         Args:
-            images: Folders, image files and so on, which need not be in the index.
+            images: As of `build`, which need not be in the index.
             k: Matches per image.
             settings: Batch size, device and so on.
 
@@ -148,7 +148,7 @@ class ImageIndex:
             ConfigError: k below 1; the weights changed since the index was made.
             DataError: No image can be read.
         """
-        source = images_at(_listed(images), decode=self._network.decode)
+        source = images_at(images, decode=self._network.decode)
         passed = pass_over(self._network, source, settings or PassSettings())
         found = find_neighbours(self.features, passed.values, k=min(max(k, 0), len(self.names)))
         names = [source.name(int(row)) for row in passed.rows]
@@ -193,13 +193,13 @@ class ImageIndex:
 
 
 def duplicates(
-    weights: str | Path, images: Paths, *, threshold: float = 0.95
+    weights: str | Path, images: DataLike, *, threshold: float = 0.95
 ) -> list[DuplicateGroup]:
     """Groups of near-duplicates among images; see `ImageIndex.duplicates`.
 
     Args:
         weights: Run or export folder, `zoo:name` or `timm:name`.
-        images: Folders, image files, .beton files, names of data sets.
+        images: As of `ImageIndex.build`.
         threshold: Least cosine similarity of two images.
     """
     return ImageIndex.build(weights, images).duplicates(threshold=threshold)
@@ -211,7 +211,3 @@ def check_index_folder(folder: Path) -> None:
         folder.is_dir() and any(folder.iterdir()) and not (folder / META_NAME).is_file()
     ):
         raise ConfigError(f"{folder} is not empty and no index; name another folder.")
-
-
-def _listed(images: Paths) -> list[str | Path]:
-    return [images] if isinstance(images, str | Path) else list(images)

@@ -299,6 +299,7 @@ class _Empty(Dataset):
         (["a.png", 3], "entry 1"),
         ([1, 2, 3], "has no image"),
         (3, "list of image files"),
+        (Tensors, "list of image files"),  # the class, not one of it
         (None.__class__, "list of image files"),
         ({"a": 1}, "list of image files"),
         ({"validation": ["a.png"]}, "no 'train'"),
@@ -401,6 +402,22 @@ class _Restless(Tensors):
         image, label = super().__getitem__(index)
         self.readings += 1
         return image.roll(self.readings % _SIDE, 1), label
+
+
+def test_targets_that_are_no_classes_and_columns_of_paths(photos: Photos) -> None:
+    class Boxes(Dataset):
+        def __len__(self) -> int:
+            return _NUM
+
+        def __getitem__(self, index: int) -> Any:
+            return photos.array[index], {"boxes": [[0, 0, 1, 1]]}
+
+    source = find_source(Boxes(), split="train", config=_config())
+    assert source.labels is None
+    assert "no part of them is a label" in source.notes[0]
+    for column in (np.array(photos.paths, object), pd.Series(list(map(str, photos.paths)))):
+        source = find_source(column, split="train", config=_config())
+        assert source.name(3) == str(photos.paths[3])
 
 
 def test_random_transforms_of_a_data_set_are_told(photos: Photos) -> None:

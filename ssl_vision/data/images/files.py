@@ -29,14 +29,14 @@ class FilesSource(Source):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: Sequence[str | Path],
         *,
         root: str | Path = "",
         labels: np.ndarray | None = None,
         class_names: Sequence[str] = (),
         decode: DecodeConfig = DEFAULT,
     ) -> None:
-        self.root, self.paths, self.decode = Path(root), list(paths), decode
+        self.root, self.paths, self.decode = Path(root), [str(path) for path in paths], decode
         self.decided = Decided(decode=decode)
         self.labels, self.class_names = labels, list(class_names)
         self._contents: FileContents | None = None

@@ -142,6 +142,8 @@ class MapStyleSource(Source):
         parts = [f"images are {_place_in_words(self._places.image)}({kind})"]
         if self._places.label is not None:
             parts.append(f"labels {_place_in_words(self._places.label)}".rstrip())
+        elif len(_parts(first)) > 1:
+            parts.append("no part of them is a label")
         return f"{self._what} of {len(self)} samples: {', '.join(parts)}."
 
     # Labels ------------------------------------------------------------------------------

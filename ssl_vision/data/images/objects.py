@@ -34,7 +34,7 @@ def source_of(data: Any, *, split: Split = "train", decode: DecodeConfig = DEFAU
         DataError: It is none of these, or empty; NotSplitError if it has no `val` split.
     """
     for kind in _TABLE:
-        if kind.fits(data):
+        if not isinstance(data, type) and kind.fits(data):
             if split != "train" and not kind.is_split:
                 raise NotSplitError(f"{type(data).__name__} holds one split.")
             return kind.open(data, split, decode)
@@ -44,8 +44,8 @@ def source_of(data: Any, *, split: Split = "train", decode: DecodeConfig = DEFAU
 def _refuse(data: Any, split: Split, decode: DecodeConfig) -> Source:
     raise DataError(
         f"{type(data).__name__} has no numbered samples, which keyed views and exact resuming "
-        "need; give a map-style Dataset (__len__ and __getitem__), load it without streaming, "
-        "or write its images to a folder and give its path."
+        "need; give a list (of paths or images), a map-style Dataset (__len__ and __getitem__), "
+        "load it without streaming, or write its images to a folder and give its path."
     )
 
 
@@ -69,7 +69,8 @@ def _is_loader(data: Any) -> bool:
     return hasattr(data, "dataset") and hasattr(data, "batch_size") and hasattr(data, "__iter__")
 
 
-def _is_list_of_files(data: Any) -> bool:
+def is_list_of_files(data: Any) -> bool:
+    """Whether it is a list of paths, maybe an empty one."""
     is_list = isinstance(data, list | tuple)
     return is_list and (len(data) == 0 or as_path(data[0]) is not None)
 
@@ -105,7 +106,7 @@ def _of_pair(data: Any, split: Split, decode: DecodeConfig) -> Source:
         raise DataError(f"(images, labels): {classes.problem}.")
     if is_array(samples):
         return array_source(samples, classes, decode=decode)
-    if _is_list_of_files(samples):
+    if is_list_of_files(samples):
         return _of_files(samples, split, decode, classes)
     return MapStyleSource(samples, classes=classes, decode=decode)
 
@@ -139,8 +140,12 @@ _TABLE = (  # the first that fits
     _Kind(lambda data: isinstance(data, Source), lambda data, split, decode: data),
     _Kind(is_hub_dataset, lambda data, split, decode: HubSource(data, decode=decode)),
     _Kind(lambda data: is_frame(data) or _is_columns(data), _of_frame, is_split=True),
+    _Kind(  # a column of paths
+        lambda data: is_array(data) and data.ndim == 1 and hasattr(data, "tolist"),
+        lambda data, split, decode: source_of(data.tolist(), split=split, decode=decode),
+    ),
     _Kind(is_array, lambda data, split, decode: array_source(data, decode=decode)),
-    _Kind(_is_list_of_files, _of_files),
+    _Kind(is_list_of_files, _of_files),
     _Kind(_is_pair, _of_pair),
     _Kind(_is_stream, _refuse, is_split=True),
     _Kind(_is_loader, _of_loader, is_split=True),

@@ -1,56 +1,22 @@
-"""Images by paths as they are typed: files, folders, packed files and named sets, as one source."""
+"""Images as they are typed or handed over: files, folders, packed files, sets, as one source."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ssl_vision.data.contents import FileContents
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.images.find import build_source
+from ssl_vision.data.images.files import FilesSource
+from ssl_vision.data.images.find import PACKED, build_source
 from ssl_vision.data.images.folder import FolderSource
+from ssl_vision.data.images.objects import is_list_of_files, source_of
+from ssl_vision.data.images.table import SUFFIXES
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
 from ssl_vision.data.source import Source, digest
 from ssl_vision.errors import DataError
-from ssl_vision.files import MAX_IMAGE_BYTES, read_regular
 
-
-class FilesSource(Source):
-    """Image files, in the order they are given; without labels."""
-
-    def __init__(self, paths: Sequence[str | Path], *, decode: DecodeConfig = DEFAULT) -> None:
-        self.paths, self.decode, self.class_names = [str(path) for path in paths], decode, []
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        """Path of the file."""
-        return self.paths[index]
-
-    def file(self, index: int) -> str:
-        """Path of the file."""
-        return self.paths[index]
-
-    def fingerprint(self, *, num_threads: int | None = None) -> str:
-        """Digest of names and of the bytes of every file."""
-        contents = FileContents(self.paths).digest(num_threads=num_threads)
-        return digest(self.decode.key(), "\0".join(self.paths), contents)
-
-    def encoded(self, index: int) -> bytes:
-        """The file's bytes.
-
-        Raises:
-            DataError: If it cannot be read.
-        """
-        try:
-            return read_regular(self.paths[index], max_bytes=MAX_IMAGE_BYTES)
-        except OSError as error:
-            raise DataError(error.strerror or str(error)) from error
-
-    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
-        """One decoded image."""
-        return (decoder or Decoder()).decode(self.encoded(index), self.decode)
+_SETS = (PACKED, *SUFFIXES)  # files that are data sets
 
 
 class JoinedSource(Source):
@@ -89,25 +55,27 @@ class JoinedSource(Source):
         return part.sample(row, decoder)
 
 
-def images_at(
-    paths: Sequence[str | Path], *, download: bool = False, decode: DecodeConfig = DEFAULT
-) -> Source:
-    """All images at the paths: every image file below a folder, whatever its folders mean.
+def images_at(images: Any, *, download: bool = False, decode: DecodeConfig = DEFAULT) -> Source:
+    """All images at paths: every image file below a folder, whatever its folders mean.
 
     Args:
-        paths: Image files, folders, .beton files, names of data sets (their training images).
+        images: One or several image files, folders, .beton files, tables, names of data sets (their
+            training images); or an object, see `objects.source_of`.
         download: Whether a named data set may be fetched.
         decode: What files mean where their format leaves it open.
 
     Raises:
         DataError: A path holds no images.
     """
+    paths = [images] if isinstance(images, str | Path) else images
+    if not is_list_of_files(paths):
+        return source_of(images, decode=decode)
     parts: list[Source] = []
-    files: list[str | Path] = []  # neighbouring files become one source
+    files: list[str] = []  # neighbouring files become one source
     for given in [*paths, None]:
         path = None if given is None else Path(given).expanduser()
-        if path is not None and path.is_file() and path.suffix.lower() != ".beton":
-            files.append(path)
+        if path is not None and path.is_file() and path.suffix.lower() not in _SETS:
+            files.append(str(path))
             continue
         if files:
             parts.append(FilesSource(files, decode=decode))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssl_vision.data.images.files import FilesSource
 from ssl_vision.data.images.find import build_source
-from ssl_vision.data.images.several import FilesSource, JoinedSource, images_at
+from ssl_vision.data.images.several import JoinedSource, images_at
 from ssl_vision.errors import DataError
 
 
@@ -59,3 +60,13 @@ def test_nothing_is_an_error(tmp_path: Path) -> None:
         images_at([tmp_path])
     with pytest.raises(DataError, match="No such file"):
         FilesSource([tmp_path / "gone.png"]).sample(0)
+
+
+def test_objects_and_tables_are_images_too(pictures: list[Path], tmp_path: Path) -> None:
+    table = tmp_path / "some.csv"
+    table.write_text(f"path\n{pictures[1]}\n{pictures[0]}\n")
+    loose = [Image.open(path) for path in (pictures[1], pictures[0])]
+    for given in (table, [table], loose, {"path": [pictures[1], pictures[0]]}):
+        found = images_at(given)
+        assert [int(found.sample(i)[0, 0, 0]) for i in range(len(found))] == [1, 0]
+    assert len(images_at(np.zeros((7, 5, 6), np.uint8))) == 7

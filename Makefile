@@ -13,7 +13,7 @@ SYSTEM_PACKAGES := python3-venv libturbojpeg0
 FFCV_PACKAGES := python3-dev g++ pkg-config libturbojpeg0-dev libopencv-dev
 TEST_PACKAGES := $(FFCV_PACKAGES) tuxpaint-stamps-default
 
-.PHONY: quickstart test lint system system-test clean
+.PHONY: quickstart test lint docs system system-test clean
 
 quickstart: $(VENV)/.installed-demo
 	$(BIN)/python tools/quickstart.py $(RECIPE) run_dir=$(RUN)
@@ -26,6 +26,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation as pages, in build/docs.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build -q
 
 # System packages: installed when root, spelled out otherwise. Without
 # libturbojpeg Pillow decodes, more slowly.

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public names are looked up on first use: `import ssl_vision` must not cost the seconds that
 # importing torch and Lightning takes, and must work where an optional part is missing.

@@ -68,13 +68,16 @@ COMMANDS: dict[str, Command] = {
         summary="pretrain, or train with labels",
         words="RECIPE [MORE.yaml ...] [KEY=VALUE ...]",
         meanings={
-            "RECIPE": "name of a recipe that comes with the package, or a YAML file",
+            "RECIPE": "name of a recipe that comes with the package, a YAML file, or auto: chosen "
+            "by images and machine",
             "MORE.yaml": "files laid over it, left to right",
         },
         settings="ssl_vision.config:TrainConfig",
         examples=(
             "ssl-vision train dino/tiny_cpu run_dir=runs/first",
             "ssl-vision train barlow_twins/tiny_cpu data.path=photos/ trainer.epochs=5",
+            "ssl-vision train auto data.path=photos/ run_dir=runs/photos",
+            "ssl-vision train dino/small data.path=photos/ trainer.epochs=auto data.mean=auto",
             "ssl-vision train mae/tiny_cpu --help",
         ),
     ),

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from rich.console import Console
 from torch import nn
 
 from ssl_vision.backbones.build import BackboneConfig
@@ -15,6 +16,7 @@ from ssl_vision.config import TrainConfig, as_run_dir, make_train_config, to_yam
 from ssl_vision.data.find import DataLike, given, is_settings, settings_of
 from ssl_vision.engine.callbacks import Callbacks
 from ssl_vision.engine.preemption import StopSignals
+from ssl_vision.engine.start_weights import with_network_of_start
 from ssl_vision.engine.train import Handed, RunResult
 from ssl_vision.engine.train import train as train_as
 from ssl_vision.errors import ConfigError, Preempted
@@ -73,6 +75,10 @@ def train(
     if run_dir is not None:
         values["run_dir"] = as_run_dir(run_dir) if isinstance(run_dir, Path) else str(run_dir)
     config = _config(recipe, _settings_of(backbone), values)
+    if backbone is None and "backbone" not in values:
+        config, line = with_network_of_start(config, values)
+        if line is not None and not is_quiet:
+            Console().print(line, markup=False, highlight=False, soft_wrap=True)
     if isinstance(backbone, nn.Module):
         _refuse_settings(values)
         own = as_backbone(backbone, size_px=config.data.input_size)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.data.levels import DecodeConfig
+from ssl_vision.engine.next_steps import next_commands
 from ssl_vision.engine.run import Run
+from ssl_vision.engine.run_dir import BEST_FOLDER, BEST_NAME, best_sentence, read_best
 from ssl_vision.engine.state import whole
 from ssl_vision.methods.base import Method
-from ssl_vision.typed import as_word
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import describe_backbone, export_backbone
 from ssl_vision.zoo.own import usage_of_own
@@ -81,6 +82,24 @@ class Exporter:
             heads=self._heads,
         )
 
+    def keep_best(self, method: Method, *, score: str, value: float) -> None:
+        """Write export_best/ and best.json if this score is above all before it; `refresh` first.
+
+        Args:
+            method: The method; `method.step` updates are done.
+            score: Its name.
+            value: From 0 to 1.
+        """
+        folder = self._run.folder
+        best = read_best(folder)
+        # What a run that was set back to an earlier update has not reached yet is no rival.
+        if best is not None and best.step <= method.step and best.value >= value:
+            return
+        export_backbone(
+            self.backbone, folder.path / BEST_FOLDER, **self._input(), card=self._card(method)
+        )
+        folder.write_json(BEST_NAME, {"step": method.step, "score": score, "value": value})
+
     def snippet(self) -> str:
         """Lines that load and use the export."""
         folder = self._run.folder.export.resolve()
@@ -103,13 +122,18 @@ class Exporter:
                 "    import ssl_vision\n"
                 f"    model = ssl_vision.load_backbone({own}).eval()\n\n"
             )
-        run = as_word(self._run.folder.path)
-        return (
-            f"done: {self._run.folder.path / 'report.html'}\n"
-            f"{use}"
-            "or score and embed:\n\n"
-            f"    ssl-vision evaluate {run} data.path=DIR tasks=knn,linear\n"
-            f"    ssl-vision embed {run} data.path=DIR OUT"
+        lines = "\n".join(f"    {command}" for command in self.next_commands().values())
+        best = best_sentence(self._run.folder, last_step=self._run.stop_step)
+        best = "" if best is None else f"{best}\n"
+        report = self._run.folder.path / "report.html"
+        return f"{best}done: {report}\n{use}or go on from here:\n\n{lines}"
+
+    def next_commands(self) -> dict[str, str]:
+        """See `next_steps`."""
+        return next_commands(
+            self._run.folder.path,
+            has_classifier=bool(getattr(self.backbone.model, "num_classes", 0)),
+            is_in_timm=self.backbone.is_in_timm,
         )
 
     def _input(self) -> _Input:

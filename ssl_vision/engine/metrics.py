@@ -90,11 +90,13 @@ class SpeedMeter:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._text = ""
+        self._began: tuple[float, int] = (0.0, 0)  # when, after which update
 
     def start(self, run: Run, method: Method) -> None:
         """Begin timing; draw the bar if there is a terminal."""
         self._window_start = (time.perf_counter(), method.step, run.stream.waited_s)
         self._last_shown = time.perf_counter()
+        self._began = (self._last_shown, method.step)
         if run.is_main and run.console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -128,12 +130,17 @@ class SpeedMeter:
         if not run.is_main:
             return
         if self._progress is not None and self._task is not None:
-            if now - self._last_shown >= _REFRESH_S or step == run.stop_step:
-                self._progress.update(self._task, completed=step, text=self._describe(run))
+            if now - self._last_shown >= _REFRESH_S or self._is_edge(run, step):
+                text = self._describe(run, step, now)
+                self._progress.update(self._task, completed=step, text=text)
                 self._last_shown = now
-        elif now - self._last_shown >= _PLAIN_EVERY_S or step == run.stop_step:
-            run.say(f"step {step}/{run.stop_step} {self._describe(run)}")
+        elif now - self._last_shown >= _PLAIN_EVERY_S or self._is_edge(run, step):
+            run.say(f"step {step}/{run.stop_step} {self._describe(run, step, now)}")
             self._last_shown = now
+
+    def _is_edge(self, run: Run, step: int) -> bool:
+        """Whether it is the first update since the start, or the last."""
+        return step in (self._began[1] + 1, run.stop_step)
 
     def _write(self, run: Run, method: Method, now: float) -> None:
         assert self._window_start is not None
@@ -157,18 +164,30 @@ class SpeedMeter:
         left_s = (run.stop_step - method.step) * seconds / steps
         self._text = (
             f"{images_per_s:,.0f} images/s, waiting for data {wait_share:.0%}, "
-            f"{_duration(left_s)} left"
+            f"{duration(left_s)} left"
         )
         self._window_start = (now, method.step, run.stream.waited_s)
 
-    def _describe(self, run: Run) -> str:
+    def _describe(self, run: Run, step: int, now: float) -> str:
         loss = run.metrics.get("train/loss", math.nan)
         epoch = run.metrics.get("epoch", 0.0)
-        return f"epoch {epoch:.2f} loss {loss:.4f} {self._text}"
+        text = self._text or self._first_guess(run, step, now)
+        return f"epoch {epoch:.2f} loss {loss:.4f} {text}"
+
+    def _first_guess(self, run: Run, step: int, now: float) -> str:
+        """Time left by the updates so far, until there is a whole window of them."""
+        start, first_step = self._began
+        if step <= first_step:
+            return ""
+        left_s = (now - start) / (step - first_step) * (run.stop_step - step)
+        return f"about {duration(left_s)} left"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words, in the unit that fits."""
     minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 48:
+        return f"{hours / 24:.1f} days"
     if hours >= 1:
         return f"{hours:.1f} h"
     return f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"

@@ -18,7 +18,9 @@ from ssl_vision.data.module import DataModule
 from ssl_vision.distributed import all_gather_object, is_distributed, rank, world_size
 from ssl_vision.engine.collapse import Reference, Verdict, diagnose
 from ssl_vision.engine.exporter import Exporter
+from ssl_vision.engine.loss_trend import loss_sentence
 from ssl_vision.engine.run import Run
+from ssl_vision.engine.run_dir import read_jsonl
 from ssl_vision.engine.watchers import Update
 from ssl_vision.evaluation.accuracy import majority_class
 from ssl_vision.evaluation.classification import classification_report, write_report
@@ -105,7 +107,17 @@ class OnlineEval:
             method.step, {"epoch": round(method.step / method.plan.steps_per_epoch, 6), **values}
         )
         run.scored_step = method.step
-        _announce(run, method.step, scores | seen.floors, verdict)
+        score = "top1" if method.reads_labels else "knn_top1"
+        if method.step and score in scores:
+            self._exporter.keep_best(method, score=score, value=scores[score])
+        _announce(run, method.step, scores | seen.floors, verdict, loss=self._loss_in_words())
+
+    def _loss_in_words(self) -> str | None:
+        """Where the loss goes, by what was logged."""
+        path = self._run.folder.path / "metrics.jsonl"
+        lines = read_jsonl(path)[0] if path.exists() else []
+        values = [v for line in lines if isinstance(v := line.get("train/loss"), int | float)]
+        return loss_sentence(values, method=self._run.config.method.name)
 
     def _look(self, backbone: Backbone, *, is_start: bool = False) -> _Look:
         max_bank = self._run.config.online_eval.max_bank
@@ -252,10 +264,13 @@ def _signs(features: Tensor) -> dict[str, float]:
     }
 
 
-def _announce(run: Run, step: int, scores: dict[str, float], verdict: Verdict) -> None:
+def _announce(
+    run: Run, step: int, scores: dict[str, float], verdict: Verdict, *, loss: str | None
+) -> None:
     shown = ("knn_top1", "top1", "majority_class", "raw_knn_top1")
     parts = [f"{n.replace('_', ' ')} {scores[n]:.2%}" for n in shown if n in scores]
     line = f"update {step}: {', '.join([*parts, str(verdict)])}"
+    line += "" if loss is None else f" {loss[0].upper()}{loss[1:]}."
     if verdict.is_problem:
         run.warn(line)
     else:

@@ -5,6 +5,7 @@ collective or of a write. Processes agree on the flag in each update (`Method.ju
 signal to one process stops all of them together.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -54,6 +55,37 @@ class StopSignals:
             os._exit(128 + number)  # asked twice: no cleaning up, checkpoints are whole anyway
         self.received = number
 
+    def _answer(self, heard: int) -> None:
+        """Say at once that a signal arrived; runs in a thread of its own.
+
+        Python calls `handle` only between two instructions of the main thread, which may be seconds
+        inside one operation of torch; the byte of a signal is written by C, without waiting.
+        """
+        while (number := os.read(heard, 1)) not in (b"", b"\0"):
+            if number[0] in (int(each) for each in SIGNALS):
+                name = signal.Signals(number[0]).name
+                line = f"\n{name}: finishing this update and saving; again leaves at once.\n"
+                with contextlib.suppress(OSError):
+                    os.write(2, line.encode())
+                return
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Have the first signal answered while inside."""
+        heard, told = os.pipe()
+        os.set_blocking(told, False)
+        before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._answer, args=(heard,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.write(told, b"\0")
+            thread.join()
+            os.close(heard)
+            os.close(told)
+
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Handle the signals inside; the previous handlers come back afterwards."""
@@ -64,7 +96,8 @@ class StopSignals:
         for number in previous:
             signal.signal(number, self.handle)
         try:
-            yield
+            with self._answering():
+                yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -12,7 +12,15 @@ from PIL import Image
 
 from ssl_vision.engine.collapse import FINE
 from ssl_vision.engine.curves import curve
-from ssl_vision.engine.run_dir import UNREADABLE_NAME, Record, RunFolder, lines_left_out, read_jsonl
+from ssl_vision.engine.loss_trend import loss_sentence
+from ssl_vision.engine.run_dir import (
+    UNREADABLE_NAME,
+    Record,
+    RunFolder,
+    best_sentence,
+    lines_left_out,
+    read_jsonl,
+)
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import write_atomically
 from ssl_vision.methods.base import Picture
@@ -124,7 +132,11 @@ pre{background:#f5f5f5;padding:.8em;overflow:auto;font-size:12px} img{image-rend
 
 
 def write_report(
-    folder: Path, *, preview: Image.Image | None = None, picture: Picture | None = None
+    folder: Path,
+    *,
+    preview: Image.Image | None = None,
+    picture: Picture | None = None,
+    next_commands: Mapping[str, str] | None = None,
 ) -> Path:
     """Write report.html from the files of a run folder.
 
@@ -132,6 +144,7 @@ def write_report(
         folder: The run folder.
         preview: What the network is shown; see `Modality.sheet`.
         picture: What the method makes of some of it; see `Method.picture`.
+        next_commands: What for -> command to go on with; see `next_steps`.
 
     Raises:
         CheckpointError: The folder lacks the run's files or cannot be written.
@@ -144,7 +157,20 @@ def write_report(
         speeds = read_jsonl(folder / "speed.jsonl")[0] if has_speeds else []
         environment = json.loads((folder / "environment.json").read_text())
         bad = RunFolder(folder).read_json(UNREADABLE_NAME)
-        page = render(config_text, metrics, speeds, environment, preview, picture, bad, damaged)
+        steps = [line["step"] for line in metrics]
+        best = best_sentence(RunFolder(folder), last_step=max(steps, default=0))
+        page = render(
+            config_text,
+            metrics,
+            speeds,
+            environment,
+            preview,
+            picture,
+            bad,
+            damaged,
+            next_commands,
+            best,
+        )
         write_atomically(path, page)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from error
@@ -160,6 +186,8 @@ def render(
     picture: Picture | None = None,
     unreadable: Mapping[str, str] | None = None,
     damaged: Sequence[int] = (),
+    next_commands: Mapping[str, str] | None = None,
+    best: str | None = None,
 ) -> str:
     """The page as text.
 
@@ -172,6 +200,8 @@ def render(
         picture: See `write_report`.
         unreadable: A reason by the name of each sample that could not be read.
         damaged: Numbers of the lines of metrics.jsonl that are no records.
+        next_commands: See `write_report`.
+        best: Which export is the best; see `best_sentence`.
     """
     config = yaml.safe_load(config_text)
     method, backbone = config["method"]["name"], config["backbone"]["name"]
@@ -185,6 +215,9 @@ def render(
         f"<h1>{html.escape(title)}</h1>",
         _verdict(metrics),
         *_damaged(damaged),
+        _loss_in_words(metrics, method),
+        _best(best),
+        _next(next_commands or {}),
         *_unreadable(metrics, unreadable or {}),
         "<h2>Scores during training</h2>",
         *_floors(metrics),
@@ -217,6 +250,24 @@ def _verdict(metrics: Sequence[Record]) -> str:
     is_fine = verdicts[-1].startswith(FINE)
     kind = "verdict" if is_fine else "verdict problem"
     return f'<p class="{kind}">{html.escape(verdicts[-1])}</p>'
+
+
+def _loss_in_words(metrics: Sequence[Record], method: str) -> str:
+    values = [v for line in metrics if isinstance(v := line.get("train/loss"), int | float)]
+    sentence = loss_sentence(values, method=method)
+    return "" if sentence is None else f"<p>{html.escape(sentence[0].upper() + sentence[1:])}.</p>"
+
+
+def _best(sentence: str | None) -> str:
+    return "" if sentence is None else f"<p>{html.escape(sentence[0].upper() + sentence[1:])}.</p>"
+
+
+def _next(commands: Mapping[str, str]) -> str:
+    """Commands to go on with, as they are pasted."""
+    if not commands:
+        return ""
+    lines = "\n".join(f"{command}  # {what}" for what, command in commands.items())
+    return f"<h2>Go on from here</h2><pre>{html.escape(lines)}</pre>"
 
 
 def _floors(metrics: Sequence[Record]) -> list[str]:

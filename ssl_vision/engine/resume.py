@@ -28,8 +28,8 @@ _MAX_SHOWN = 3  # refused changes in a message
 
 RUN_FILES = ("checkpoints", "metrics.jsonl", "speed.jsonl", "nonfinite.jsonl", "config.yaml",
           "environment.json", "start.json", "unreadable.json", "report.html", "report.md",
-          "export", "classification", "evaluation", "reproduction", "extract.json",
-          "tensorboard", "wandb")  # fmt: skip
+          "export", "export_best", "best.json", "classification", "evaluation", "reproduction",
+          "extract.json", "tensorboard", "wandb")  # fmt: skip
 
 
 def has_run_to_resume(folder: RunFolder, config: TrainConfig) -> bool:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import fsync_path, write_atomically
@@ -22,6 +22,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "omegaconf", 
 Record: TypeAlias = dict[str, Any]
 
 _SHOWN_LINES = 8
+BEST_FOLDER, BEST_NAME = "export_best", "best.json"  # the export that scored best, and its score
 UNREADABLE_NAME = "unreadable.json"  # samples that could not be read: name -> reason
 
 
@@ -136,6 +137,43 @@ class RunFolder:
         path = self.path / name
         if path.exists():
             fsync_path(path)
+
+
+class Best(NamedTuple):
+    """The best score of a run so far.
+
+    Attributes:
+        step: Updates that were done.
+        score: Its name.
+        value: From 0 to 1.
+    """
+
+    step: int
+    score: str
+    value: float
+
+
+def read_best(folder: RunFolder) -> Best | None:
+    """What best.json of a run says; None where it is not there or damaged."""
+    content = folder.read_json(BEST_NAME)
+    try:
+        return Best(int(content["step"]), str(content["score"]), float(content["value"]))
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def best_sentence(folder: RunFolder, *, last_step: int) -> str | None:
+    """Which export is the best and which is the last."""
+    best = read_best(folder)
+    if best is None:
+        return None
+    name = f"{best.score.replace('_', ' ')} {best.value:.2%}"
+    if best.step == last_step:
+        return f"the last update, {last_step}, scored best ({name}): export/ and {BEST_FOLDER}/"
+    return (
+        f"best by {name} is update {best.step} in {BEST_FOLDER}/; export/ is the last, update "
+        f"{last_step}"
+    )
 
 
 def read_jsonl(path: Path) -> tuple[list[Record], list[int]]:

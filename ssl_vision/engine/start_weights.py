@@ -1,14 +1,75 @@
 """The weights a run starts from: put in before the first update, recognised at a resume."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from ssl_vision.backbones.transfer import transfer_weights
+from ssl_vision.config import TrainConfig
+from ssl_vision.engine.checkpoint import list_checkpoints
 from ssl_vision.engine.run import Run
 from ssl_vision.errors import SslVisionError
 from ssl_vision.methods.base import Method
 from ssl_vision.zoo.weights import heads_of, resolve_weights
 
 RECORD = "start.json"  # in the run folder: what it started from
+
+
+# How features are read off the last block: the recipe's choice, which needs no other weights.
+_OF_RECIPE = ("global_pool", "fc_norm")
+# Sizes follow from the recipe's views.
+_OF_SIZE = ("img_size", "dynamic_img_size", "strict_img_size", "num_points")
+
+
+def with_network_of_start(
+    config: TrainConfig, given: Iterable[str] = ()
+) -> tuple[TrainConfig, str | None]:
+    """The configuration with the network of `init_from`, whose settings need not be repeated.
+
+    Args:
+        config: Of the run.
+        given: Keys that somebody asked for; `backbone.name` or `backbone.args...` keep the recipe's
+            network.
+
+    Returns:
+        The configuration, and a line that says what was taken over; None where nothing was.
+
+    Raises:
+        ConfigError: `init_from` names nothing.
+        CheckpointError: It cannot be read.
+    """
+    is_asked = any(key.startswith(("backbone.name", "backbone.args")) for key in given)
+    if config.init_from is None or is_asked or config.backbone.in_chans != 3:
+        return config, None
+    name, args = _saved_network(config) or _network_of(config.init_from)
+    own = config.backbone
+    kept = {key: value for key, value in own.args.items() if key in _OF_RECIPE + _OF_SIZE}
+    args = {k: v for k, v in args.items() if k not in _OF_SIZE} | kept
+    if (name, args) == (own.name, own.args):
+        return config, None
+    line = f"network of {config.init_from}: {name} {args}, not the recipe's {own.name} {own.args}"
+    return replace(config, backbone=replace(own, name=name, args=args)), line
+
+
+def _network_of(weights: str) -> tuple[str, dict[str, object]]:
+    backbone = resolve_weights(weights).backbone
+    return backbone.architecture, dict(backbone.model_args)
+
+
+def _saved_network(config: TrainConfig) -> tuple[str, dict[str, object]] | None:
+    """That of a run which began before, from the same weights: they need not be there any more."""
+    path = config.run_path
+    if config.resume == "never" or not list_checkpoints(path / "checkpoints"):
+        return None
+    try:
+        saved = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        if saved["init_from"] != config.init_from:
+            return None
+        return str(saved["backbone"]["name"]), dict(saved["backbone"]["args"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
 
 
 def start_from(weights: str, run: Run, method: Method) -> None:

@@ -27,6 +27,7 @@ from ssl_vision.engine.checkpointer import Checkpointer
 from ssl_vision.engine.data_guard import DataGuard
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.failures import explained
+from ssl_vision.engine.forecast import Forecast, plan_table
 from ssl_vision.engine.loop import Loop
 from ssl_vision.engine.metrics import MetricsLog, SpeedMeter, UnreadableLog
 from ssl_vision.engine.nonfinite import NonFiniteGuard, check_weights
@@ -50,7 +51,6 @@ from ssl_vision.errors import CheckpointError
 from ssl_vision.files import check_output
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, Picture, TrainPlan
-from ssl_vision.optim.recipe import peak_lr
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
 
@@ -278,7 +278,7 @@ def fit(
         stack.callback(writer.settle)  # also on the way out of a failure
         checkpointer = Checkpointer(run, optimizer, writer, describe=exporter.describe)
         speed = SpeedMeter(every_steps=settings.log_every_steps)
-        scores = OnlineEval(run, data, exporter)
+        scores, forecast = OnlineEval(run, data, exporter), Forecast()
         watchers: list[Watcher] = [
             *watching,
             NonFiniteGuard(
@@ -287,6 +287,7 @@ def fit(
             MetricsLog(optimizer, every_steps=settings.log_every_steps),
             UnreadableLog(data.train_loader(), every_steps=settings.log_every_steps),
             speed,
+            forecast,
             scores,
             checkpointer,
         ]
@@ -302,12 +303,13 @@ def fit(
             accumulate=settings.accumulate,
             is_stop_asked=lambda: signals.received is not None,
         )
-        _restore(run, method, checkpointer)
+        _restore(run, method, checkpointer, data)
         scores.start(method)
         listeners.start(run, method)
         stack.callback(run.stream.close)
         stack.callback(speed.stop)
         speed.start(run, method)
+        forecast.start()
         loop.run(run, watchers)
         if run.is_main:
             checkpointer.finish()
@@ -342,7 +344,7 @@ def _resumes(folder: RunFolder, config: TrainConfig) -> bool:
     return config.resume != "never" and bool(list_checkpoints(folder.checkpoints))
 
 
-def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:
+def _restore(run: Run, method: Method, checkpointer: Checkpointer, data: DataModule) -> None:
     """Put the newest checkpoint back, if this run resumes; say what happened."""
     state = checkpointer.restore_newest(method) if run.config.resume != "never" else None
     if state is None and run.config.resume == "must":
@@ -376,7 +378,7 @@ def _restore(run: Run, method: Method, checkpointer: Checkpointer) -> None:
         run.recall(step)
         _note_session(run, method, step)
     if step == 0:
-        _introduce(run, method)
+        _introduce(run, method, data)
 
 
 def _note_session(run: Run, method: Method, step: int) -> None:
@@ -390,17 +392,11 @@ def _note_session(run: Run, method: Method, step: int) -> None:
     run.folder.write_json("environment.json", {"sessions": [*sessions, session]})
 
 
-def _introduce(run: Run, method: Method) -> None:
+def _introduce(run: Run, method: Method, data: DataModule) -> None:
     """What a user should check before leaving the machine alone."""
-    config, plan = run.config, method.plan
-    num_parameters = sum(p.numel() for _, p in method.trainable_parameters()) / 1e6
-    run.say(
-        f"{config.method.name} with {config.backbone.name} ({num_parameters:.1f} M trainable "
-        f"parameters) on {config.data.path}: {plan.epochs} epochs of {plan.steps_per_epoch} "
-        f"updates, {plan.global_batch_size} samples each on {world_size()} process(es) x "
-        f"{config.trainer.accumulate} batch(es), peak lr {peak_lr(config.optim, plan=plan):.3g}, "
-        f"{config.trainer.precision} on {_device_name(method)}"
-    )
+    if run.is_main:
+        num, device = len(data.train_source), _device_name(method)
+        run.console.print(plan_table(run, method, num_images=num, device=device))
     for line in method.notes():
         run.say(line)
 
@@ -422,6 +418,7 @@ def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
             run.folder.path,
             preview=None if first is None else _preview(first, run.config.data),
             picture=None if first is None else _picture(method, first, run.config.data),
+            next_commands=exporter.next_commands(),
         )
         run.say(exporter.snippet())
     return RunResult(

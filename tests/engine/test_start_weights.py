@@ -2,14 +2,21 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import ssl_vision
+from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.backbones.classifier import classify
+from ssl_vision.config import TrainConfig
+from ssl_vision.engine.start_weights import with_network_of_start
 from ssl_vision.engine.train import train
 from ssl_vision.errors import CheckpointError, ConfigError
-from ssl_vision.zoo.export import read_export
+from ssl_vision.zoo.export import export_backbone, read_export
 from ssl_vision.zoo.weights import resolve_weights
 
 ONE, TWO = "trainer.max_steps=1", "trainer.max_steps=2"
@@ -88,3 +95,47 @@ def test_a_fine_tuning_starts_inside_the_head_of_an_export_or_of_a_checkpoint(re
     plain = train(recipe("barlow_twins", ONE, run="plain")).export
     with pytest.raises(CheckpointError, match=r"from_head_layer=1.*has no head of SimCLR"):
         train(recipe("supervised", inside[0], f"init_from={plain}", run="refused"))
+
+
+def _exported(folder: Path, **args: int) -> Path:
+    backbone = build_backbone(BackboneConfig(name="vit_tiny_patch16_224", args=args), input_size=16)
+    mean = (0.5,) * 3
+    export_backbone(backbone, folder, mean=mean, std=mean, interpolation="bicubic", size_px=16)
+    return folder
+
+
+def test_the_network_is_that_of_the_weights_unless_it_was_asked_for(
+    recipe: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    args = {"patch_size": 4, "embed_dim": 36, "depth": 3, "num_heads": 3}
+    weights = _exported(tmp_path / "some # weights", **args)
+    config = recipe("barlow_twins", f"init_from={weights}")
+    taken, line = with_network_of_start(config, ["init_from"])
+    assert taken.backbone.args == args
+    assert taken.backbone.drop_path == config.backbone.drop_path  # the recipe's, as it trains
+    assert str(weights) in str(line)
+    assert with_network_of_start(taken) == (taken, None)
+    assert with_network_of_start(config, ["backbone.args.depth"]) == (config, None)
+    result = train(replace(taken, trainer=replace(taken.trainer, max_steps=1)))
+    again, _ = with_network_of_start(config, ["init_from"])
+    assert again == taken
+    shutil.rmtree(weights)  # a run that began needs them no more
+    assert with_network_of_start(config, ["init_from"])[0] == taken
+    assert resolve_weights(result.run_dir).backbone.width == 36
+
+
+def test_pooling_stays_the_recipes(recipe: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    weights = _exported(tmp_path / "weights", patch_size=4, embed_dim=36, depth=1, num_heads=3)
+    config = recipe("barlow_twins", f"init_from={weights}", "backbone.args.global_pool=avg")
+    taken, _ = with_network_of_start(config)
+    assert taken.backbone.args["global_pool"] == "avg"
+    assert taken.backbone.args["embed_dim"] == 36
+
+
+def test_python_takes_the_network_from_the_weights_too(
+    recipe: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    weights = _exported(tmp_path / "weights", patch_size=4, embed_dim=36, depth=1, num_heads=3)
+    config = recipe("barlow_twins", ONE, f"init_from={weights}")
+    result = ssl_vision.train(config)
+    assert resolve_weights(result.run_dir).backbone.width == 36

@@ -31,6 +31,8 @@ def run_prepare(arguments: Sequence[str]) -> int:
         source = find_source(data.path, split=config.split, config=data)
     left = _left_out(data, config)
     console = Console(stderr=True)
+    for line in source.notes:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     columns = [TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn()]
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         tasks = {}

@@ -27,6 +27,17 @@ def test_a_folder_becomes_a_beton(images, capsys) -> None:
     assert "6 images" in capsys.readouterr().out
 
 
+def test_a_table_is_packed_and_its_columns_are_said(images, capsys) -> None:
+    table, target = images.parent / "some.csv", images.parent / "some.beton"
+    table.write_text("file,kind,label\nimages/b/1.png,x,two\nimages/a/2.png,x,one\n")
+    assert run_prepare([str(table), str(target), "mode=raw"]) == 0
+    source = BetonSource(target)
+    assert source.class_names == ["one", "two"]
+    assert source.labels.tolist() == [1, 0]
+    assert source.sample(0)[0, 0].tolist() == [40, 40, 40]
+    assert "paths are column 'file'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

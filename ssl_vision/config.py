@@ -27,7 +27,7 @@ from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.bounds import MAX_NEIGHBOURS, MAX_SEED, check_bounds
 from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.modalities import AnyEvalData
-from ssl_vision.errors import ConfigError, did_you_mean
+from ssl_vision.errors import ConfigError, did_you_mean, keys_renamed
 from ssl_vision.evaluation.settings import (
     CacheConfig,
 )
@@ -226,7 +226,9 @@ def _finish_train(layers: Sequence[_Layer]) -> TrainConfig:
     schema.optim = OmegaConf.structured(OptimConfig)
     kinds = {"method": method.config, "data": method.data}
     layers = [(origin, upgraded(content, method.data)) for origin, content in layers]
-    config = _finish(schema, layers, TrainConfig, kinds=kinds)
+    # What a method has depends on which it is: a setting of another one is the common mistake.
+    with keys_renamed({"; method has ": f"; method.name={_method_name(layers)} has "}):
+        config = _finish(schema, layers, TrainConfig, kinds=kinds)
     config.method.check_views(config.data.views)
     return config
 

@@ -34,7 +34,7 @@ MISTAKES = [
     ("optim.base_lrr=1", ["optim.base_lrr", "Did you mean", "'base_lr'"]),
     ("trainr.epochs=1", ["trainr", "Did you mean 'trainer'?"]),
     ("method.redundancy_weigth=1", ["redundancy_weigth", "redundancy_weight"]),
-    ("method.mask_ratio=0.5", ["mask_ratio", "BarlowTwins"]),
+    ("method.mask_ratio=0.5", ["mask_ratio", "method.name=barlow_twins has"]),
     ("data.views.a.blurr.prob=1", ["blurr", "blur"]),
     ("data.views.a.flip_prob=2", ["flip_prob=2"]),
     ("trainer.epochs=many", ["trainer.epochs", "many"]),

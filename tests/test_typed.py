@@ -107,7 +107,9 @@ def test_lists_of_text_are_as_typed(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("tasks:\n- 007\n- 1.10\n- on\n- '12:30 '\n")
     config = load_settings([tmp_path / "c.yaml"], given)
     assert config.tasks == ("007", "1.10", "on", "12:30 ")
-    assert load_settings([], [*given, "tasks="]).tasks == ()
+    with pytest.raises(ConfigError, match=r"tasks: no value was given; \[\] is a list without"):
+        load_settings([], [*given, "tasks="])
+    assert load_settings([], [*given, "tasks=[]"]).tasks == ()
 
 
 def test_null_is_none_only_unquoted_and_only_where_none_is_allowed(tmp_path: Path) -> None:
@@ -253,15 +255,16 @@ class _Outer:
 
 def test_nested_kinds_are_read_each_by_its_own() -> None:
     tree = read_yaml(
-        "base: &b {share: 1e-1, word: 010}\n"
-        "inner: {<<: *b, word: on}\nsizes: 1, 0x10\nnames: {7: *b}\nfree: {7: 010, x: [on, 'on']}\n"
+        "names: {7: &b {share: 1e-1, word: 010}}\n"
+        "inner: {<<: *b, word: on}\nsizes: 1, 0x10\nfree: {7: 010, x: [on, 'on']}\n"
     )
     assert convert(tree, _Outer) == {
-        "base": {"share": 0.1, "word": 10},  # unknown here: the schema refuses it by name
         "inner": {"share": 0.1, "word": "on"},
         "sizes": [1, 16],
         "names": {"7": {"share": 0.1, "word": "010"}},
         "free": {"7": 10, "x": [True, "on"]},
     }
+    with pytest.raises(ConfigError, match=r"^inner.shar: there is no such.*Did you mean 'share'"):
+        convert(read_yaml("inner: {shar: 1}"), _Outer)
     typed = Typed("{share: 2, word: 1.10}", is_plain=True, is_argument=True)
     assert convert({"inner": typed}, _Outer) == {"inner": {"share": 2, "word": "1.10"}}

@@ -202,6 +202,20 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     fsync_path(path.parent)
 
 
+def check_report_folder(folder: Path) -> None:
+    """Refuse a folder of a report that could not be made, before there is anything to report.
+
+    Raises:
+        CheckpointError: A file is in its place or above it, or nothing may be written there.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "may not be written to" if there.is_dir() else "is a file"
+        raise CheckpointError(
+            f"{folder} cannot be written ({there} {reason}); give another folder as out=."
+        )
+
+
 @contextmanager
 def report_folder_made(folder: Path) -> Iterator[None]:
     """Make the folder of a report, which is then written inside.

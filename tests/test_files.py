@@ -243,3 +243,13 @@ def test_one_home_of_all_caches(tmp_path, monkeypatch):
     assert (cache_folder(), data_root()) == (tmp_path / "features", tmp_path / "data")
     monkeypatch.setenv("SSL_VISION_DATA", str(tmp_path / "elsewhere"))
     assert data_root() == tmp_path / "elsewhere"
+
+
+def test_a_report_that_could_not_be_written_is_refused_before(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path, tmp_path / "new", tmp_path / "new/deep"):
+        files.check_report_folder(folder)
+    assert not (tmp_path / "new").exists()
+    for folder in (tmp_path / "file", tmp_path / "file/inside/deep"):
+        with pytest.raises(CheckpointError, match=r"file is a file\); give another .* out="):
+            files.check_report_folder(folder)

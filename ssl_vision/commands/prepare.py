@@ -20,13 +20,19 @@ from ssl_vision.data.splits import NoValSplitError
 from ssl_vision.errors import DataError, keys_renamed
 from ssl_vision.files import check_output
 
+_AS_TYPED = {  # as the source says it -> as it is here
+    "data.download=true": "download=true",
+    "check data.path": "check SOURCE",
+    "data path '": "SOURCE '",
+}
+
 
 def run_prepare(arguments: Sequence[str]) -> int:
     """`prepare SOURCE OUT.beton [key=value ...]`."""
     given = parse("prepare", arguments, num_words=(2, 2))
     places, config = given.words, given.settings(PrepareConfig)
     check_output(places[1], key="OUT")
-    with keys_renamed({"data.": "", "data path": "SOURCE", "check path": "check SOURCE"}):
+    with keys_renamed(_AS_TYPED):
         data = ImageData(path=places[0], download=config.download, decode=config.decode)
         source = find_source(data.path, split=config.split, config=data)
     left = _left_out(data, config)

@@ -284,6 +284,11 @@ KINDS: dict[str, Callable[[Scene], Image.Image]] = {
 }
 
 
+_AS_TYPED = {  # as the source says it -> as it is here
+    "use data.download=true to fetch it": "ssl-vision prepare NAME OUT.beton download=true gets it",
+    "check data.path": "check IMAGE",
+    "data path '": "IMAGE '",
+}
 _PICTURES = tuple(f"{kind}.png" for kind in KINDS)
 OUTPUT = Output(command="visualize", marks=_PICTURES, names=_PICTURES)
 
@@ -334,7 +339,7 @@ def _choose(
         path = Path(name).expanduser()
         source = modality.single(path, config) if path.is_file() else None
         if source is None:
-            with keys_renamed({"; use data.download=true to fetch it": "", "data.path": "IMAGE"}):
+            with keys_renamed(_AS_TYPED):
                 source = find_source(name, split="train", config=config)
         rows = np.linspace(0, len(source) - 1, min(count, len(source)))  # of all classes
         parts += [(source, int(row)) for row in rows]

@@ -39,7 +39,7 @@ from ssl_vision.evaluation.report import (
     to_markdown,
 )
 from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
-from ssl_vision.files import check_output, report_folder_made, write_atomically
+from ssl_vision.files import check_output, check_report_folder, report_folder_made, write_atomically
 from ssl_vision.methods import METHODS
 from ssl_vision.tasks import TASKS
 from ssl_vision.tasks.baselines import beside_majority, majority_of
@@ -120,6 +120,7 @@ def evaluate_as(
         () if config.out is None or data is not None else (config.data.path, config.data.val_path)
     )
     check_output(report_folder(config), key="out", data=paths)
+    check_report_folder(report_folder(config))
     loaded = loaded or resolve_weights(config.weights)
     run = EvalRun(config, loaded, say=lambda text: console.print(f"[dim]{text}[/dim]"), given=data)
     for line in run.notes:

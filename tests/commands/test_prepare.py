@@ -55,10 +55,25 @@ def test_mistakes_are_named(tmp_path, monkeypatch, arguments, words) -> None:
     assert not list(tmp_path.glob("*.beton"))
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("cifar10", r"cifar10 was not found in .*/home/data: use download=true to fetch it\.$"),
+        ("data.path", r"^SOURCE 'data\.path' does not exist; give"),
+    ],
+)
+def test_sources_are_named_as_this_command_names_them(tmp_path, monkeypatch, source, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SSL_VISION_DATA", raising=False)
+    monkeypatch.setenv("SSL_VISION_HOME", str(tmp_path / "home"))
+    with pytest.raises(DataError, match=words):
+        run_prepare([source, "out.beton"])
+
+
 def test_bad_images_are_listed(images) -> None:
     (images / "a" / "bad.png").write_text("no image")
     target = images.parent / "out.beton"
-    with pytest.raises(DataError, match="1 of 7 samples are bad"):
+    with pytest.raises(DataError, match=r"1 of 7 samples are bad.*with a larger max_bad_fraction"):
         run_prepare([str(images), str(target)])
     assert run_prepare([str(images), str(target), "max_bad_fraction=0.2"]) == 0
     assert (target.parent / "out.beton.bad").read_text().startswith(str(images / "a" / "bad.png"))

@@ -92,7 +92,10 @@ def load_torchvision(
     try:
         return _LOADERS[name](root, split, may_fetch, decode)
     except (RuntimeError, OSError) as error:
-        advice = "the download failed" if may_fetch else "use data.download=true to fetch it"
+        # What torchvision says names its own argument, and nothing else unless a download failed.
+        advice = "use data.download=true to fetch it"
+        if may_fetch:
+            advice = f"the download failed ({error})"
         if download and not may_fetch:
             advice = "SSL_VISION_OFFLINE is set, so it is not fetched"
-        raise DataError(f"data set {name} was not found in {root}: {advice} ({error}).") from error
+        raise DataError(f"data set {name} was not found in {root}: {advice}.") from error

@@ -18,6 +18,7 @@ from ssl_vision.backbones.point_vit import PointTransformer, PointViT
 from ssl_vision.bounds import check_bounds, check_range
 from ssl_vision.data.clouds.source import PartSource
 from ssl_vision.data.loader import epoch_order
+from ssl_vision.errors import DataError
 from ssl_vision.evaluation.points_training import TuningConfig, device_of, tune_points, tuned_copy
 from ssl_vision.points.clouds import unit_sphere
 from ssl_vision.points.grouping import interpolation_weights
@@ -161,7 +162,14 @@ def finetune_parts(
     """Fine-tune on the parts of one set of objects, score on another.
 
     The object's class is given, and a point's part chosen among that class's, as published.
+
+    Raises:
+        DataError: Fewer than two training objects.
     """
+    if len(train) < 2:
+        raise DataError(
+            f"{len(train)} training object is too few for batch norm; give two or more."
+        )
     num_classes, num_parts = len(train.class_names), len(train.part_names)
     with seeded(derive_key(seed, "part segmenter")):
         network = tuned_copy(

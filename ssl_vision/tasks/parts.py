@@ -1,20 +1,23 @@
 """The task `parts`: part segmentation of clouds."""
 
 from ssl_vision.data.clouds.source import PartSource
+from ssl_vision.data.source import Source, SubsetSource
 from ssl_vision.errors import DataError
 from ssl_vision.evaluation.points_parts import PartsConfig, finetune_parts
 from ssl_vision.evaluation.results import Measurement, TaskResult
-from ssl_vision.tasks.points import point_network
-from ssl_vision.tasks.run import EvalRun
+from ssl_vision.tasks.points import leave_out_unreadable, point_network
+from ssl_vision.tasks.run import EvalRun, Split
 from ssl_vision.tasks.task import Task, no_features
 
 
 def run_parts(run: EvalRun) -> TaskResult:
     """Part segmentation, last epoch: instance and class mIoU."""
     config = run.config.settings(PartsConfig)
-    train, test = _with_parts(run)
+    network = point_network(run)
+    leave_out_unreadable(run, "train", "val")
+    train, test = _with_parts(run, "train"), _with_parts(run, "val")
     scores = finetune_parts(
-        point_network(run),
+        network,
         train,
         test,
         config=run.config.settings(PartsConfig),
@@ -37,25 +40,33 @@ def run_parts(run: EvalRun) -> TaskResult:
     )
 
 
-def _with_parts(run: EvalRun) -> tuple[PartSource, PartSource]:
-    """Training and test clouds, if the network takes clouds and they have parts.
+def _check(run: EvalRun) -> None:
+    """Before a pass over the data: the network takes clouds, and they have parts."""
+    point_network(run)
+    _with_parts(run, "train"), _with_parts(run, "val")
+
+
+def _with_parts(run: EvalRun, split: Split) -> PartSource:
+    """Clouds of a split whose points know their parts.
 
     Raises:
-        ConfigError: The network takes images.
-        DataError: The data have no parts.
+        DataError: They don't.
     """
-    point_network(run)
-    train, test = run.source("train"), run.source("val")
-    if not (isinstance(train, PartSource) and isinstance(test, PartSource)):
+    found = _parts_of(run.source(split))
+    if found is None:
         raise DataError(
             f"data.path={run.config.data.path} has no parts; use ShapeNetPart's layout or the "
-            "built-in shape_parts (without data.max_train and data.max_val)."
+            "built-in shape_parts."
         )
-    return train, test
+    return found
 
 
-def _check(run: EvalRun) -> None:
-    _with_parts(run)
+def _parts_of(source: Source) -> PartSource | None:
+    """The source itself, or what a choice of its rows is; None without parts."""
+    if isinstance(source, SubsetSource):
+        whole = _parts_of(source.source)
+        return None if whole is None else whole.some(source.indices)
+    return source if isinstance(source, PartSource) else None
 
 
 TASK = Task(

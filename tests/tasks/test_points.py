@@ -1,6 +1,7 @@
 """Point clouds through the doors of the package: train, evaluate, embed, visualize, load."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,54 @@ def test_tuned_tasks_measure_it(run: Path, tmp_path: Path, parts_folder: Path) -
     assert set(scores) == {"instance mIoU", "class mIoU", "point accuracy"}
     assert 0.3 < scores["point accuracy"] <= 1  # of the two parts of the object's class
     assert set(found.tasks["parts"].details["by_class"]) == {"Mug", "Bag"}
+
+
+@pytest.mark.parametrize("mode", ["off", "write"])
+def test_objects_that_cannot_be_read_are_left_out_of_parts(
+    run: Path, tmp_path: Path, monkeypatch, parts_folder: Path, mode: str
+) -> None:
+    """The scores are those of the data without them."""
+    monkeypatch.setenv("SSL_VISION_HOME", str(tmp_path / "home"))
+    damaged, clean = tmp_path / "damaged", tmp_path / "clean"
+    for folder in (damaged, clean):
+        shutil.copytree(parts_folder, folder)
+    victims = ["1/train3", "2/val1", "1/test2"]
+    for victim, text in zip(victims, ("", "1 2 3\n", "0 0 0 0 0 0 77\n"), strict=True):
+        (damaged / f"{victim}.txt").write_text(text)
+    for split in ("train", "val", "test"):
+        listed = clean / "train_test_split" / f"shuffled_{split}_file_list.json"
+        names = json.loads(listed.read_text())
+        kept = [name for name in names if name.removeprefix("shape_data/") not in victims]
+        listed.write_text(json.dumps(kept))
+    settings = {"parts": {"num_points": 64, "tuning": {"epochs": 2, "batch_size": 8}}}
+    found, expected = (
+        evaluate(
+            run,
+            tasks=["parts"],
+            data={"path": str(folder), "on_error": "substitute"},
+            out=tmp_path / f"out_{folder.name}",
+            cache={"mode": mode},
+            **settings,
+        )
+        for folder in (damaged, clean)
+    )
+    assert sorted(Path(name).stem for name in found.data["unreadable"]) == [
+        "test2", "train3", "val1",
+    ]  # fmt: skip
+    assert (found.data["num_train"], found.data["num_val"]) == (22, 11)
+    assert expected.data["unreadable"] == {}
+    values = [[m.value for m in each.tasks["parts"].measurements] for each in (found, expected)]
+    assert values[0] == pytest.approx(values[1])
+
+
+def test_parts_of_a_chosen_number_of_objects(run: Path, tmp_path: Path) -> None:
+    settings = {"parts": {"num_points": 64, "tuning": {"epochs": 1, "batch_size": 8}}}
+    data = {"path": "shape_parts", "max_train": 12, "max_val": 6}
+    found = evaluate(run, tasks=["parts"], data=data, out=tmp_path, cache=CACHE, **settings)
+    assert (found.data["num_train"], found.data["num_val"]) == (12, 6)
+    data["max_train"] = 1
+    with pytest.raises(DataError, match="too few for batch norm"):
+        evaluate(run, tasks=["parts"], data=data, out=tmp_path, cache=CACHE, **settings)
 
 
 def test_scans_are_evaluated_raw_in_the_patches_asked_for(run: Path, tmp_path: Path) -> None:

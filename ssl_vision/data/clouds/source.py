@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,15 @@ from ssl_vision.errors import DataError
 
 _CACHE_BYTES = 2 << 30  # clouds kept in memory by each source
 
-Reader = Callable[[int], np.ndarray]
+
+class Cloud(NamedTuple):
+    """A cloud, float32, (M, 3), and what the user should hear of it: names of `Notes`."""
+
+    points: np.ndarray
+    remarks: tuple[str, ...] = ()
+
+
+Reader = Callable[[int], np.ndarray | Cloud]
 
 
 class PointSource(Source):
@@ -21,7 +30,7 @@ class PointSource(Source):
 
     Args:
         names: What to call each cloud in messages: its path where it has one.
-        read: Row -> cloud, float32, (M, 3 + anything else the subclass reads).
+        read: Row -> cloud, float32, (M, 3 + anything else the subclass reads), or a `Cloud`.
         labels: Class of each cloud, or None.
         class_names: Names of the classes.
         files: What the clouds are read from, for the fingerprint.
@@ -50,6 +59,7 @@ class PointSource(Source):
         self.class_names = list(class_names)
         self._cache: dict[int, np.ndarray] = {}
         self._cached_bytes = 0
+        self._remarks: dict[int, tuple[str, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -68,6 +78,10 @@ class PointSource(Source):
         contents = self._contents.digest(num_threads=num_threads)
         return digest("\0".join(self._names), labels, contents)
 
+    def content_keys(self) -> np.ndarray | None:
+        """Of the bytes of every file, once a fingerprint read them."""
+        return self._contents.keys if self.has_files else None
+
     def former_fingerprint(self) -> str:
         """Digest of names, labels and file sizes."""
         labels = np.empty(0, np.int64) if self.labels is None else self.labels
@@ -77,15 +91,26 @@ class PointSource(Source):
     def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
         """Coordinates of a cloud, float32, (M, 3); not to be written to.
 
+        Args:
+            index: Its number.
+            decoder: In whose notes is counted what the user should hear of.
+
         Raises:
             DataError: With the reason, if it cannot be read.
         """
-        return self._values(index)[:, :3]
+        points = self._values(index)[:, :3]
+        if decoder is not None:
+            for remark in self._remarks.get(index, ()):
+                decoder.notes.add(remark)
+        return points
 
     def _values(self, index: int) -> np.ndarray:
         values = self._cache.get(index)
         if values is None:
-            values = np.ascontiguousarray(self._read(index), np.float32)
+            found = self._read(index)
+            if isinstance(found, Cloud):
+                found, self._remarks[index] = found
+            values = np.ascontiguousarray(found, np.float32)
             is_sound = np.abs(values) <= MAX_COORDINATE
             if len(values) == 0 or not is_sound.all():
                 bad = int((~is_sound).any(axis=1).sum())
@@ -124,3 +149,17 @@ class PartSource(PointSource):
     def parts(self, index: int) -> np.ndarray:
         """Part of each point of a cloud, int64, (M,)."""
         return self._values(index)[:, 3].astype(np.int64)
+
+    def some(self, rows: np.ndarray) -> "PartSource":
+        """Some of the clouds, renumbered from 0."""
+        assert self.labels is not None
+        numbers = [int(row) for row in rows]
+        return PartSource(
+            [self.name(row) for row in numbers],
+            lambda row: self._values(numbers[row]),
+            labels=self.labels[rows].tolist(),
+            class_names=self.class_names,
+            part_names=self.part_names,
+            parts_of_class=self.parts_of_class,
+            files=self._contents.paths,
+        )

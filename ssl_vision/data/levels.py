@@ -138,7 +138,7 @@ class Notes:
         self._lock = threading.Lock()
 
     def add(self, what: str) -> None:
-        """Count one image."""
+        """Count one image or cloud."""
         with self._lock:
             self.counts[what] += 1
 
@@ -156,6 +156,10 @@ _SENTENCES = {
     "does not change; scale them to 16 bits if they hold 10 or 12.",
     "low": "images of 16 bits hold no level above 4095 and come out nearly black; if they hold "
     "10 or 12 bits, set decode.white_level to 1023 or 4095.",
+    "columns": "clouds have further columns (normals, colours), which are not used: x, y and z are "
+    "the first three.",
+    "square": "clouds are tables of 3 rows and 3 columns, of which each row is taken for a point.",
+    "few points": "clouds have fewer points than are drawn of each, so that points are repeated.",
 }
 
 

@@ -257,10 +257,11 @@ class EpochLoader(Generic[_ViewKind]):
                     yield self._to_batch(job)
 
     def _say_notes(self, size: int) -> None:
-        """Warn once, after the first pass, of images whose look a setting decides."""
+        """Warn once, after the first pass, of what was decided about some samples."""
         text = self.notes.text()
         if text and not self._has_said_notes:
-            warnings.warn(f"of {size:,} images: {text}", SslVisionWarning, stacklevel=2)
+            told = f"of {size:,} {self.modality}: {text}"
+            warnings.warn(told, SslVisionWarning, stacklevel=2)
         self._has_said_notes = True
 
     def _to_batch(self, job: Job) -> Batch:

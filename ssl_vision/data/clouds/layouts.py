@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_vision.data.clouds.mesh_files import READERS, read_geometry, read_table
-from ssl_vision.data.clouds.source import PartSource, PointSource
+from ssl_vision.data.clouds.mesh_files import READERS, read_remarked, read_table, table_remarks
+from ssl_vision.data.clouds.source import Cloud, PartSource, PointSource
 from ssl_vision.data.source import Split, class_name
 from ssl_vision.data.splits import (
     VAL_NAMES,
@@ -36,16 +36,21 @@ def read_cloud(path: Path) -> np.ndarray:
     Raises:
         DataError: Naming the file.
     """
-    vertices, faces = read_geometry(path)
+    return read_cloud_remarked(path).points
+
+
+def read_cloud_remarked(path: Path) -> Cloud:
+    """As `read_cloud`, with what the user should hear of it."""
+    (vertices, faces), remarks = read_remarked(path)
     if len(faces) == 0:
-        return vertices
+        return Cloud(vertices, remarks)
     key = derive_key("surface", path.name)
     uniform = keyed_uniform(key, torch.arange(SURFACE_POINTS), 3)
     try:
         sampled = sample_surface(torch.from_numpy(vertices), torch.from_numpy(faces), uniform)
     except DataError as error:
         raise DataError(f"{shown(path)}: {error}") from error
-    return sampled.numpy()
+    return Cloud(sampled.numpy(), remarks)
 
 
 def _check_present(files: Sequence[Path]) -> None:
@@ -65,7 +70,7 @@ def _from_files(
 ) -> PointSource:
     source = PointSource(
         [str(file) for file in files],
-        lambda row: read_cloud(files[row]),
+        lambda row: read_cloud_remarked(files[row]),
         labels=labels,
         class_names=class_names,
         files=[str(file) for file in files],
@@ -293,7 +298,7 @@ def scanobjectnn(found: Sequence[Path], split: Split) -> PointSource:
     points, labels = _read_h5(path)
     return PointSource(
         [f"{path}:{row}" for row in range(len(points))],
-        lambda row: points[row, :, :3],
+        lambda row: Cloud(points[row, :, :3], table_remarks(points.shape[1:])),
         labels=labels.tolist(),
         class_names=_SCAN_CLASSES,
         files=[str(path)],

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from ssl_vision.data.decode import Decoder
 from ssl_vision.data.loader import EpochLoader, Job
 from ssl_vision.points.views import PointViewConfig, render_view
 from ssl_vision.randomness import derive_key
@@ -25,8 +26,8 @@ class PointLoader(EpochLoader[PointViewConfig]):
     def _prepare(self) -> dict[str, PointViewConfig]:
         return self.views
 
-    def _make_tools(self, views: Any) -> None:
-        return None
+    def _make_tools(self, views: Any) -> Decoder:
+        return Decoder(self.notes)
 
     def _new_job(self, epoch: int, indices: np.ndarray) -> Job:
         shapes = {
@@ -38,9 +39,17 @@ class PointLoader(EpochLoader[PointViewConfig]):
         }
         return Job(epoch, indices.copy(), {}, tensors, rows_left=len(indices))
 
-    def _render(self, job: Job, start: int, stop: int, views: Any, tools: Any) -> None:
+    def _render(self, job: Job, start: int, stop: int, views: Any, tools: Decoder) -> None:
         ids = torch.from_numpy(job.indices[start:stop].copy())  # keys, also of substitutes
-        read = {row: self._read_row(job, row, self.source.sample) for row in range(start, stop)}
+        most = max(view.num_points for view in views.values())
+
+        def sample(index: int) -> np.ndarray:
+            cloud = self.source.sample(index, tools)
+            if len(cloud) < most:
+                tools.notes.add("few points")
+            return cloud
+
+        read = {row: self._read_row(job, row, sample) for row in range(start, stop)}
         present = [cloud for cloud in read.values() if cloud is not None]
         # Mapped files are read-only, which torch warns of.
         clouds = [torch.from_numpy(np.require(cloud, requirements="W")) for cloud in present]

@@ -27,6 +27,7 @@ from ssl_vision.errors import DataError
 from ssl_vision.files import MAX_CLOUD_BYTES, open_regular, shown
 
 _T = TypeVar("_T")
+_Found = Geometry | np.ndarray  # a table: rows are points, columns coordinates and more
 _MAX_COLUMNS = 12  # of a cloud: coordinates, normals, colours, a part and some more
 
 
@@ -38,12 +39,28 @@ def read_geometry(path: Path) -> Geometry:
             malformed, empty, coordinates that are not finite or beyond 1e18, or faces that use
             vertices the file does not have.
     """
+    return read_remarked(path)[0]
+
+
+def read_remarked(path: Path) -> tuple[Geometry, tuple[str, ...]]:
+    """As `read_geometry`, and what the user should hear of it: names of `Notes`."""
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{shown(path)}: clouds are read from {', '.join(READERS)}.")
-    geometry = _read(path, reader)
+    found = _read(path, reader)
+    if isinstance(found, Geometry):
+        geometry, remarks = found, tuple[str, ...]()
+    else:
+        geometry, remarks = _cloud(found), table_remarks(found.shape)
     _check(path, geometry)
-    return geometry
+    return geometry, remarks
+
+
+def table_remarks(shape: tuple[int, ...]) -> tuple[str, ...]:
+    """What is decided about a table of points that its rows and columns leave open."""
+    rows, columns = shape
+    found = ("columns",) if columns > 3 else ()
+    return (*found, "square") if (rows, columns) == (3, 3) else found
 
 
 def read_table(path: Path) -> np.ndarray:
@@ -96,7 +113,7 @@ _NPY_HEADERS = {
 }
 
 
-def _read_npy(file: BinaryIO) -> Geometry:
+def _read_npy(file: BinaryIO) -> np.ndarray:
     """NumPy's format, without its pickles; the array is read only if it is a cloud."""
     version = np.lib.format.read_magic(file)
     if version not in _NPY_HEADERS:
@@ -108,12 +125,14 @@ def _read_npy(file: BinaryIO) -> Geometry:
     if size > left:
         raise ValueError(f"it ends too early: an array of shape {shape} takes {size:,} bytes")
     values = np.frombuffer(file.read(size), dtype)
-    return _cloud(values.reshape(shape, order="F" if is_fortran else "C"))
+    return values.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _read_text(file: BinaryIO) -> Geometry:
+def _read_text(file: BinaryIO) -> np.ndarray:
     """Numbers in columns, separated by commas or spaces; further columns are not coordinates."""
-    return _cloud(_table(file))
+    table = _table(file)
+    _check_is_cloud(table.shape, table.dtype)
+    return table
 
 
 def _table(file: BinaryIO) -> np.ndarray:
@@ -153,7 +172,6 @@ def _check_is_cloud(shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def _cloud(values: np.ndarray) -> Geometry:
-    _check_is_cloud(values.shape, values.dtype)
     with np.errstate(over="ignore"):
         vertices = np.ascontiguousarray(values[:, :3], np.float32)
     return Geometry(vertices, np.empty((0, 3), np.int64))
@@ -236,7 +254,7 @@ def _joined_lines(lines: Iterator[list[str]]) -> Iterator[list[str]]:
         yield joined
 
 
-READERS: dict[str, Callable[[BinaryIO], Geometry]] = {
+READERS: dict[str, Callable[[BinaryIO], _Found]] = {
     ".npy": _read_npy,
     ".txt": _read_text,
     ".xyz": _read_text,

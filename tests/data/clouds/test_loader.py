@@ -1,5 +1,6 @@
 """Batches of clouds: keyed views, exact position, and 1 equals 2 processes."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,41 @@ def test_images_and_clouds_are_not_mixed() -> None:
     part = SubsetSource(images, np.arange(5))
     with pytest.raises(ConfigError, match="data set of images; what is asked for takes clouds"):
         PointLoader(part, {"a": VIEW}, batch_size=2, seed=0)
+
+
+def folder_of_tables(folder: Path) -> Path:
+    """Seven clouds: three plain, two with colours, one of two points, one of three."""
+    random = np.random.default_rng(0)
+    shapes = [(40, 3), (40, 3), (40, 3), (40, 6), (40, 9), (2, 3), (3, 3)]
+    for number, shape in enumerate(shapes):
+        table = random.normal(size=shape)
+        if number % 2:
+            np.save(folder / f"{number}.npy", table)
+        else:
+            np.savetxt(folder / f"{number}.txt", table)
+    return folder
+
+
+def test_what_is_decided_about_tables_of_points_is_said_once_with_a_count(tmp_path: Path) -> None:
+    source = build_point_source(str(folder_of_tables(tmp_path)))
+    loader = make(source, batch_size=3, shuffle=False, drop_last=False)
+    with pytest.warns(UserWarning, match="of 7 clouds") as told:
+        batches = list(loader)
+    (line,) = [text for text in (str(each.message) for each in told) if "clouds" in text]
+    assert line.startswith("of 7 clouds: ")
+    assert "2 clouds have further columns (normals, colours), which are not used" in line
+    assert "1 clouds are tables of 3 rows and 3 columns, of which each row is taken" in line
+    assert "2 clouds have fewer points than are drawn of each" in line
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        list(loader)  # the second epoch says nothing
+    rows = np.loadtxt(tmp_path / "6.txt", dtype=np.float32)
+    assert np.array_equal(source.sample(6), rows)
+    drawn = batches[-1].views["cloud"][0]
+    assert len(drawn.unique(dim=0)) == 3  # the cloud of three points, or of two, repeated
+
+
+def test_clouds_that_leave_nothing_open_are_not_spoken_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        list(make())

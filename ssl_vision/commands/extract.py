@@ -1,18 +1,16 @@
 """The `extract` command: sub-networks of a POA run, measured, chosen by budget, written out."""
 
-import copy
 import json
 import re
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_vision.backbones import elastic
 from ssl_vision.backbones.backbone import Backbone
@@ -21,20 +19,28 @@ from ssl_vision.backbones.elastic_stock import find_stock_name
 from ssl_vision.bounds import check_bounds
 from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.extract_report import draw_picture, markdown_table, print_table
+from ssl_vision.commands.extract_scores import (
+    Scores,
+    count_flops,
+    knn_key,
+    knn_top1,
+    machine_key,
+    measure_latency_ms,
+    weights_key,
+)
 from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.data.loader import EpochLoader
 from ssl_vision.data.module import DataModule
-from ssl_vision.errors import CheckpointError, ConfigError
-from ssl_vision.evaluation.features import extract_features
-from ssl_vision.evaluation.knn import score_knn
+from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.evaluation.report import left_out_warning
 from ssl_vision.files import Output, check_output, check_replaceable, write_atomically
 from ssl_vision.methods.poa import PoaConfig
 from ssl_vision.zoo.card import ModelCard
 from ssl_vision.zoo.export import export_backbone
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
-SCORES_NAME = "extract.json"  # in the run folder: what was measured, by weights and size
+SCORES_NAME = "extract.json"  # in the run folder: what was measured
 _LATENCY_PASSES = 2
-_LATENCY_ROUNDS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +75,29 @@ class ElasticRun:
     Args:
         folder: Run folder.
         overrides: Changes of the run's settings, e.g. `data.path=DIR` where the data moved.
+        told: Takes lines on what was chosen of the data where their paths leave a choice.
 
     Raises:
         ConfigError: Not a run of POA.
         CheckpointError: The run has no readable weights.
     """
 
-    def __init__(self, folder: str | Path, overrides: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        overrides: Sequence[str] = (),
+        *,
+        told: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._told = told
         self.folder = Path(folder)
         self.config = _read_config(self.folder, overrides)
         assert isinstance(self.config.method, PoaConfig)
         self.elastic: ElasticConfig = self.config.method.elastic
         self.loaded: LoadedBackbone = resolve_weights(self.folder)
         self.parent: Backbone = self.loaded.backbone
-        self._scores = _Scores(self.folder / SCORES_NAME, key=self._score_key())
+        key = weights_key(self.loaded, self.elastic)
+        self._scores = Scores(self.folder / SCORES_NAME, weights=key)
 
     @property
     def sizes(self) -> list[Size]:
@@ -99,7 +114,7 @@ class ElasticRun:
             num_parameters=elastic.num_parameters(self.parent, size, self.elastic),
             gflops=count_flops(skeleton, self.image_shape) / 1e9,
         )
-        return _with(card, self._scores.get(card.label))
+        return self._completed(card)
 
     def measure_latency(self, cards: Sequence[SubNetworkCard]) -> list[SubNetworkCard]:
         """Add latencies where they are missing; kept in the run folder.
@@ -114,8 +129,8 @@ class ElasticRun:
                 latency = measure_latency_ms(network.model, self.image_shape)
                 fastest[card.label] = min(fastest[card.label], latency)
         for label, latency in fastest.items():
-            self._scores.add(label, {"latency_ms": latency})
-        return [_with(card, self._scores.get(card.label)) for card in cards]
+            self._scores.add("latency_ms", self._machine, label, latency)
+        return [self._completed(card) for card in cards]
 
     def measure_knn(self, cards: Iterable[SubNetworkCard]) -> list[SubNetworkCard]:
         """Add kNN accuracies where they are missing and labels exist; kept in the run folder.
@@ -123,17 +138,71 @@ class ElasticRun:
         Raises:
             DataError: The run's images are not where they were; `data.path=` says where they are.
         """
-        data: DataModule | None = None
         measured = []
         for card in cards:
-            score = card.knn_top1
+            score = self._scores.get("knn_top1", self._knn_key, card.label)
             if score is None:
-                data = data or DataModule(self.config.data, seed=self.config.seed)
                 network = elastic.extract(self.parent, card.size, self.elastic).eval()
-                score = knn_top1(network, data, self.config)
-                self._scores.add(card.label, {} if score is None else {"knn_top1": score})
+                score = self.knn_top1(network)
+                if score is not None:
+                    self._scores.add("knn_top1", self._knn_key, card.label, score)
             measured.append(replace(card, knn_top1=score))
         return measured
+
+    def knn_top1(self, network: Backbone) -> float | None:
+        """Accuracy of a network's features by the run's protocol; None without labels."""
+        if self.data.val_source is None:
+            return None
+        return knn_top1(network, self.data, self._loaders, self.config)
+
+    def _completed(self, card: SubNetworkCard) -> SubNetworkCard:
+        """The card with what was measured of its size, on this machine and these data."""
+        latency = self._scores.get("latency_ms", self._machine, card.label)
+        key = self._known_key
+        knn = None if key is None else self._scores.get("knn_top1", key, card.label)
+        return replace(card, latency_ms=latency, knn_top1=knn)
+
+    @cached_property
+    def _machine(self) -> str:
+        return machine_key(next(self.parent.parameters()).device)
+
+    @cached_property
+    def data(self) -> DataModule:
+        """The run's images."""
+        data = DataModule(self.config.data, seed=self.config.seed)
+        for line in data.notes:
+            self._told(line)
+        return data
+
+    @cached_property
+    def _loaders(self) -> list[EpochLoader[Any]]:
+        """Of the samples that vote, and of those that are classified where there are any."""
+        val = self.data.val_loader()
+        max_bank = self.config.online_eval.max_bank
+        bank = self.data.train_bank_loader(max_samples=max_bank)
+        return [bank] if val is None else [bank, val]
+
+    @cached_property
+    def _knn_key(self) -> str:
+        return knn_key(self._loaders, self.config)
+
+    @cached_property
+    def _known_key(self) -> str | None:
+        """The key if any accuracy was measured before, else no data need be opened."""
+        if not self._scores.has("knn_top1"):
+            return None
+        try:
+            return self._knn_key
+        except DataError as error:
+            self._told(f"accuracies measured before are not shown: {error}")
+            return None
+
+    def data_warnings(self) -> list[str]:
+        """What makes accuracies doubtful, a line each, as an evaluation says it; reads files."""
+        loaders = self._loaders
+        unreadable = {loader.source.name(row): why for loader in loaders
+                      for row, why in loader.bad_samples.items()}  # fmt: skip
+        return [*self.data.warnings(), *left_out_warning(unreadable)]
 
     def write(
         self, card: SubNetworkCard, folder: str | Path, *, is_scale_folded: bool = False
@@ -179,49 +248,6 @@ class ElasticRun:
         size_px = self.loaded.input_size
         return int(self.parent.model_args.get("in_chans", 3)), size_px, size_px
 
-    def _score_key(self) -> str:
-        """What the measurements hold for: these weights, on these images."""
-        data = self.config.data
-        return f"{self.loaded.sha256} {data.path} {data.val_path} {self.loaded.input_size}"
-
-
-def _with(card: SubNetworkCard, found: Mapping[str, float]) -> SubNetworkCard:
-    """The card with measurements put in."""
-    return replace(
-        card,
-        latency_ms=found.get("latency_ms", card.latency_ms),
-        knn_top1=found.get("knn_top1", card.knn_top1),
-    )
-
-
-class _Scores:
-    """Measurements beside the run, so that a second question about it costs nothing."""
-
-    def __init__(self, path: Path, *, key: str) -> None:
-        self._path = path
-        self._key = key
-        self._values: dict[str, dict[str, float]] = {}
-        if path.is_file():
-            try:
-                saved = json.loads(path.read_text())
-            except ValueError:
-                saved = {}  # half a file of another program; measured anew
-            if saved.get("key") == key:
-                self._values = saved["sizes"]
-
-    def get(self, label: str) -> dict[str, float]:
-        return dict(self._values.get(label, {}))
-
-    def add(self, label: str, found: dict[str, float]) -> None:
-        if not found:
-            return
-        self._values.setdefault(label, {}).update(found)
-        content = json.dumps({"key": self._key, "sizes": self._values}, indent=1)
-        try:
-            write_atomically(self._path, content)
-        except OSError as error:
-            raise CheckpointError(f"{self._path} cannot be written: {error}") from error
-
 
 def _read_config(folder: Path, overrides: Sequence[str]) -> TrainConfig:
     path = folder / "config.yaml"
@@ -237,63 +263,6 @@ def _read_config(folder: Path, overrides: Sequence[str]) -> TrainConfig:
             "sub-networks of its network."
         )
     return config
-
-
-# Measurements ----------------------------------------------------------------------------------
-
-
-def count_flops(skeleton: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Operations for one image, two per multiply-add; nothing is computed.
-
-    Matrix products, convolutions and attention count; norms and activations do not.
-
-    Args:
-        skeleton: Modules without storage, see `backbones.elastic.skeleton_of`.
-        image_shape: (C, S, S).
-    """
-    # Of a copy: the skeleton shares its stochastic depth with the parent.
-    model = copy.deepcopy(skeleton).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, *image_shape, device="meta"))
-    return int(counter.get_total_flops())
-
-
-@torch.no_grad()
-def measure_latency_ms(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
-    """Fastest of several forwards of one image; other work on the machine only adds to the rest.
-
-    Args:
-        model: On the device to measure.
-        image_shape: (C, S, S).
-    """
-    device = next(model.parameters()).device
-    image = torch.zeros(1, *image_shape, device=device)
-    times = []
-    for _ in range(_LATENCY_ROUNDS):
-        _wait(device)
-        start = time.perf_counter()
-        model(image)
-        _wait(device)
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def knn_top1(network: Backbone, data: DataModule, config: TrainConfig) -> float | None:
-    """Accuracy by the run's own protocol (`online_eval`); None without labels."""
-    val, settings = data.val_loader(), config.online_eval
-    if val is None:
-        return None
-    bank, queries = (
-        extract_features(network, (data.normalize(batch) for batch in loader), normalize=None)
-        for loader in (data.train_bank_loader(max_samples=settings.max_bank), val)
-    )
-    found = score_knn(bank, queries, k=[settings.k], temperature=settings.temperature)
-    return found[settings.k].top1 if found else None
 
 
 def best_within(
@@ -370,7 +339,13 @@ def run_extract(arguments: Sequence[str]) -> int:
     rest = tuple(o for o in given.overrides if not o.startswith("size="))
     settings, overrides = replace(given, overrides=rest).take(ExtractSettings)
     folder, out = given.words[0], given.words[1] if len(given.words) > 1 else None
-    _extract(ElasticRun(folder, overrides), out, sizes, settings, Console())
+    console = Console()
+    run = ElasticRun(
+        folder,
+        overrides,
+        told=lambda line: console.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True),
+    )
+    _extract(run, out, sizes, settings, console)
     return 0
 
 
@@ -455,6 +430,8 @@ def _measured(
         cards = [c for c in cards if (c.latency_ms or 0) <= settings.max_latency_ms] or cards[:1]
     if settings.knn:
         cards = run.measure_knn(track(cards, "kNN", console=console, transient=True))
+        for line in run.data_warnings():
+            console.print(f"[yellow]data: {escape(line)}[/yellow]", soft_wrap=True)
     return cards
 
 

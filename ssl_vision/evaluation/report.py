@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssl_vision.errors import DataError
@@ -83,15 +83,19 @@ def failure_lines(evaluation: Evaluation) -> list[str]:
 
 def data_warnings(evaluation: Evaluation) -> list[str]:
     """What makes the data doubtful, a line each; samples that could not be read are counted."""
-    lines = list(evaluation.data.get("warnings", ()))
-    unreadable = evaluation.data.get("unreadable", {})
-    if unreadable:
-        name, reason = next(iter(unreadable.items()))
-        lines.append(
-            f"{len(unreadable)} samples could not be read and are left out, features and labels "
-            f"alike, first {name}: {reason}"
-        )
-    return lines
+    unreadable = left_out_warning(evaluation.data.get("unreadable", {}))
+    return [*evaluation.data.get("warnings", ()), *unreadable]
+
+
+def left_out_warning(unreadable: Mapping[str, str]) -> list[str]:
+    """A line where samples (name -> reason) could not be read."""
+    if not unreadable:
+        return []
+    name, reason = next(iter(unreadable.items()))
+    return [
+        f"{len(unreadable)} samples could not be read and are left out, features and labels "
+        f"alike, first {name}: {reason}"
+    ]
 
 
 def load_evaluation(path: str | Path) -> Evaluation:

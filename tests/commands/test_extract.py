@@ -1,21 +1,25 @@
 """Sub-networks out of a run: listed, measured, chosen, written, and loaded by timm alone."""
 
 import json
+import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ssl_vision.backbones import elastic
 from ssl_vision.commands.extract import (
     ElasticRun,
     SubNetworkCard,
     best_within,
-    count_flops,
     run_extract,
 )
+from ssl_vision.commands.extract_scores import Scores, count_flops, weights_key
 from ssl_vision.config import load_train_config
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError
@@ -120,6 +124,85 @@ def test_measurements_are_kept_beside_the_run_and_hold_for_its_weights(run_folde
     assert again == measured
     moved = ElasticRun(run_folder, ["data.path=mnist5k"])
     assert moved.describe((48, 1)).knn_top1 is None
+    for other in ("online_eval.k=3", "online_eval.temperature=0.5", "data.eval_size_px=24"):
+        assert ElasticRun(run_folder, [other]).describe((48, 1)).knn_top1 is None
+
+
+def colours(root: Path) -> Path:
+    """Two classes of colours: six training images each, two test images."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        for number in range(2 * count):
+            path = root / split / f"c{number % 2}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+    return root
+
+
+def test_accuracies_hold_for_what_files_hold_wherever_they_lie(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    def found(path: Path) -> float | None:
+        return ElasticRun(run_folder, [f"data.path={path}"]).describe((48, 1)).knn_top1
+
+    first = colours(tmp_path / "first")
+    run = ElasticRun(run_folder, [f"data.path={first}"])
+    (card,) = run.measure_knn([run.describe((48, 1))])
+    shutil.copytree(first, tmp_path / "copy")
+    assert found(tmp_path / "copy") == card.knn_top1
+    for changed in ("val/c1/1.png", "train/c0/4.png"):
+        before = (first / changed).read_bytes()
+        Image.new("RGB", (16, 16)).save(first / changed)
+        assert found(first) is None
+        (first / changed).write_bytes(before)
+        assert found(first) == card.knn_top1
+
+
+def test_sizes_are_listed_without_accuracies_where_the_data_are_gone(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = colours(tmp_path / "data")
+    run = ElasticRun(run_folder, [f"data.path={data}"])
+    run.measure_knn([run.describe((48, 1))])
+    shutil.rmtree(data)
+    assert run_extract([str(run_folder), "list=true", f"data.path={data}"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("accuracies measured before are not shown: ") == 1
+    assert "48x1" in shown
+
+
+def test_latencies_hold_for_one_machine(run_folder: Path, monkeypatch) -> None:
+    run = ElasticRun(run_folder)
+    (here,) = run.measure_latency([run.describe((32, 2))])
+    assert ElasticRun(run_folder).describe((32, 2)).latency_ms == here.latency_ms
+    monkeypatch.setattr(platform, "node", lambda: "elsewhere")
+    assert ElasticRun(run_folder).describe((32, 2)).latency_ms is None
+
+
+def test_what_other_programs_left_is_measured_anew(run_folder: Path, tmp_path: Path) -> None:
+    key = weights_key(ElasticRun(run_folder).loaded, "")
+    for text in ("", "[]", "{", '{"weights": 1}', json.dumps({"weights": key, "latency_ms": 3})):
+        (tmp_path / "file").write_text(text)
+        scores = Scores(tmp_path / "file", weights=key)
+        assert not scores.has("latency_ms")
+        scores.add("latency_ms", "here", "8x1", 2.0)
+        assert Scores(tmp_path / "file", weights=key).get("latency_ms", "here", "8x1") == 2.0
+        assert Scores(tmp_path / "file", weights="other").get("latency_ms", "here", "8x1") is None
+
+
+def test_what_was_guessed_of_the_data_and_left_out_is_said(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = colours(tmp_path / "data") / "train"  # has no val split
+    victim = data / "c0" / "4.png"
+    victim.write_bytes(b"no picture")
+    settings = [f"data.path={data}", "data.on_error=substitute"]
+    run_extract([str(run_folder), "size=32,1", *settings, str(tmp_path / "out")])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "has no val split: 2 of 12 samples, a fifth of each class, are held out" in shown
+    assert "data: 1 samples could not be read and are left out, features and labels" in shown
+    assert f"first {victim}" in shown
 
 
 def test_one_size_and_a_budget(

@@ -22,9 +22,8 @@ from benchmarks._runs import KeptScores, mean_and_each, split_settings, train_ti
 
 from ssl_vision.backbones import elastic
 from ssl_vision.backbones.elastic_grid import Size
-from ssl_vision.commands.extract import ElasticRun, knn_top1
+from ssl_vision.commands.extract import ElasticRun
 from ssl_vision.config import TrainConfig, load_train_config
-from ssl_vision.data.module import DataModule
 from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.methods.poa import PoaConfig
 
@@ -56,14 +55,13 @@ def _one_seed(config: TrainConfig, folder: Path, *, has_alone: bool) -> Scores:
     if "cpu poa" not in scores:
         scores.keep(**{"cpu poa": train_timed(config)})
     run = ElasticRun(folder / "poa")
-    data = DataModule(run.config.data, seed=run.config.seed)
     first = untrained_backbone(folder / "poa")
     for size in run.sizes:
         name = "x".join(map(str, size))
         for kind, parent in (("poa", run.parent), ("untrained", first)):
             if f"{kind} {name}" not in scores:
                 network = elastic.extract(parent, size, run.elastic).eval()
-                scores.keep(**{f"{kind} {name}": knn_top1(network, data, run.config) or 0.0})
+                scores.keep(**{f"{kind} {name}": run.knn_top1(network) or 0.0})
         if has_alone and f"alone {name}" not in scores:
             alone = _alone(run, size, folder / f"alone_{name}")
             cpu_s = train_timed(alone)

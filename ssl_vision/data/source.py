@@ -122,6 +122,13 @@ class Source(ABC):
         except OSError as error:
             raise DataError(error.strerror or str(error)) from error
 
+    def content_keys(self) -> np.ndarray | None:
+        """What tells the files of samples apart by content, S16, (n,), empty for an empty file.
+
+        None before a fingerprint read them, and where a sample has no file of its own.
+        """
+        return None
+
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
         """The images in memory, where they need no decoding; else None.
 
@@ -185,6 +192,11 @@ class SubsetSource(Source):
     def stored(self, index: int, start: int, stop: int) -> bytes:
         """Bytes in the whole source."""
         return self.source.stored(int(self.indices[index]), start, stop)
+
+    def content_keys(self) -> np.ndarray | None:
+        """Of the whole source, where it has them."""
+        keys = self.source.content_keys()
+        return None if keys is None else keys[self.indices]
 
     def raw_block(self, indices: np.ndarray) -> RawBlock | None:
         """The images in memory, where the whole source has them there."""

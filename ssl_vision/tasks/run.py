@@ -117,7 +117,17 @@ class EvalRun:
             if module.val_source is None
             else _first(module.val_source, data.max_val, config.seed, "val")
         )
-        self.warnings = pair_warnings(self.bank_source, self.val_source)
+        self.warnings = self._pair_warnings()
+
+    def _pair_warnings(self) -> list[str]:
+        """Of rank 0, whose fingerprints have read the files that leaks are looked for in."""
+        for source in (self.bank_source, self.val_source):
+            if source is not None:
+                data_digest(source)
+        is_first = rank() == 0
+        return broadcast_object(
+            pair_warnings(self.bank_source, self.val_source) if is_first else []
+        )
 
     @property
     def autocast(self) -> torch.dtype | None:

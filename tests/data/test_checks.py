@@ -202,6 +202,26 @@ def test_equal_sizes_and_equal_ends_are_no_leak(tmp_path) -> None:
     assert len(leak_warnings(train, FolderSource(tmp_path / "val"))) == 1
 
 
+def test_leaks_are_the_same_after_fingerprints_have_read_the_files(tmp_path) -> None:
+    """With copies, an empty file on both sides, a link to nothing, and rows left out."""
+    sides = [pictures(tmp_path / name, seed, a=8, b=5) for seed, name in enumerate("xy")]
+    for number, name in ((2, "copy"), (4, "other")):
+        shutil.copy(sides[0] / "a" / f"{number}.png", sides[1] / "b" / f"{name}.png")
+    for side in sides:
+        (side / "a" / "empty.png").touch()
+        (side / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    bank, val = (FolderSource(side) for side in sides)
+    bank = SubsetSource(bank, np.array([row for row in range(len(bank)) if row != 4]))
+    before = leak_warnings(bank, val)
+    assert bank.content_keys() is None
+    for source in (bank, val):
+        source.fingerprint()
+    assert bank.content_keys() is not None
+    assert leak_warnings(bank, val) == before
+    assert len(before) == 1
+    assert before[0].startswith("1 of 17 test samples are training samples too")
+
+
 def test_empty_files_are_no_leak(tmp_path) -> None:
     for name in ("train", "val"):
         pictures(tmp_path / name, seed=len(name), cat=2, dog=2)

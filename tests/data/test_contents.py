@@ -60,3 +60,19 @@ def test_the_former_rule_is_that_of_saved_runs(tmp_path: Path) -> None:
     parts = expected.encode() + b"\0" + struct.pack("<q", 1) + b"\0"
     assert chosen.former_fingerprint() == hashlib.sha256(parts).hexdigest()[:16]
     assert chosen.fingerprint() not in (whole.fingerprint(), chosen.former_fingerprint())
+
+
+def test_keys_tell_contents_apart_and_leave_out_what_holds_nothing(tmp_path: Path) -> None:
+    large = b"x" * ((16 << 20) + 5)
+    contents = [b"a", b"b", b"", b"a", large, large[:-1] + b"y", large]
+    for number, content in enumerate(contents):
+        (tmp_path / str(number)).write_bytes(content)
+    files = FileContents([str(tmp_path / str(i)) for i in range(len(contents))] + ["/absent"])
+    assert files.keys is None
+    files.digest()
+    assert files.keys is not None
+    keys = files.keys.tolist()
+    assert keys[2] == keys[-1] == b""
+    assert keys[0] == keys[3]
+    assert keys[4] == keys[6]
+    assert len({*keys}) == 5  # a, b, nothing, and the two large ones

@@ -64,6 +64,10 @@ class FilesSource(Source):
         contents = self._contents.digest(num_threads=num_threads)
         return digest(self.decode.key(), "\0".join(self.paths), contents)
 
+    def content_keys(self) -> np.ndarray | None:
+        """Of the bytes of every file, once a fingerprint read them."""
+        return None if self._contents is None else self._contents.keys
+
     def encoded(self, index: int) -> bytes:
         """The file's bytes.
 

@@ -214,8 +214,10 @@ def rank_classes(
     """The `top` classes by votes, best first, for each k.
 
     Votes are exp((s - s_top) / T): the factor exp(-s_top / T) is common to a query and keeps the
-    sum finite for any T. Classes of equal votes stand in order of their number; a class that
-    nobody votes for is not among them.
+    sum finite for any T. Classes of equal votes stand in order of their number, as DINO's do: such
+    classes have voters of equal similarities (copies, a collapsed network), so that the nearest
+    neighbour would decide by the order of equals, too. A class that nobody votes for is not among
+    them.
 
     Args:
         neighbours: Of Q queries, at least max(k) columns or the whole bank.

@@ -41,7 +41,7 @@ def as_text(file: BinaryIO, *, errors: str = "strict") -> io.TextIOWrapper:
         if b"\n" not in window and b"\r" not in window:
             raise ValueError("it has a line of more than 1 MiB")
     file.seek(start)
-    return io.TextIOWrapper(file, encoding="utf-8", errors=errors)
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors=errors)  # a mark is no number
 
 
 def word_lines(file: BinaryIO) -> Iterator[list[str]]:

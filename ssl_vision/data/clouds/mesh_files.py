@@ -137,9 +137,28 @@ def _read_text(file: BinaryIO) -> np.ndarray:
 
 def _table(file: BinaryIO) -> np.ndarray:
     text = as_text(file)
-    separator = "," if "," in text.readline() else None
+    lines = ((i, line.partition("#")[0].partition("//")[0].strip()) for i, line in enumerate(text))
+    filled = ((i, line) for i, line in lines if line)
+    (at, first), (_, second) = next(filled, (0, "")), next(filled, (0, ""))
+    # .pts of scanners begin with the number of points.
+    count = int(first) if first.isascii() and first.isdigit() and len(first) < 19 else None
+    if not (first if count is None else second):
+        raise ValueError("it holds no points")
     text.seek(0)
-    return np.loadtxt(text, delimiter=separator, dtype=np.float32, ndmin=2, comments=("#", "//"))
+    try:
+        table = np.loadtxt(
+            text,
+            delimiter="," if "," in (first if count is None else second) else None,
+            dtype=np.float32,
+            ndmin=2,
+            comments=("#", "//"),
+            skiprows=0 if count is None else at + 1,
+        )
+    except ValueError as error:
+        raise ValueError(str(error).partition("; use `usecols`")[0].rstrip(".")) from error
+    if count is not None and count != len(table):
+        raise ValueError(f"its first line is {count}, but {len(table)} points follow")
+    return table
 
 
 def _upright_table(file: BinaryIO) -> np.ndarray:

@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -316,3 +317,30 @@ def test_strips_end_at_their_own_end(tmp_path: Path) -> None:
             PLACES + "3 0 1 2 2 0 1 4 2 1 0 2")
     )  # fmt: skip
     assert read_geometry(tmp_path / "a.ply").faces.tolist() == [[0, 1, 2], [2, 1, 0], [1, 0, 2]]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff", "# made, by\n", "2\n", "\n2\n", "// two\n"])
+def test_what_programs_put_before_points_is_no_point(tmp_path: Path, start: str) -> None:
+    """A byte order mark, comments, and the number of points."""
+    for separator in " ,":
+        (tmp_path / "a.pts").write_text(start + "1 2 3\n4 5 6\n".replace(" ", separator))
+        found = read_geometry(tmp_path / "a.pts").vertices
+        assert found.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"malformed: it holds no points\.$"),
+        ("# nothing\n\n", r"malformed: it holds no points\.$"),
+        ("3\n", r"malformed: it holds no points\.$"),
+        ("3\n1 2 3\n4 5 6\n", "its first line is 3, but 2 points follow"),
+        ("1 2 3\n4 5\n", r"columns changed from 3 to 2 at row 2\.$"),
+    ],
+)
+def test_tables_that_are_no_clouds_are_explained(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(DataError, match=words):
+            read_geometry(tmp_path / "a.txt")

@@ -34,7 +34,10 @@ MISTAKES = [
     ("optim.base_lrr=1", ["optim.base_lrr", "Did you mean", "'base_lr'"]),
     ("trainr.epochs=1", ["trainr", "Did you mean 'trainer'?"]),
     ("method.redundancy_weigth=1", ["redundancy_weigth", "redundancy_weight"]),
-    ("method.mask_ratio=0.5", ["mask_ratio", "method.name=barlow_twins has"]),
+    (
+        "method.mask_ratio=0.5",
+        ["method.mask_ratio", "no such setting", "redundancy_weight"],
+    ),
     ("data.views.a.blurr.prob=1", ["blurr", "blur"]),
     ("data.views.a.flip_prob=2", ["flip_prob=2"]),
     ("trainer.epochs=many", ["trainer.epochs", "many"]),

@@ -1,7 +1,7 @@
 """The `visualize` command: what a network attends to, what its patches say, what MAE fills in."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from ssl_vision.commands.pictures import (
 from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.find import find_source
-from ssl_vision.data.images.config import ImageEvalData
 from ssl_vision.data.levels import AskedDecode
 from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.modality import Modality, Normalize
@@ -325,9 +324,10 @@ def _as_asked(modality: Modality, decode: AskedDecode) -> EvalDataConfig:
     """
     if decode == AskedDecode():
         return modality.eval_settings(path="")
-    if modality.name != "images":
+    if "decode" not in {each.name for each in fields(modality.eval_settings)}:
         raise ConfigError(f"decode is of images, the network takes {modality.name}; leave it out.")
-    return ImageEvalData(path="", decode=decode)
+    settings: dict[str, Any] = {"path": "", "decode": decode}
+    return modality.eval_settings(**settings)
 
 
 def _choose(

@@ -153,7 +153,10 @@ class Distill(Method):
         self, config: DistillConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
     ) -> None:
         super().__init__(config, backbone, optim=optim, plan=plan)
-        self.teachers = {name: _load(name, each) for name, each in config.teachers.items()}
+        self.teachers = {
+            name: _load(name, each, modality=backbone.modality)
+            for name, each in config.teachers.items()
+        }
         classes = {
             name: int(teacher.backbone.model.num_classes)
             for name, teacher in self.teachers.items()
@@ -272,19 +275,19 @@ class Distill(Method):
                 )
 
 
-def _load(name: str, config: TeacherConfig) -> FrozenTeacher:
+def _load(name: str, config: TeacherConfig, *, modality: str) -> FrozenTeacher:
     """The teacher of a setting.
 
     Raises:
-        ConfigError: It is no network of images, or has no classifier to learn from.
+        ConfigError: It takes other samples than the student, or has no classifier to learn from.
         CheckpointError: Its weights cannot be read.
     """
     loaded = resolve_weights(config.weights, with_classifier=config.match != "features")
     backbone = loaded.backbone
-    if backbone.modality != "images":
+    if backbone.modality != modality:
         raise ConfigError(
             f"method.teachers.{name}.weights={config.weights} is a network of "
-            f"{backbone.modality}, and distillation shows it images."
+            f"{backbone.modality}, and distillation shows it {modality}."
         )
     has_classes = config.match != "features" and int(backbone.model.num_classes) > 0
     if config.match == "classes" and not has_classes:

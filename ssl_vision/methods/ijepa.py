@@ -175,7 +175,7 @@ class Ijepa(Method):
 
 def _check_encoder(backbone: Backbone) -> None:
     """Raise ConfigError unless the network is a ViT of nothing but patches."""
-    if not backbone.has_tokens or backbone.modality != "images":
+    if not backbone.has_tokens or backbone.patch_px is None:
         raise ConfigError(
             f"method.name=ijepa hides patches from the network, and "
             f"backbone.name={backbone.architecture} has no patch tokens to leave out; use a ViT of "

@@ -5,6 +5,7 @@ It trains on one process; for several GPUs, resuming and checkpoints train the m
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +22,17 @@ from ssl_vision.evaluation.points_classification import POINT_FINETUNE_PRESETS, 
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.tasks.points import run_point_finetune
 from ssl_vision.tasks.run import AUTOCAST, EvalRun
-from ssl_vision.tasks.task import Task, check_classes, no_features
+from ssl_vision.tasks.task import Task, check_classes, no_check, no_features
 
 
 def run_finetune(run: EvalRun) -> TaskResult:
     """Train, and report the last epoch; nothing is chosen on the test images."""
-    return WAYS[run.modality.finetune](run)
+    return WAYS[run.modality.finetune].run(run)
 
 
 def _finetune_images(run: EvalRun) -> TaskResult:
     config = run.config.settings(FinetuneConfig)
-    train, test = _check_images(run, config)
+    train, test = _check_images(run)
     size_px, interpolation = run.view.size_px, run.view.interpolation
     view = config.view(size_px=size_px, interpolation=interpolation)
     dtype = AUTOCAST[run.config.precision]
@@ -64,7 +65,7 @@ def _finetune_images(run: EvalRun) -> TaskResult:
     )
 
 
-def _check_images(run: EvalRun, config: FinetuneConfig) -> tuple[Source, Source]:
+def _check_images(run: EvalRun) -> tuple[Source, Source]:
     """Training and test images, if they can be fine-tuned on.
 
     Raises:
@@ -76,7 +77,8 @@ def _check_images(run: EvalRun, config: FinetuneConfig) -> tuple[Source, Source]
             "tasks=finetune trains on one process; use tools/train.py with a recipe of "
             "configs/supervised and init_from= for several."
         )
-    train, test = _training_images(run, config), run.source("val")
+    train = _training_images(run, run.config.settings(FinetuneConfig))
+    test = run.source("val")
     if test.class_names != train.class_names:  # numbers mean the same only then
         differing = sorted(set(test.class_names) ^ set(train.class_names))
         words = f"only one of them has {', '.join(differing[:3])}" if differing else "another order"
@@ -117,17 +119,23 @@ def _measurements(report: ClassificationReport) -> tuple[Measurement, ...]:
     )
 
 
-WAYS: dict[str, Callable[[EvalRun], TaskResult]] = {  # by the section that has their settings
-    "finetune": _finetune_images,
-    "point_finetune": run_point_finetune,
+class Way(NamedTuple):
+    """How samples of one kind are fine-tuned on, and what is asked before."""
+
+    run: Callable[[EvalRun], TaskResult]
+    check: Callable[[EvalRun], object] = no_check
+
+
+WAYS = {  # by the section that has their settings
+    "finetune": Way(_finetune_images, check=_check_images),
+    "point_finetune": Way(run_point_finetune),
 }
 
 
 def _check(run: EvalRun) -> None:
     """What can be known before anything is trained."""
     check_classes(run, task="finetune")
-    if run.modality.name == "images":
-        _check_images(run, run.config.settings(FinetuneConfig))
+    WAYS[run.modality.finetune].check(run)
 
 
 TASK = Task(

@@ -309,5 +309,7 @@ def test_a_bomb_is_refused_by_its_header_in_every_format() -> None:
     sides = (60000).to_bytes(4, "big") * 2
     chunks[0] = b"IHDR", sides + chunks[0][1][8:]
     for data in (png_of(chunks), b"P6 60000 60000 255\n" + bytes(9)):
-        with pytest.raises(DataError, match=r"(?i)60000x60000|exceeds limit"):
+        with pytest.raises(
+            DataError, match=r"60000x60000|more than the [\d,]+ pixels that are read"
+        ):
             Decoder().decode(data)

@@ -37,7 +37,7 @@ def in_double_precision():
         views = {name: view.double() for name, view in batch.views.items()}
         return forward(self, dataclasses.replace(batch, views=views))
 
-    engine.build_method = lambda config, plan: build(config, plan).double()
+    engine.build_method = lambda *settings: build(*settings).double()
     Method.forward = forward_in_double
 
 

@@ -31,6 +31,7 @@ from ssl_vision.errors import ConfigError, did_you_mean, keys_renamed
 from ssl_vision.evaluation.settings import (
     CacheConfig,
 )
+from ssl_vision.files import plain_text
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
 from ssl_vision.optim.recipe import OptimConfig
@@ -309,7 +310,7 @@ def _read_layers(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
+        content = read_yaml(plain_text(path))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe file.") from None
     except OSError as error:

@@ -18,6 +18,7 @@ StrPath = str | os.PathLike[str]
 MAX_IMAGE_BYTES = 1 << 30  # an image file
 MAX_CLOUD_BYTES = 4 << 30  # a point cloud or mesh
 MAX_TEXT_BYTES = 64 << 20  # settings, manifests, lists of names
+MAX_LOG_BYTES = 2 << 30  # a run's log, lists of millions of names
 _CHUNK_BYTES = 16 << 20
 
 
@@ -76,6 +77,17 @@ def read_text(
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as caught:
         raise error(f"{shown(path)} is not UTF-8 text (byte {caught.start}).") from caught
+    return io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)
+
+
+def plain_text(path: StrPath, *, max_bytes: int = MAX_TEXT_BYTES, errors: str = "strict") -> str:
+    """As `read_text`, for callers that know what a failure means.
+
+    Raises:
+        OSError: As of `open_regular`.
+        UnicodeDecodeError: It is not UTF-8, unless `errors` says otherwise.
+    """
+    text = read_regular(path, max_bytes=max_bytes).decode("utf-8-sig", errors)
     return io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from ssl_vision import files
+from ssl_vision.config import load_train_config
 from ssl_vision.data.images.torchvision_sets import data_root
-from ssl_vision.errors import CheckpointError, ConfigError, DataError
+from ssl_vision.engine.report import write_report
+from ssl_vision.errors import CheckpointError, ConfigError, DataError, SslVisionError
+from ssl_vision.evaluation.report import load_evaluation
 from ssl_vision.evaluation.store import cache_folder
 from ssl_vision.files import (
     Output,
@@ -25,6 +28,8 @@ from ssl_vision.files import (
     shown,
     write_atomically,
 )
+from ssl_vision.tasks.comparison import compare
+from ssl_vision.tasks.image_index import ImageIndex
 
 
 def test_files_and_folders_are_synced_by_their_names(
@@ -253,3 +258,21 @@ def test_a_report_that_could_not_be_written_is_refused_before(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file/inside/deep"):
         with pytest.raises(CheckpointError, match=r"file is a file\); give another .* out="):
             files.check_report_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda folder: load_train_config([folder / "config.yaml"]),
+        lambda folder: load_evaluation(folder / "config.yaml"),
+        lambda folder: write_report(folder),
+        lambda folder: ImageIndex.load(folder),
+        lambda folder: compare(folder, folder),
+    ],
+    ids=["recipe", "results", "report", "index", "compare"],
+)
+def test_a_pipe_under_the_name_of_a_text_is_refused_at_once(tmp_path, read):
+    for name in ("config.yaml", "index.json", "metrics.jsonl", "environment.json"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(SslVisionError):
+        read(tmp_path)

@@ -29,7 +29,7 @@ from ssl_vision.errors import CheckpointError
 from ssl_vision.evaluation.features import extract_features
 from ssl_vision.evaluation.keys import code_digest, network_digest
 from ssl_vision.evaluation.knn import score_knn
-from ssl_vision.files import write_atomically
+from ssl_vision.files import plain_text, write_atomically
 from ssl_vision.zoo.weights import LoadedBackbone
 
 _LATENCY_ROUNDS = 15
@@ -48,7 +48,7 @@ class Scores:
         self._path, self._weights = path, weights
         self._values: dict[str, dict[str, dict[str, float]]] = {}
         try:
-            saved = json.loads(path.read_text())
+            saved = json.loads(plain_text(path))
             if saved["weights"] == weights:
                 self._values = {kind: _sizes(saved[kind]) for kind in ("latency_ms", "knn_top1")}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

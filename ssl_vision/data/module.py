@@ -158,7 +158,10 @@ class DataModule:
             self._own_notes.append(f"{path}: no class has two samples, so none are held out.")
             return bank, None
         whole = len(np.unique(labels)) - len(np.unique(labels[held]))
-        rest = f"; {whole} classes of one sample stay whole" if whole else ""
+        classes = (
+            "1 class of one sample stays" if whole == 1 else f"{whole} classes of one sample stay"
+        )
+        rest = f"; {classes} whole" if whole else ""
         self._own_notes.append(
             f"{path} has no val split: {len(held)} of {len(labels)} samples, a fifth of each "
             f"class, are held out to be scored{rest}."

@@ -94,7 +94,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"folder {folder} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{folder} cannot be read as a folder: {error.strerror}.") from error
 
 
 def _listed(paths: Iterable[Path], most: int = 3) -> str:

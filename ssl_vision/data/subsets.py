@@ -7,6 +7,7 @@ import torch
 
 from ssl_vision.data.source import Source, class_name
 from ssl_vision.errors import DataError
+from ssl_vision.files import MAX_LOG_BYTES, plain_text
 from ssl_vision.randomness import derive_key, keyed_uniform
 
 
@@ -22,7 +23,7 @@ def rows_of_list(source: Source, path: Path) -> np.ndarray:
             the source lacks or has twice.
     """
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
+        lines = [line.strip() for line in plain_text(path, max_bytes=MAX_LOG_BYTES).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.train_list={path} cannot be read: {error}") from error
     wanted = [line for line in lines if line and not line.startswith("#")]

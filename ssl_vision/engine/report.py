@@ -22,7 +22,7 @@ from ssl_vision.engine.run_dir import (
     read_jsonl,
 )
 from ssl_vision.errors import CheckpointError
-from ssl_vision.files import write_atomically
+from ssl_vision.files import plain_text, write_atomically
 from ssl_vision.methods.base import Picture
 
 TILE_PX = 96  # of the preview
@@ -151,11 +151,11 @@ def write_report(
     """
     path = folder / "report.html"
     try:
-        config_text = (folder / "config.yaml").read_text()
+        config_text = plain_text(folder / "config.yaml")
         metrics, damaged = read_jsonl(folder / "metrics.jsonl")
         has_speeds = (folder / "speed.jsonl").exists()
         speeds = read_jsonl(folder / "speed.jsonl")[0] if has_speeds else []
-        environment = json.loads((folder / "environment.json").read_text())
+        environment = json.loads(plain_text(folder / "environment.json"))
         bad = RunFolder(folder).read_json(UNREADABLE_NAME)
         steps = [line["step"] for line in metrics]
         best = best_sentence(RunFolder(folder), last_step=max(steps, default=0))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
 
 from ssl_vision.errors import CheckpointError
-from ssl_vision.files import fsync_path, write_atomically
+from ssl_vision.files import MAX_LOG_BYTES, fsync_path, plain_text, write_atomically
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "omegaconf", "numba", "ffcv")
 
@@ -91,7 +91,7 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """Content of a JSON file of the folder; None if it is not there or not whole."""
         try:
-            return json.loads((self.path / name).read_text())
+            return json.loads(plain_text(self.path / name))
         except (OSError, ValueError):
             return None
 
@@ -197,7 +197,7 @@ def lines_left_out(numbers: Sequence[int]) -> str:
 
 def _parse_lines(path: Path) -> tuple[list[Record], list[int]]:
     """See `read_jsonl`."""
-    *lines, torn = path.read_text(errors="replace").split("\n")
+    *lines, torn = plain_text(path, max_bytes=MAX_LOG_BYTES, errors="replace").split("\n")
     # What follows the last line's end is torn, even if complete by chance.
     records = [_parse_line(line) for line in lines] + ([None] if torn else [])
     damaged = [number for number, record in enumerate(records, start=1) if record is None]

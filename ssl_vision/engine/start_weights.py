@@ -11,6 +11,7 @@ from ssl_vision.config import TrainConfig
 from ssl_vision.engine.checkpoint import list_checkpoints
 from ssl_vision.engine.run import Run
 from ssl_vision.errors import SslVisionError
+from ssl_vision.files import plain_text
 from ssl_vision.methods.base import Method
 from ssl_vision.zoo.weights import heads_of, resolve_weights
 
@@ -64,7 +65,7 @@ def _saved_network(config: TrainConfig) -> tuple[str, dict[str, object]] | None:
     if config.resume == "never" or not list_checkpoints(path / "checkpoints"):
         return None
     try:
-        saved = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        saved = yaml.safe_load(plain_text(path / "config.yaml"))
         if saved["init_from"] != config.init_from:
             return None
         return str(saved["backbone"]["name"]), dict(saved["backbone"]["args"])

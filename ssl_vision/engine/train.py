@@ -48,7 +48,7 @@ from ssl_vision.engine.strategy import build_fabric, loss_scaler, set_up
 from ssl_vision.engine.stream import BatchStream
 from ssl_vision.engine.watchers import Watcher
 from ssl_vision.errors import CheckpointError
-from ssl_vision.files import check_output
+from ssl_vision.files import check_output, read_text
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, Picture, TrainPlan
 from ssl_vision.randomness import derive_key, seeded
@@ -335,7 +335,8 @@ def _claim(folder: RunFolder, config: TrainConfig) -> bool:
     """Whether a run goes on; what cannot is refused before data or a model is touched."""
     saved, is_resuming = folder.path / "config.yaml", has_run_to_resume(folder, config)
     if is_resuming and saved.exists():
-        check_changes(config_changes(saved.read_text(), config), run_dir=folder.path)
+        changes = config_changes(read_text(saved, error=CheckpointError), config)
+        check_changes(changes, run_dir=folder.path)
     return is_resuming
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.arrays import Array, as_tensor
+from ssl_vision.files import open_regular
 
 Search = Literal["auto", "faiss", "torch"]
 Ties = Literal["rows", "mixed"]
@@ -173,7 +174,8 @@ def load_index(path: str | Path) -> NDArray[np.float32]:
     import faiss
 
     try:
-        content = Path(path).read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
         _check_index(content)
         index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
         rows: NDArray[np.float32] = index.reconstruct_n(0, index.ntotal)

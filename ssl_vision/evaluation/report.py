@@ -13,6 +13,7 @@ from ssl_vision.evaluation.anchors import (
     published_protocol,
 )
 from ssl_vision.evaluation.results import Evaluation, TaskResult
+from ssl_vision.files import plain_text
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem;
@@ -107,7 +108,7 @@ def load_evaluation(path: str | Path) -> Evaluation:
     file = Path(path)
     file = file / "results.json" if file.is_dir() else file
     try:
-        return Evaluation.from_json(json.loads(file.read_text()))
+        return Evaluation.from_json(json.loads(plain_text(file)))
     except FileNotFoundError:
         raise DataError(f"{file} does not exist; run an evaluation with out= first.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

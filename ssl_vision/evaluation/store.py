@@ -37,7 +37,7 @@ from ssl_vision.distributed import (
 from ssl_vision.errors import CheckpointError, DataError
 from ssl_vision.evaluation.arrays import as_tensor
 from ssl_vision.evaluation.features import FeatureSpec, forward_batches
-from ssl_vision.files import cache_home
+from ssl_vision.files import cache_home, plain_text
 from ssl_vision.types import Batch
 
 SCHEMA = 1
@@ -89,7 +89,7 @@ class FeatureStore:
     def _check_meta(self, full: dict[str, object]) -> None:
         path, text = self.folder / "meta.json", json.dumps(full, indent=1, sort_keys=True)
         if path.exists():
-            if path.read_text() != text:
+            if plain_text(path) != text:
                 raise CheckpointError(f"{self.folder} holds features of another key; delete it.")
             os.utime(path)  # the time of the last use, for eviction
             return

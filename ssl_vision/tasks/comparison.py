@@ -16,6 +16,7 @@ from ssl_vision.engine.run_dir import read_jsonl
 from ssl_vision.errors import CheckpointError, DataError
 from ssl_vision.evaluation.report import load_evaluation
 from ssl_vision.evaluation.results import Evaluation
+from ssl_vision.files import plain_text
 
 # Where a run wrote and what it was called: always different, and of no effect on what it learned.
 _OF_PLACE = ("run_dir", "out", "weights", "resume", "cache")
@@ -113,7 +114,7 @@ def read_entry(run: str | Path) -> Entry:
         found = load_evaluation(folder)
         return Entry(path=str(run), settings=_texts(found.config), evaluation=found)
     try:
-        settings = _texts(yaml.safe_load(config.read_text(encoding="utf-8")))
+        settings = _texts(yaml.safe_load(plain_text(config)))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise CheckpointError(f"{config}: cannot be read as settings of a run.") from error
     log, results = folder / "metrics.jsonl", folder / "evaluation/results.json"

@@ -39,7 +39,13 @@ from ssl_vision.evaluation.report import (
     to_markdown,
 )
 from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
-from ssl_vision.files import check_output, check_report_folder, report_folder_made, write_atomically
+from ssl_vision.files import (
+    check_output,
+    check_report_folder,
+    plain_text,
+    report_folder_made,
+    write_atomically,
+)
 from ssl_vision.methods import METHODS
 from ssl_vision.tasks import TASKS
 from ssl_vision.tasks.baselines import beside_majority, majority_of
@@ -292,8 +298,8 @@ def method_of(weights: str) -> str | None:
     for path in (folder / "config.yaml", folder.parent / "config.yaml"):
         if path.is_file():
             try:
-                return str(yaml.safe_load(path.read_text())["method"]["name"])
-            except (yaml.YAMLError, KeyError, TypeError):
+                return str(yaml.safe_load(plain_text(path))["method"]["name"])
+            except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
                 return None
     return None
 

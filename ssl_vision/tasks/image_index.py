@@ -14,7 +14,7 @@ from ssl_vision.data.images.several import images_at
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.neighbours import find_neighbours, load_index, save_index
 from ssl_vision.evaluation.similar import groups_of, similar_pairs
-from ssl_vision.files import write_atomically
+from ssl_vision.files import MAX_LOG_BYTES, plain_text, write_atomically
 from ssl_vision.tasks.frozen_pass import PassSettings, pass_over
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
@@ -118,7 +118,7 @@ class ImageIndex:
         """
         target = Path(folder).expanduser()
         try:
-            meta = json.loads((target / META_NAME).read_text())
+            meta = json.loads(plain_text(target / META_NAME, max_bytes=MAX_LOG_BYTES))
             names = [str(name) for name in meta["names"]]
             weights, sha256 = str(meta["weights"]), str(meta["sha256"])
         except FileNotFoundError:

@@ -51,7 +51,7 @@ def test_a_fifth_of_each_class_is_held_out(tmp_path) -> None:
     assert counts(data.bank_source) == [4, 48, 1, 1]
     (note,) = data.notes
     assert "14 of 68 samples" in note
-    assert "1 classes of one sample stay whole" in note
+    assert "1 class of one sample stays whole" in note
 
 
 def test_classes_of_one_leave_nothing_to_hold_out(tmp_path) -> None:

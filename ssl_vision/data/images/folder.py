@@ -131,7 +131,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"folder {folder} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{folder} cannot be read as a folder: {error.strerror}.") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ssl_vision.data.images.files import FilesSource, as_path, check_files
 from ssl_vision.data.images.folder import EXTENSIONS
-from ssl_vision.data.images.labels import classes_of
+from ssl_vision.data.images.labels import Classes, classes_of
 from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.data.source import Split
 from ssl_vision.data.splits import TRAIN_NAMES, VAL_NAMES, NotSplitError, NoValSplitError
@@ -24,6 +24,7 @@ LABEL_NAMES = ("label", "labels", "class", "class_name", "classname", "target", 
                "fine_label", "y")  # fmt: skip
 SPLIT_NAMES = ("split", "subset", "partition", "set")
 _MAX_TABLE_BYTES = 4 << 30
+_LOOK_MISSING = ("nan", "na", "n/a", "none", "null", "nil", "-", "?")  # as names of classes
 _MAX_LOOKED_AT = 100  # values of a column
 
 
@@ -134,10 +135,25 @@ def table_source(
         decode=decode,
     )
     source.notes = (f"{what}: {_said(columns, chosen, len(classes.names))}{note}",)
+    source.notes += tuple(f"{what}: {line}" for line in _doubts(values, classes))
     if classes.problem:
         source.no_labels_because = f"{what}: column {chosen.label!r} has {classes.problem}."
     check_files(source, what=what)
     return source
+
+
+def _doubts(values: Sequence[object], classes: Classes) -> list[str]:
+    """What is odd about the classes of the rows, in lines."""
+    lines = []
+    without = 0 if classes.labels is None else int((classes.labels < 0).sum())
+    if without:
+        lines.append(f"{without} of {len(values)} rows have no class and take no part in scores.")
+    lines += [
+        f"{name!r} is taken for the name of a class; leave the cell empty where there is none."
+        for name in classes.names
+        if name.lower() in _LOOK_MISSING
+    ]
+    return lines
 
 
 def _choose(columns: Columns, *, what: str) -> _Chosen:

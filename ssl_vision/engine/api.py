@@ -48,8 +48,8 @@ def train(
     KeyboardInterrupt; a second one ends at once.
 
     Args:
-        recipe: Name of a recipe (`ssl_vision.recipes()` has them), file, settings as nested
-            dictionaries, or a whole configuration.
+        recipe: Name of a recipe (`ssl_vision.recipes.recipe_names()` has them), file, settings as
+            nested dictionaries, or a whole configuration.
         data: Path or name; or an object: a list of image files, a uint8 array or tensor of images,
             (images, labels), a data frame with a column of paths, a map-style torch `Dataset`, a
             Hugging Face `Dataset`, or `{"train": ..., "val": ...}` of these. Or settings of `data`.

@@ -23,90 +23,11 @@ from ssl_vision.engine.run_dir import (
 )
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import plain_text, write_atomically
+from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Picture
 
 TILE_PX = 96  # of the preview
 _MAX_LISTED = 50  # unreadable samples
-
-READING = {
-    "barlow_twins": (
-        "The loss is the squared distance of the correlation matrix of two views from the "
-        "identity. At the start it is near the projector's width (nothing on the diagonal agrees); "
-        "it falls quickly, then slowly for the whole run, and its level depends on the projector's "
-        "width and the redundancy weight: compare it only between runs of the same recipe. "
-        "<code>invariance</code> is the diagonal's part, <code>redundancy</code> the rest. A loss "
-        "that falls while the effective rank (<code>centred_rank</code>) falls too means copies of "
-        "few dimensions."
-    ),
-    "simclr": (
-        "The loss is the cross-entropy of finding a sample's other view among the other views "
-        "of the batch, in both directions: it starts at twice ln(2B - 1), falls steeply in the "
-        "first epochs and then slowly, and depends on the batch size and the temperature: "
-        "compare it only between runs of the same recipe. <code>contrast_accuracy</code> says "
-        "how often the other view is the nearest; near 1 from early on the task is too easy: "
-        "strengthen the colour distortion or enlarge the batch."
-    ),
-    "vicreg": (
-        "The loss is 25 times the squared difference of two views, plus 25 times the variance "
-        "term, plus the covariance term. <code>variance</code> is what forbids the constant "
-        "solution: it starts near 1 and should go to a few hundredths; stuck high, the features "
-        "are collapsing and the invariance near 0 is no success. <code>covariance</code> rises "
-        "first, while dimensions spread, then falls. Levels depend on the projector's width."
-    ),
-    "lejepa": (
-        "The loss weighs the squared distance of the views from their centre "
-        "(<code>prediction</code>) against SIGReg, which is 1.06 for normal embeddings and as "
-        "large as the batch for constant ones: it should fall to a few units and stay. The two "
-        "go down together in a sound run, and the paper finds the loss to go with the accuracy "
-        "of a probe. SIGReg that stays high means too small a <code>sigreg_weight</code> or too "
-        "high a rate."
-    ),
-    "mae": (
-        "The loss is the squared error of the hidden patches, each normalised to variance 1: 1.0 "
-        "is the answer 'always the mean'. It falls below 1 within the first epochs and then "
-        "slowly; 0.4 to 0.6 is usual on photographs. It says little about the features: MAE's kNN "
-        "accuracy is low by nature and rises late; fine-tune or use a linear probe to judge."
-    ),
-    "ijepa": (
-        "The loss is the smooth-L1 distance of predicted features from the target encoder's, which "
-        "are normed: 0.4 to 0.5 is the answer 'always the mean'. It falls at first, then often "
-        "rises while the targets grow richer: its level proves nothing. Watch "
-        "<code>target_std</code>, how far the targets of different images lie apart (falling "
-        "towards 0 is collapse), kNN and the effective rank (<code>centred_rank</code>)."
-    ),
-    "distill": (
-        "One curve per teacher, <code>loss_NAME</code>: of classes a cross-entropy that cannot "
-        "fall below the teacher's own entropy (times the squared temperature); of features 1 - "
-        "cosine, pooled and patches added up, from about 1 each at the start towards 0. "
-        "<code>agreement_NAME</code> is the share of images that both give the same class. Judge "
-        "by kNN beside the teacher's own."
-    ),
-    "dino": (
-        "The loss is a cross-entropy over K prototypes and starts near ln K. It may fall, rise and "
-        "fall again, since the teacher moves: the curve alone proves nothing. Stuck at exactly "
-        "ln K, the student answers every image alike. <code>teacher_entropy</code> should settle "
-        "between 0 and ln K: at ln K the teacher is uniform, at 0 with "
-        "<code>teacher_marginal_entropy</code> near 0 all images share one prototype. Watch kNN "
-        "and the effective rank (<code>centred_rank</code>)."
-    ),
-    "poa": (
-        "As for DINO, with one curve per student: the intact one and the elastic one drawn anew at "
-        "every step, whose loss is noisier because its size changes. The two should fall together."
-    ),
-    "point_mae": (
-        "The loss is the Chamfer distance of hidden groups of points, in squared units of the "
-        "group's own scale. It falls steeply in the first epochs and flattens; judge by a linear "
-        "SVM or fine-tuning."
-    ),
-    "point_cmae": (
-        "The Chamfer distance as for Point-MAE, plus the agreement of tokens seen under two masks. "
-        "The second term alone going to its minimum means constant tokens: watch effective rank."
-    ),
-    "supervised": (
-        "The loss is the cross-entropy with the labels; with mixed images and smoothed labels it "
-        "stays well above 0 however good the network is. Judge by the validation accuracy."
-    ),
-}
 
 _FLOORS = {  # of metrics.jsonl: accuracies that cost nothing
     "eval/majority_class": "majority class",
@@ -224,7 +145,7 @@ def render(
         _scores(metrics, by_room["eval"]),
         *(_curves(metrics, by_room["eval"])),
         "<h2>Loss</h2>",
-        f"<p>{READING.get(method, '')}</p>",
+        f"<p>{METHODS[method].module.reading}</p>",
         *(_curves(metrics, by_room["train"])),
         "<h2>Schedules and speed</h2>",
         *(_curves(metrics, by_room["optim"])),

@@ -60,6 +60,16 @@ class BarlowTwinsConfig(MethodConfig):
 class BarlowTwins(Method):
     """Backbone and projector; both views pass them one after the other."""
 
+    reading = (
+        "The loss is the squared distance of the correlation matrix of two views from the "
+        "identity. At the start it is near the projector's width (nothing on the diagonal agrees); "
+        "it falls quickly, then slowly for the whole run, and its level depends on the projector's "
+        "width and the redundancy weight: compare it only between runs of the same recipe. "
+        "<code>invariance</code> is the diagonal's part, <code>redundancy</code> the rest. A loss "
+        "that falls while the effective rank (<code>centred_rank</code>) falls too means copies of "
+        "few dimensions."
+    )
+
     config: BarlowTwinsConfig
 
     def __init__(

@@ -129,6 +129,7 @@ class Method(L.LightningModule):
         micro_step: Batches consumed so far; differs from `step` under gradient accumulation.
     """
 
+    reading: ClassVar[str] = ""  # what its loss says, for people who read a report; HTML
     reads_labels: ClassVar[bool] = False  # training then leaves out unlabelled and held-out images
     is_shardable: ClassVar[bool] = True  # whether FSDP2 may split its parameters over processes
     redraws_backbone: ClassVar[bool] = True  # whether building it may change the backbone's start

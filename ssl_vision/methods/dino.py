@@ -78,6 +78,15 @@ class DinoConfig(SelfDistillationConfig):
 class Dino(SelfDistillation):
     """Student and teacher, each a backbone and a head."""
 
+    reading = (
+        "The loss is a cross-entropy over K prototypes and starts near ln K. It may fall, rise and "
+        "fall again, since the teacher moves: the curve alone proves nothing. Stuck at exactly "
+        "ln K, the student answers every image alike. <code>teacher_entropy</code> should settle "
+        "between 0 and ln K: at ln K the teacher is uniform, at 0 with "
+        "<code>teacher_marginal_entropy</code> near 0 all images share one prototype. Watch kNN "
+        "and the effective rank (<code>centred_rank</code>)."
+    )
+
     config: DinoConfig
 
     def __init__(

@@ -146,6 +146,14 @@ class Distill(Method):
         teachers: Name -> teacher; no part of the module.
     """
 
+    reading = (
+        "One curve per teacher, <code>loss_NAME</code>: of classes a cross-entropy that cannot "
+        "fall below the teacher's own entropy (times the squared temperature); of features 1 - "
+        "cosine, pooled and patches added up, from about 1 each at the start towards 0. "
+        "<code>agreement_NAME</code> is the share of images that both give the same class. Judge "
+        "by kNN beside the teacher's own."
+    )
+
     redraws_backbone = False
     config: DistillConfig
 

@@ -87,6 +87,14 @@ class Ijepa(Method):
         teacher: The target encoder; exported.
     """
 
+    reading = (
+        "The loss is the smooth-L1 distance of predicted features from the target encoder's, which "
+        "are normed: 0.4 to 0.5 is the answer 'always the mean'. It falls at first, then often "
+        "rises while the targets grow richer: its level proves nothing. Watch "
+        "<code>target_std</code>, how far the targets of different images lie apart (falling "
+        "towards 0 is collapse), kNN and the effective rank (<code>centred_rank</code>)."
+    )
+
     config: IjepaConfig
 
     def __init__(

@@ -39,7 +39,7 @@ from ssl_vision.views import ViewConfig
 
 @dataclass(frozen=True, kw_only=True)
 class LejepaConfig(MethodConfig):
-    """Defaults are those of the paper; its one weight is lambda."""
+    """Its one weight is lambda; projector and number of directions are of published examples."""
 
     name: Literal["lejepa"] = "lejepa"
     projector_dims: tuple[int, ...] = (2048, 2048, 64)  # after the backbone's width
@@ -74,6 +74,15 @@ class LejepaConfig(MethodConfig):
 class Lejepa(Method):
     """Backbone and projector."""
 
+    reading = (
+        "The loss weighs the squared distance of the views from their centre "
+        "(<code>prediction</code>) against SIGReg, which is 1.06 for normal embeddings and as "
+        "large as the batch for constant ones: it should fall to a few units and stay. The two "
+        "go down together in a sound run, and the paper finds the loss to go with the accuracy "
+        "of a probe. SIGReg that stays high means too small a <code>sigreg_weight</code> or too "
+        "high a rate."
+    )
+
     config: LejepaConfig
 
     def __init__(
@@ -83,7 +92,7 @@ class Lejepa(Method):
         if plan.global_batch_size < 2:
             raise ConfigError(
                 f"data.global_batch_size={plan.global_batch_size}: LeJEPA holds the distribution "
-                "of a batch against a normal law; use 2 or more (the paper uses 512)."
+                "of a batch against a normal law; use 2 or more, better hundreds."
             )
         self.projector = projector((backbone.width, *config.projector_dims), has_last_bias=True)
 

@@ -88,6 +88,13 @@ class Reconstruction(NamedTuple):
 class Mae(Method):
     """ViT encoder on the visible patches, light decoder on all."""
 
+    reading = (
+        "The loss is the squared error of the hidden patches, each normalised to variance 1: 1.0 "
+        "is the answer 'always the mean'. It falls below 1 within the first epochs and then "
+        "slowly; 0.4 to 0.6 is usual on photographs. It says little about the features: MAE's kNN "
+        "accuracy is low by nature and rises late; fine-tune or use a linear probe to judge."
+    )
+
     config: MaeConfig
 
     def __init__(

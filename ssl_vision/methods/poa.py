@@ -121,6 +121,11 @@ class Tokens(NamedTuple):
 class Poa(SelfDistillation):
     """Student and teacher, each a backbone and several heads."""
 
+    reading = (
+        "As for DINO, with one curve per student: the intact one and the elastic one drawn anew at "
+        "every step, whose loss is noisier because its size changes. The two should fall together."
+    )
+
     is_shardable = False  # a sub-network is slices of whole parameters
     config: PoaConfig
 

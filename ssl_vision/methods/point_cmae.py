@@ -76,6 +76,11 @@ class Branch(nn.Module):
 class PointCmae(MaskedPoints):
     """Mask the tokens twice, reconstruct twice, and make the two reconstructions agree."""
 
+    reading = (
+        "The Chamfer distance as for Point-MAE, plus the agreement of tokens seen under two masks. "
+        "The second term alone going to its minimum means constant tokens: watch effective rank."
+    )
+
     config: PointCmaeConfig
 
     def __init__(

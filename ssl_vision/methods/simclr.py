@@ -87,6 +87,15 @@ class SimclrConfig(MethodConfig):
 class Simclr(Method):
     """Backbone and head; both views pass them as one batch, as in the authors' code."""
 
+    reading = (
+        "The loss is the cross-entropy of finding a sample's other view among the other views "
+        "of the batch, in both directions: it starts at twice ln(2B - 1), falls steeply in the "
+        "first epochs and then slowly, and depends on the batch size and the temperature: "
+        "compare it only between runs of the same recipe. <code>contrast_accuracy</code> says "
+        "how often the other view is the nearest; near 1 from early on the task is too easy: "
+        "strengthen the colour distortion or enlarge the batch."
+    )
+
     config: SimclrConfig
 
     def __init__(

@@ -138,6 +138,11 @@ class SupervisedConfig(MethodConfig):
 class Supervised(Method):
     """A classifier; it is the timm model's own, so that exports are plain timm classifiers."""
 
+    reading = (
+        "The loss is the cross-entropy with the labels; with mixed images and smoothed labels it "
+        "stays well above 0 however good the network is. Judge by the validation accuracy."
+    )
+
     reads_labels = True
     config: SupervisedConfig
 

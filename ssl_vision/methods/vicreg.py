@@ -57,6 +57,14 @@ class VicregConfig(MethodConfig):
 class Vicreg(Method):
     """Backbone and projector; both views pass them one after the other."""
 
+    reading = (
+        "The loss is 25 times the squared difference of two views, plus 25 times the variance "
+        "term, plus the covariance term. <code>variance</code> is what forbids the constant "
+        "solution: it starts near 1 and should go to a few hundredths; stuck high, the features "
+        "are collapsing and the invariance near 0 is no success. <code>covariance</code> rises "
+        "first, while dimensions spread, then falls. Levels depend on the projector's width."
+    )
+
     config: VicregConfig
 
     def __init__(

@@ -210,7 +210,8 @@ def _clouds(suffix: str, seeds: Callable[[Path], Sequence[bytes]], mutate: Mutat
 def _configs(folder: Path) -> Sequence[bytes]:
     """config.json of small exports of three families, whose weights lie in folders beside."""
     from ssl_vision.backbones.build import BackboneConfig, build_backbone
-    from ssl_vision.zoo.export import CONFIG_NAME, export_backbone
+    from ssl_vision.zoo.export import export_backbone
+    from ssl_vision.zoo.exported import CONFIG_NAME
 
     networks: dict[str, dict[str, object]] = {
         "vit_tiny_patch16_224": {"patch_size": 8, "depth": 1, "embed_dim": 16, "num_heads": 2},
@@ -231,7 +232,7 @@ def _configs(folder: Path) -> Sequence[bytes]:
 
 def _read_export(data: bytes, folder: Path) -> object:
     """With the weights of the network it names, or of the first."""
-    from ssl_vision.zoo.export import CONFIG_NAME, WEIGHTS_NAME, read_card, read_export
+    from ssl_vision.zoo.exported import CONFIG_NAME, WEIGHTS_NAME, read_card, read_export
 
     places = [
         place for place in sorted(folder.iterdir()) if place.is_dir() and place.name != "case"

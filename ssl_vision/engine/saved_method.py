@@ -16,7 +16,7 @@ from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.nn.decoder import MaskedDecoder
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.randomness import derive_key, seeded
-from ssl_vision.zoo.export import HEADS_NAME, load_weights
+from ssl_vision.zoo.exported import HEADS_NAME, load_weights
 from ssl_vision.zoo.safe_load import safe_load
 from ssl_vision.zoo.weights import LoadedBackbone
 

@@ -22,7 +22,8 @@ from ssl_vision.zoo.convert_mae import convert_mae, matches_mae
 from ssl_vision.zoo.convert_poa import convert_poa, matches_poa
 from ssl_vision.zoo.convert_points import convert_points, matches_points
 from ssl_vision.zoo.converted import Converted, ConverterEntry, ConvertOptions, check_options
-from ssl_vision.zoo.export import ExportResult, check_target, export_backbone, load_weights
+from ssl_vision.zoo.export import ExportResult, check_target, export_backbone
+from ssl_vision.zoo.exported import load_weights
 from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.safe_load import safe_load
 

@@ -21,7 +21,7 @@ from ssl_vision.backbones.build import build_from_config
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Size
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.zoo.converted import Converted, ConvertOptions, Weights, strip_prefix, tensors_of
-from ssl_vision.zoo.export import load_weights
+from ssl_vision.zoo.exported import load_weights
 
 # The official code's block choice; a ViT's and a ResNet's are the same either way.
 _OFFICIAL = ElasticConfig(block_choice="paper")

@@ -21,7 +21,7 @@ from ssl_vision.zoo.download import (
     download,
     locked,
 )
-from ssl_vision.zoo.export import WEIGHTS_NAME
+from ssl_vision.zoo.exported import WEIGHTS_NAME
 from ssl_vision.zoo.hashes import sha256_of
 from ssl_vision.zoo.index import ZooEntry, ZooFile, describe_metrics, find_entry, index_path
 

@@ -10,7 +10,7 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import is_timm
 from ssl_vision.data.config import InputSpec
 from ssl_vision.errors import ConfigError
-from ssl_vision.zoo.export import read_config
+from ssl_vision.zoo.exported import read_config
 
 # An InputSpec; timm's data config; a torchvision transform; a run or export folder.
 TransformLike: TypeAlias = Any

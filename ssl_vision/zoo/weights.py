@@ -26,7 +26,7 @@ from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.files import read_json
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.zoo.card import ModelCard
-from ssl_vision.zoo.export import (
+from ssl_vision.zoo.exported import (
     CONFIG_NAME,
     HEADS_NAME,
     WEIGHTS_NAME,

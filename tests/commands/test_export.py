@@ -11,7 +11,8 @@ from ssl_vision.commands.export import export
 from ssl_vision.commands.main import main
 from ssl_vision.errors import ConfigError
 from ssl_vision.zoo.card import ModelCard
-from ssl_vision.zoo.export import export_backbone, read_card, read_config
+from ssl_vision.zoo.export import export_backbone
+from ssl_vision.zoo.exported import read_card, read_config
 from ssl_vision.zoo.formats import FORMATS
 from ssl_vision.zoo.verify import outputs_of
 from ssl_vision.zoo.weights import resolve_weights

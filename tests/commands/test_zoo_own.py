@@ -13,7 +13,7 @@ from ssl_vision.commands.zoo_own import knn_percent, prediction_interval, reprod
 from ssl_vision.config import TrainConfig
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError
-from ssl_vision.zoo.export import read_export
+from ssl_vision.zoo.exported import read_export
 from ssl_vision.zoo.formats import FORMATS
 from ssl_vision.zoo.index import find_entry, load_index
 from ssl_vision.zoo.verify import outputs_of

@@ -16,7 +16,8 @@ from ssl_vision.config import TrainConfig
 from ssl_vision.engine.start_weights import with_network_of_start
 from ssl_vision.engine.train import train
 from ssl_vision.errors import CheckpointError, ConfigError
-from ssl_vision.zoo.export import export_backbone, read_export
+from ssl_vision.zoo.export import export_backbone
+from ssl_vision.zoo.exported import read_export
 from ssl_vision.zoo.weights import resolve_weights
 
 ONE, TWO = "trainer.max_steps=1", "trainer.max_steps=2"

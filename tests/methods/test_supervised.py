@@ -24,7 +24,8 @@ from ssl_vision.methods.supervised import MixingConfig, Supervised, SupervisedCo
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
-from ssl_vision.zoo.export import export_backbone, read_export
+from ssl_vision.zoo.export import export_backbone
+from ssl_vision.zoo.exported import read_export
 from ssl_vision.zoo.weights import heads_of, resolve_weights
 
 Golden = Callable[[str], dict[str, np.ndarray]]

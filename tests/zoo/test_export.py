@@ -13,7 +13,8 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.zoo.card import ModelCard
-from ssl_vision.zoo.export import export_backbone, read_card, read_config, read_export
+from ssl_vision.zoo.export import export_backbone
+from ssl_vision.zoo.exported import read_card, read_config, read_export
 from ssl_vision.zoo.hashes import sha256_of
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)

@@ -8,7 +8,8 @@ import torch
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import CheckpointError, ConfigError
-from ssl_vision.zoo.export import export_backbone, read_export
+from ssl_vision.zoo.export import export_backbone
+from ssl_vision.zoo.exported import read_export
 from ssl_vision.zoo.formats import FORMATS, check_formats
 from ssl_vision.zoo.verify import outputs_of
 

@@ -20,8 +20,16 @@ class AnyEvalData(ImageEvalData, CloudEvalData):
 
 
 def modality_of(config: DataConfig) -> Modality:
-    """The modality whose settings these are."""
-    return next(each for each in MODALITIES.values() if isinstance(config, each.settings))
+    """The modality whose settings these are.
+
+    Raises:
+        ConfigError: They are of none: `DataConfig` itself is what all have in common.
+    """
+    for each in MODALITIES.values():
+        if isinstance(config, each.settings):
+            return each
+    kinds = ", ".join(each.settings.__name__ for each in MODALITIES.values())
+    raise ConfigError(f"data of the class {type(config).__name__} are of no modality; use {kinds}.")
 
 
 def data_of(asked: EvalDataConfig, modality: Modality) -> EvalDataConfig:

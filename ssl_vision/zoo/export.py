@@ -35,7 +35,6 @@ OUTPUT = Output(
     marks=(CONFIG_NAME,),
     names=(CONFIG_NAME, WEIGHTS_NAME, HEADS_NAME, CARD_NAME, ONNX_NAME, TORCH_EXPORT_NAME),
 )
-_SLACK_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
+from typing import Any, TextIO
 
 import click
 
@@ -44,7 +46,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Larger images than Pillow likes are refused by our own bound, in our own words.
         warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
         warnings.showwarning = _warnings_as_lines(warnings.showwarning)
-        return _main(given)
+        out, err = _Unbroken(sys.stdout), _Unbroken(sys.stderr)
+        with redirect_stdout(out), redirect_stderr(err):
+            return _main(given)
+
+
+class _Unbroken:
+    """A stream that falls silent when its reader goes: `train ... | head` must lose no work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or drop what nobody reads."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._silence()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop what nobody reads."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._silence()
+
+    def _silence(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _main(given: list[str]) -> int:
@@ -56,9 +88,6 @@ def _main(given: list[str]) -> int:
         return _fail(error.format_message(), ConfigError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted.", 130)
-    except BrokenPipeError:  # the reader of our output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         if not is_out_of_memory(error):
             raise

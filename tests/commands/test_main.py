@@ -171,3 +171,19 @@ def test_a_flat_folder_without_labels_from_pictures_to_embeddings(tmp_path, caps
     (array,) = (np.load(p) for p in (tmp_path / "features").rglob("*.npy") if "pooled" in p.name)
     assert len(array) == len(list(folder.iterdir()))
     assert np.isfinite(array).all()
+
+
+def test_a_reader_that_goes_away_stops_no_work(tmp_path):
+    picture = tmp_path / "photos" / "a.png"
+    picture.parent.mkdir()
+    Image.new("RGB", (40, 40)).save(picture)
+    weights = "timm:resnet18?pretrained=false"
+    command = ["embed", weights, f"data.path={picture.parent}", str(tmp_path / "out")]
+    command.append("data.size_px=32")
+    with subprocess.Popen(
+        [sys.executable, "-m", "ssl_vision", *command], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+    assert process.returncode == 0
+    assert (tmp_path / "out/pooled.npy").exists()

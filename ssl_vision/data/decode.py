@@ -303,6 +303,7 @@ class Decoder:
         self.notes = notes or Notes()
         self._library = turbojpeg()
         self._scratch = np.empty(0, np.uint8)
+        self._handle = 0  # of the picture under way
         self._stated = [ctypes.c_int() for _ in range(4)]  # width, height, subsampling, colours
         self._places = [ctypes.byref(value) for value in self._stated]
 
@@ -329,26 +330,27 @@ class Decoder:
         """
         if self._library is None:
             return _size_by_pillow(data)
-        with _Handle(self._library) as handle:
-            header = self._read_header(data, handle)
+        with _Handle(self._library) as self._handle:
+            header = self._read_header(data)
         if header is None:
             raise DataError("the JPEG header is damaged")
         _check_size(*header[:2])
         return header[1], header[0]
 
-    def _read_header(self, data: bytes, handle: int) -> tuple[int, int, int] | None:
+    def _read_header(self, data: bytes) -> tuple[int, int, int] | None:
         """Width, height and colour space; None if the header cannot be read."""
         for value in self._stated:  # a file of tables only states nothing
             value.value = 0
-        if self._library.tjDecompressHeader3(handle, data, len(data), *self._places) != 0:
+        library = self._library
+        if library.tjDecompressHeader3(self._handle, data, len(data), *self._places) != 0:
             return None
         width, height, _, space = self._stated
         return width.value, height.value, space.value
 
     def _decode_jpeg(self, data: bytes) -> np.ndarray | None:
         """Pixels, or None where Pillow has to do it (CMYK, or not understood here)."""
-        with _Handle(self._library) as handle:
-            found = self._read_header(data, handle)
+        with _Handle(self._library) as self._handle:
+            found = self._read_header(data)
             if found is None or found[2] in _CMYK_SPACES:
                 return None
             w, h = found[:2]
@@ -358,25 +360,23 @@ class Decoder:
             pixels = self._reserve(w * h * 3)
             # The first warning decides, later ones hide it; so decoding stops there, and is done
             # again to the end if it was a harmless one.
-            problem = self._decompress(data, pixels, w, h, _FLAGS | _STOP_ON_WARNING, handle)
+            problem = self._decompress(data, pixels, w, h, _FLAGS | _STOP_ON_WARNING)
         if problem is not None and problem.endswith(_HARMLESS):
-            with _Handle(self._library) as handle:
-                problem = self._decompress(data, pixels, w, h, _FLAGS, handle)
+            with _Handle(self._library) as self._handle:
+                problem = self._decompress(data, pixels, w, h, _FLAGS)
         if problem is not None and not problem.endswith(_HARMLESS):
             raise DataError(problem)
         return upright(pixels.reshape(h, w, 3), exif_orientation(data, header))
 
-    def _decompress(
-        self, data: bytes, out: np.ndarray, w: int, h: int, flags: int, handle: int
-    ) -> str | None:
+    def _decompress(self, data: bytes, out: np.ndarray, w: int, h: int, flags: int) -> str | None:
         """Decode into `out`; what libjpeg complains about."""
         library = self._library
         status = library.tjDecompress2(
-            handle, data, len(data), out.ctypes.data, w, w * 3, h, RGB, flags
+            self._handle, data, len(data), out.ctypes.data, w, w * 3, h, RGB, flags
         )
         if status == 0:
             return None
-        message: str = library.tjGetErrorStr2(handle).decode(errors="replace")
+        message: str = library.tjGetErrorStr2(self._handle).decode(errors="replace")
         return message
 
     def _reserve(self, size: int) -> np.ndarray:

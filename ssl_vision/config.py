@@ -84,7 +84,7 @@ class OnlineEvalConfig:
         check_bounds("online_eval.every_epochs", self.every_epochs, least=0)
         check_bounds("online_eval.k", self.k, least=1, most=MAX_NEIGHBOURS)
         check_bounds("online_eval.temperature", self.temperature, above=0)
-        check_bounds("online_eval.max_bank", self.max_bank, least=1)
+        check_bounds("online_eval.max_bank", self.max_bank, least=2)
 
 
 @dataclass(frozen=True, kw_only=True)

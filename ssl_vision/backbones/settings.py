@@ -15,11 +15,13 @@ from functools import cache
 from timm.models import build_model_with_cfg, create_model, model_entrypoint
 from torch import nn
 
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.files import shown
 
 _MAX_NUMBER = 1 << 16  # of widths, depths, sides
 _MAX_DEPTH = 8  # of lists in lists
+_COUNTS = ("layers", "depths", "channels", "dims")  # a block or channel less than 1 is none
 _NEVER = frozenset(
     {"self", "args", "kwargs", "device", "dtype", "model", "module", "checkpoint_path", "cache_dir"}
 )
@@ -41,6 +43,9 @@ def check_model_args(name: str, args: Mapping[str, object], *, key: str) -> None
                 f"{did_you_mean(setting, known) or ' Remove it.'}"
             )
         _check_plain(value, f"{key}.{setting}")
+        if setting in _COUNTS and isinstance(value, list | tuple):
+            numbers = [each for each in value if isinstance(each, int | float)]
+            check_bounds(f"{key}.{setting}", numbers, least=1)
 
 
 @cache

@@ -254,7 +254,7 @@ def _read_config(folder: Path, overrides: Sequence[str]) -> TrainConfig:
     if not path.is_file():
         raise ConfigError(
             f"{folder} is not a run folder (it has no config.yaml); sub-networks are taken out of "
-            "a run of tools/train.py configs/poa/..."
+            "a run of ssl-vision train poa/..."
         )
     config = load_train_config([path], overrides)
     if not isinstance(config.method, PoaConfig):

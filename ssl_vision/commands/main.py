@@ -19,6 +19,7 @@ from ssl_vision.commands.completion import complete
 from ssl_vision.commands.help import command_help
 from ssl_vision.commands.table import COMMANDS
 from ssl_vision.errors import (
+    CheckpointError,
     ConfigError,
     DeviceMemoryError,
     SslVisionError,
@@ -26,6 +27,7 @@ from ssl_vision.errors import (
     did_you_mean,
     is_out_of_memory,
 )
+from ssl_vision.files import shown
 
 _HELP = ("-h", "--help", "help")
 _EPILOG = (
@@ -88,6 +90,10 @@ def _main(given: list[str]) -> int:
         return _fail(error.format_message(), ConfigError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted.", 130)
+    except OSError as error:  # a name too long, a full disk: what no reader or writer foresaw
+        if error.filename is None:
+            raise
+        return _fail(f"{shown(error.filename)}: {error.strerror}.", CheckpointError.exit_code)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

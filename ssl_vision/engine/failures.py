@@ -1,5 +1,6 @@
 """Failures of the machine in words: memory that is too small, processes that died."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +9,13 @@ import torch.distributed as dist
 
 from ssl_vision.distributed import is_distributed
 from ssl_vision.engine.run import Run
-from ssl_vision.errors import DeviceMemoryError, PeerError, SslVisionError, is_out_of_memory
+from ssl_vision.errors import (
+    ConfigError,
+    DeviceMemoryError,
+    PeerError,
+    SslVisionError,
+    is_out_of_memory,
+)
 from ssl_vision.methods.base import Method
 from ssl_vision.nn.batch_norm import one_sample_explained
 
@@ -31,7 +38,8 @@ def explained(run: Run, method: Method) -> Iterator[None]:
     Raises:
         DeviceMemoryError: Instead of `torch.OutOfMemoryError`.
         PeerError: Instead of a collective's RuntimeError.
-        ConfigError: Instead of batch norm's ValueError about a batch of one.
+        ConfigError: Instead of batch norm's ValueError about a batch of one, and of what a network
+            that cannot take the first batch raises.
     """
     size = run.config.data.global_batch_size
     way_out = f"set data.drop_last=true or another data.global_batch_size than {size}"
@@ -52,7 +60,25 @@ def explained(run: Run, method: Method) -> Iterator[None]:
                 f"(seen on rank {dist.get_rank()}: {str(error).splitlines()[0][:200]}); its own "
                 "message says why. The same command resumes from the last checkpoint."
             ) from error
+        if method.micro_step == 0 and _is_of_network(error):
+            raise ConfigError(_unfit(run, error)) from error
         raise
+
+
+def _is_of_network(error: BaseException) -> bool:
+    """Whether it was raised by the layers of a timm network."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(str(frame.f_globals.get("__name__")).startswith("timm.models") for frame in frames)
+
+
+def _unfit(run: Run, error: BaseException) -> str:
+    backbone, first = run.config.backbone, str(error).splitlines()[0][:200]
+    views = ", ".join(f"data.views.{name}" for name in run.config.data.views)
+    return (
+        f"backbone.name={backbone.name} with in_chans={backbone.in_chans} and the backbone.args of "
+        f"this run cannot take the first batch ({views}): {first}. Images have 3 channels; change "
+        "backbone.in_chans, backbone.args or the views' sizes."
+    )
 
 
 def describe_memory(run: Run, method: Method) -> str:

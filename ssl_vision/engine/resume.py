@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -69,13 +69,26 @@ def set_aside(folder: Path) -> Path | None:
 
 def config_changes(saved: str, config: TrainConfig) -> dict[str, tuple[object, object]]:
     """Full key -> (value in the checkpoint, value now), without what only concerns the machine."""
-    old = flat_settings(upgraded(yaml.safe_load(saved), type(config.data)))
+    old = flat_settings(upgraded(_mapping(saved), type(config.data)))
     new = flat_settings(yaml.safe_load(to_yaml(config)))
     return {
         key: (old.get(key, _ABSENT), new.get(key, _ABSENT))
         for key in sorted(old.keys() | new.keys())
         if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _is_under(key, _MACHINE)
     }
+
+
+def _mapping(saved: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(saved)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            "the settings saved with the run (config.yaml) are damaged, so nobody can tell whether "
+            "it is the same run; put the file back, or begin anew with resume=never."
+        )
+    return found
 
 
 def check_changes(changes: Mapping[str, tuple[object, object]], *, run_dir: Path) -> None:

@@ -196,8 +196,17 @@ def lines_left_out(numbers: Sequence[int]) -> str:
 
 
 def _parse_lines(path: Path) -> tuple[list[Record], list[int]]:
-    """See `read_jsonl`."""
-    *lines, torn = plain_text(path, max_bytes=MAX_LOG_BYTES, errors="replace").split("\n")
+    """See `read_jsonl`.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    try:
+        text = plain_text(path, max_bytes=MAX_LOG_BYTES, errors="replace")
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{path} cannot be read ({reason}); move it away.") from error
+    *lines, torn = text.split("\n")
     # What follows the last line's end is torn, even if complete by chance.
     records = [_parse_line(line) for line in lines] + ([None] if torn else [])
     damaged = [number for number, record in enumerate(records, start=1) if record is None]

@@ -74,7 +74,7 @@ def _check_images(run: EvalRun) -> tuple[Source, Source]:
     """
     if world_size() > 1:
         raise ConfigError(
-            "tasks=finetune trains on one process; use tools/train.py with a recipe of "
+            "tasks=finetune trains on one process; use ssl-vision train with a recipe of "
             "configs/supervised and init_from= for several."
         )
     train = _training_images(run, run.config.settings(FinetuneConfig))

@@ -211,7 +211,7 @@ def _fetch_and_check(
         if before != digest:
             problem = (
                 f"has changed since its first download (sha256 {digest}, then {before}); if that "
-                "is right, run tools/zoo.py forget on it"
+                "is right, run ssl-vision zoo forget on it"
             )
     if problem is None:
         return digest

@@ -131,7 +131,7 @@ def find_entry(name: str) -> ZooEntry:
     if name in index:
         return index[name]
     hint = did_you_mean(name, index, num=3, cutoff=0.4)
-    raise ConfigError(f"zoo:{name} is not in the zoo.{hint} All: tools/zoo.py list")
+    raise ConfigError(f"zoo:{name} is not in the zoo.{hint} All: ssl-vision zoo list")
 
 
 def index_path() -> Path:

@@ -152,8 +152,8 @@ def resolve_weights(weights: str | Path, *, with_classifier: bool = False) -> Lo
     folder = Path(rest if scheme == "local-dir" else text).expanduser()
     if not folder.is_dir():
         raise ConfigError(
-            f"weights={text!r} is neither a folder nor zoo:NAME (see tools/zoo.py list) nor "
-            "timm:NAME; a single weight file becomes a folder by tools/zoo.py convert."
+            f"weights={text!r} is neither a folder nor zoo:NAME (see ssl-vision zoo list) nor "
+            "timm:NAME; a single weight file becomes a folder by ssl-vision zoo convert."
         )
     return _from_folder(folder, source=text, with_classifier=with_classifier)
 

@@ -53,6 +53,10 @@ def fails(tmp_path, capsys, monkeypatch):
         (74, r"run_dir=/proc/x.*cannot be written", ["train", RECIPE, "run_dir=/proc/x"]),
         (2, r"resnet51.*Did you mean.*resnet50", ["train", RECIPE, "backbone.name=resnet51"]),
         (2, r"global_batch_size=1\b", ["train", RECIPE, "data.global_batch_size=1"]),
+        (2, r"in_chans=5.*cannot take the first batch", ["train", RECIPE, "backbone.in_chans=5"]),
+        (2, r"layers=\[0\] must be 1 or more", ["train", RECIPE, "backbone.args.layers=[0]"]),
+        (2, r"max_bank=1 must be 2 or more", ["train", RECIPE, "online_eval.max_bank=1"]),
+        (74, r"File name too long", ["train", RECIPE, "run_dir=" + 300 * "r"]),
         (2, r"no such recipe", ["train", "missing.yaml"]),
         (2, r"needs a recipe", ["train"]),
         (2, r"--epochs", ["train", RECIPE, "--epochs=3"]),
@@ -95,6 +99,14 @@ def test_resume_from_another_method(fails, tmp_path):
         "online_eval.every_epochs=0",
     ]
     assert main(train_once) == 0
+    (tmp_path / "run/config.yaml").replace(tmp_path / "kept.yaml")
+    for damaged in ("", "[]", "a: [1,"):
+        (tmp_path / "run/config.yaml").write_text(damaged)
+        fails(74, r"config\.yaml\) are damaged.*resume=never", "train", RECIPE, "run_dir=run")
+    (tmp_path / "kept.yaml").replace(tmp_path / "run/config.yaml")
+    (tmp_path / "run/metrics.jsonl").unlink()
+    (tmp_path / "run/metrics.jsonl").mkdir()
+    fails(74, r"metrics\.jsonl cannot be read.*folder", *train_once[:3], "trainer.max_steps=2")
     other = str(ROOT / "configs" / "mae" / "tiny_cpu.yaml")
     fails(2, r"method\.name=barlow_twins \(now mae\)", "train", other, "run_dir=run")
 

@@ -169,7 +169,10 @@ def best_sentence(folder: RunFolder, *, last_step: int) -> str | None:
         return None
     name = f"{best.score.replace('_', ' ')} {best.value:.2%}"
     if best.step == last_step:
-        return f"the last update, {last_step}, scored best ({name}): export/ and {BEST_FOLDER}/"
+        return (
+            f"the last update, {last_step}, scored best of those exported ({name}): export/ and "
+            f"{BEST_FOLDER}/"
+        )
     return (
         f"best by {name} is update {best.step} in {BEST_FOLDER}/; export/ is the last, update "
         f"{last_step}"

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ssl_vision.engine.resume import flat_settings
-from ssl_vision.engine.run_dir import read_jsonl
+from ssl_vision.engine.run_dir import lines_left_out, read_jsonl
 from ssl_vision.errors import CheckpointError, DataError
 from ssl_vision.evaluation.report import load_evaluation
 from ssl_vision.evaluation.results import Evaluation
@@ -34,12 +34,14 @@ class Entry:
         path: As it was given.
         settings: Full key -> value as text.
         metrics: Lines of metrics.jsonl; none of an evaluation.
+        fault: What is wrong with metrics.jsonl; empty where nothing is.
         evaluation: Its latest evaluation, if there is one.
     """
 
     path: str
     settings: dict[str, str]
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    fault: str = ""
     evaluation: Evaluation | None = None
 
 
@@ -117,13 +119,29 @@ def read_entry(run: str | Path) -> Entry:
         settings = _texts(yaml.safe_load(plain_text(config)))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise CheckpointError(f"{config}: cannot be read as settings of a run.") from error
-    log, results = folder / "metrics.jsonl", folder / "evaluation/results.json"
+    results = folder / "evaluation/results.json"
+    metrics, fault = _read_log(folder / "metrics.jsonl")
     return Entry(
         path=str(run),
         settings=settings,
-        metrics=read_jsonl(log)[0] if log.is_file() else [],
+        metrics=metrics,
+        fault=fault,
         evaluation=load_evaluation(results) if results.is_file() else None,
     )
+
+
+def _read_log(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """Records of metrics.jsonl, and what is wrong with it."""
+    try:
+        records, damaged = read_jsonl(path)
+    except FileNotFoundError:
+        return [], "no metrics.jsonl, the run has not begun to log."
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        return [], f"metrics.jsonl cannot be read: {reason or error}."
+    if damaged:
+        return records, f"metrics.jsonl: {lines_left_out(damaged)}"
+    return records, "" if records else "metrics.jsonl is empty, the run has not begun to log."
 
 
 def _texts(config: object) -> dict[str, str]:
@@ -200,8 +218,8 @@ def _notes(names: Sequence[str], entries: Sequence[Entry]) -> Iterator[str]:
     if len(set(data)) > 1:
         yield "scores during training are on other data: compare them only where data.path agrees."
     for name, entry in zip(names, entries, strict=True):
-        if entry.settings.get("method.name") and not entry.metrics:
-            yield f"{name}: no metrics.jsonl, the run has not begun to log."
+        if entry.fault:
+            yield f"{name}: {entry.fault}"
 
 
 # Names and pictures in text --------------------------------------------------------------------

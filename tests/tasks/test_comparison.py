@@ -1,6 +1,7 @@
 """What differs between runs is shown in full, under names that can be told apart."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,33 @@ def test_what_does_not_compare_is_said(tmp_path: Path) -> None:
     notes = " ".join(ssl_vision.compare(a, b).notes)
     assert "losses of dino, mae do not compare" in notes
     assert "on other data" in notes
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (bytes(range(256)) * 4, "metrics.jsonl: lines 1, 2"),
+        (b"[]\n", "metrics.jsonl: line 1 is no JSON record"),
+        (b'{"step": 1, "train/loss": 1.0}\n{"st', "metrics.jsonl: line 2 is no JSON record"),
+        (b'{"step": "1"}\n', "metrics.jsonl: line 1 is no JSON record"),
+        (b"", "metrics.jsonl is empty, the run has not begun"),
+        (None, "no metrics.jsonl, the run has not begun"),
+        ("pipe", "metrics.jsonl cannot be read: it is a named pipe"),
+        ("folder", "metrics.jsonl cannot be read"),
+    ],
+)
+def test_a_damaged_log_is_said(content: bytes | str | None, words: str, tmp_path: Path) -> None:
+    whole = write_run(tmp_path / "a", [1.0], [0.1])
+    log = write_run(tmp_path / "b", [1.0], [0.1]) / "metrics.jsonl"
+    log.unlink()
+    if content == "pipe":
+        os.mkfifo(log)
+    elif content == "folder":
+        log.mkdir()
+    elif isinstance(content, bytes):
+        log.write_bytes(content)
+    notes = ssl_vision.compare(whole, log.parent).notes
+    assert any(line.startswith(f"b: {words}") for line in notes), notes
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """How a stranger's network wants its images: read from what people have beside a model."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from torch import nn
 
 from ssl_vision.backbones.backbone import Backbone
@@ -33,10 +35,12 @@ def spec_of_transform(transform: TransformLike, model: nn.Module) -> InputSpec:
         model: The network.
 
     Raises:
-        ConfigError: It says nothing of these.
+        ConfigError: It says nothing of these, or what no image can be brought to.
     """
     if isinstance(transform, InputSpec):
-        return transform
+        given = transform._asdict()
+        decode = given.pop("decode")
+        return _of_mapping(given)._replace(decode=decode)
     if transform is None:
         inner: Any = model.model if isinstance(model, Backbone) else model
         if not is_timm(inner):
@@ -58,25 +62,36 @@ def spec_of_transform(transform: TransformLike, model: nn.Module) -> InputSpec:
 
 
 def _of_mapping(given: Mapping[str, Any]) -> InputSpec:
-    size = given.get("size") or given.get("input_size")
-    if size is None:
+    values: dict[str, Any] = {
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "interpolation": "bicubic",
+        "crop_pct": 0.875,
+    }
+    values |= {key: value for key, value in given.items() if value is not None}
+    key = "size" if "size" in values else "input_size"
+    if key not in values:
         raise ConfigError(f"transform has no size; {_WAY_OUT}.")
-    default = InputSpec(0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 0.875)
     return InputSpec(
-        _side(size),
-        _numbers(given.get("mean") or default.mean),
-        _numbers(given.get("std") or default.std),
-        _interpolation(given.get("interpolation") or default.interpolation),
-        float(given.get("crop_pct") or default.crop_pct),
+        _side(values[key], key),
+        _numbers(values["mean"], "mean"),
+        _numbers(values["std"], "std"),
+        _interpolation(values["interpolation"]),
+        _crop(values["crop_pct"]),
     )
 
 
 def _of_torchvision(transform: Any) -> InputSpec:
     """By the names of its steps: both of torchvision's versions have the same."""
     if hasattr(transform, "crop_size") and hasattr(transform, "resize_size"):  # of its weights
-        crop, resized = _side(transform.crop_size), _side(transform.resize_size)
-        return InputSpec(crop, _numbers(transform.mean), _numbers(transform.std),
-                         _interpolation(transform.interpolation), crop / resized)  # fmt: skip
+        crop = _side(transform.crop_size, "crop_size")
+        return InputSpec(
+            crop,
+            _numbers(transform.mean, "mean"),
+            _numbers(transform.std, "std"),
+            _interpolation(transform.interpolation),
+            crop / _side(transform.resize_size, "resize_size"),
+        )
     steps = {type(step).__name__: step for step in getattr(transform, "transforms", ())}
     known = {"Resize", "CenterCrop", "Normalize", "ToTensor", "PILToTensor", "ToImage", "ToDtype",
              "ConvertImageDtype", "MaybeToTensor", "MaybePILToTensor"}  # fmt: skip
@@ -85,25 +100,55 @@ def _of_torchvision(transform: Any) -> InputSpec:
         what = f"its step {strange[0]}" if strange else type(transform).__name__
         raise ConfigError(f"transform: {what} is not understood; {_WAY_OUT}.")
     resize = steps.get("Resize")
-    size = _side((steps["CenterCrop"] if "CenterCrop" in steps else steps["Resize"]).size)
-    resized = size if resize is None else _side(resize.size)
+    size = _side((steps["CenterCrop"] if "CenterCrop" in steps else steps["Resize"]).size, "size")
+    resized = size if resize is None else _side(resize.size, "size")
     return InputSpec(
         size,
-        _numbers(steps["Normalize"].mean),
-        _numbers(steps["Normalize"].std),
+        _numbers(steps["Normalize"].mean, "mean"),
+        _numbers(steps["Normalize"].std, "std"),
         _interpolation(getattr(resize, "interpolation", "bilinear")),
         size / resized,
     )
 
 
-def _side(size: Any) -> int:
-    return int(size[-1]) if isinstance(size, list | tuple) else int(size)
+def _side(size: Any, key: str) -> int:
+    side = size[-1] if isinstance(size, list | tuple) and size else size
+    if isinstance(side, bool) or not isinstance(side, int | np.integer) or side < 1:
+        raise _wrong(key, size, "a side in px, a whole number above 0, for instance 224")
+    return int(side)
 
 
-def _numbers(values: Any) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+def _numbers(values: Any, key: str) -> tuple[float, ...]:
+    allowed = "three finite numbers, of red, green and blue on the scale 0..1"
+    if isinstance(values, str | bytes):
+        raise _wrong(key, values, allowed)
+    try:
+        found = tuple(float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise _wrong(key, values, allowed) from error
+    if len(found) not in (1, 3) or not all(map(math.isfinite, found)):
+        raise _wrong(key, values, allowed)
+    if key == "std" and min(found) <= 0:
+        raise _wrong(key, values, "three numbers above 0: the images are divided by it")
+    return found
 
 
 def _interpolation(value: Any) -> str:
     text = str(getattr(value, "value", value))
-    return text if text in ("bicubic", "bilinear") else "bicubic"
+    if text not in ("bicubic", "bilinear"):
+        raise _wrong("interpolation", text, "bicubic or bilinear")
+    return text
+
+
+def _crop(value: Any) -> float:
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = math.nan
+    if not 0 < share < math.inf:
+        raise _wrong("crop_pct", value, "a number above 0, the crop's share of the resized side")
+    return share
+
+
+def _wrong(key: str, value: object, allowed: str) -> ConfigError:
+    return ConfigError(f"transform.{key}={value!r} must be {allowed}.")

@@ -1,5 +1,6 @@
 """What a transform says of a network's input."""
 
+import math
 from typing import Any
 
 import pytest
@@ -73,8 +74,21 @@ def test_what_timm_makes_of_its_own_config_reads_as_that_config() -> None:
         (lambda image: image, "function is not understood"),
         (T.Compose([T.Resize(8), T.RandomCrop(8), _NORMALIZE]), "RandomCrop is not understood"),
         (T.Compose([T.Resize(8)]), "is not understood"),
+        *[({"size": size}, r"transform\.size=.* must be a side")
+          for size in ("big", -1, 0, 8.5, True, [], [8, 0], {}, float("nan"))],
+        ({"input_size": (3, 8, "x")}, r"transform\.input_size="),
+        (InputSpec(-1), r"transform\.size=-1"),
+        *[({"size": 8, key: value}, rf"transform\.{key}=.* must be")
+          for key in ("mean", "std")
+          for value in ("abc", "123", 0.5, [], [0.1, 0.2], ["a", "b", "c"], [0.1, 0.2, math.nan])],
+        ({"size": 8, "std": [0.1, 0.0, 0.1]}, r"transform\.std=.* above 0"),
+        ({"size": 8, "interpolation": "cubic"}, r"transform\.interpolation='cubic' must be bi"),
+        ({"size": 8, "interpolation": 3}, r"transform\.interpolation="),
+        *[({"size": 8, "crop_pct": value}, r"transform\.crop_pct=") for value in ("x", 0, -1, [1])],
+        (T.Compose([T.Resize(8, T.InterpolationMode.NEAREST), T.ToTensor(), _NORMALIZE]),
+         r"transform\.interpolation='nearest'"),
     ],
-)
+)  # fmt: skip
 def test_what_says_nothing_is_refused(transform: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         spec_of_transform(transform, nn.Linear(1, 1))

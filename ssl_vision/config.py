@@ -261,8 +261,12 @@ def load_eval_config(
 
 
 def make_eval_config(values: Mapping[str, Any], *, sections: Sections | None = None) -> EvalConfig:
-    """As `load_eval_config`, from nested values: `{"weights": ..., "data": {"path": ...}}`."""
-    return _finish_eval([("evaluate", dict(values))], sections or Sections())
+    """As `load_eval_config`, from values nested or by full name (`knn.k`), the later last.
+
+    Nested: `{"weights": ..., "data": {"path": ...}}`.
+    """
+    layers = [(name, _nested(name, value)) for name, value in values.items()]
+    return _finish_eval(layers, sections or Sections())
 
 
 def _finish_eval(layers: Sequence[_Layer], sections: Sections) -> EvalConfig:

@@ -77,7 +77,8 @@ def evaluate(
         transform: How a network wants its images, as in `zoo.transforms`; weights know.
         out: Folder of the report; by default evaluation/ in the weights' folder, or here.
         is_quiet: Whether nothing is printed.
-        settings: Further settings of EvalConfig, nested: `knn={"k": [5]}`.
+        settings: Further settings of EvalConfig, by full name, `**{"knn.k": [5]}`, or nested,
+            `knn={"k": [5]}`.
 
     Raises:
         ConfigError: An unknown task or setting.
@@ -93,13 +94,13 @@ def evaluate(
     if isinstance(weights, nn.Module):
         loaded = resolve_network(weights, transform=transform)
     asked: dict[str, object] = {"weights": str(weights) if loaded is None else loaded.source}
-    asked |= settings
     handed = None if is_settings(data) else given(data)
     asked["data"] = settings_of(data) if handed is None else {"path": handed.path}
     if tasks:
         asked["tasks"] = list(tasks)
     if out is not None:
         asked["out"] = str(out)
+    asked |= settings  # last: `data.size_px` is more than what `data` says
     objects = None if handed is None else handed.data
     return evaluate_as(make_settings(asked), console, loaded=loaded, data=objects)
 

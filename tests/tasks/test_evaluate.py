@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,24 @@ def test_the_python_door(tmp_path: Path) -> None:
         ssl_vision.evaluate(TINY)
     found = ssl_vision.evaluate(TINY, tasks=["metrics"], data=SMALL, out=tmp_path)
     assert isinstance(found, Evaluation)
+    own = {"knn.k": 3, "data.max_val": 50, "seed": 1}
+    found = ssl_vision.evaluate(TINY, tasks=["knn"], data=SMALL, out=tmp_path, **own)
+    assert (found.config["knn"]["k"], found.config["data"]["max_val"]) == ([3], 50)
+
+
+def test_settings_by_full_name_are_those_nested() -> None:
+    data = {"path": "digits", "size_px": 16}
+    nested = make_settings({"weights": TINY, "data": data, "knn": {"k": [3]}, "device": "cpu"})
+    dotted = make_settings(
+        {"weights": TINY, "data": data, "data.size_px": 16, "knn.k": 3, "device": "cpu"}
+    )
+    assert asdict(dotted) == asdict(nested)
+    typed = load_settings(
+        [], [f"weights={TINY}", "data.path=digits", "data.size_px=16", "knn.k=3", "device=cpu"]
+    )
+    assert asdict(dotted) == asdict(typed)
+    with pytest.raises(ConfigError, match=r"knn\.kk"):
+        make_settings({"weights": TINY, "data": data, "knn.kk": 3})
 
 
 def test_a_runs_features_at_another_size_are_its_own_wherever_they_come_from(

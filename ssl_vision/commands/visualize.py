@@ -1,5 +1,6 @@
 """The `visualize` command: what a network attends to, what its patches say, what MAE fills in."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from math import isqrt
@@ -356,7 +357,13 @@ def _views_of(chosen: "_Chosen", modality: Modality, view: Any) -> Tensor:
         shuffle=False,
         lower="size_px or count",
     )
-    return next(iter(loader)).views[modality.view_name]
+    own = {"data.decode.": "decode."}
+    with keys_renamed(own), warnings.catch_warnings(record=True) as told:
+        batch = next(iter(loader))
+    for each in told:
+        text = str(each.message).replace("data.decode.", own["data.decode."])
+        warnings.warn(text, each.category, stacklevel=2)
+    return batch.views[modality.view_name]
 
 
 def _side(num_patches: int) -> int:

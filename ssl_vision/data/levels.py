@@ -150,12 +150,12 @@ class Notes:
 
 _SENTENCES = {
     "deep": "",  # counted for packed files only
-    "transparent": "images have transparent pixels, shown over decode.background.",
+    "transparent": "images have transparent pixels, shown over data.decode.background.",
     "frames": "images have several pages or frames, of which the first is used.",
-    "deep colour": "colour images of 16 bits are read by the upper 8, which decode.white_level "
-    "does not change; scale them to 16 bits if they hold 10 or 12.",
+    "deep colour": "colour images of 16 bits are read by the upper 8, which "
+    "data.decode.white_level does not change; scale them to 16 bits if they hold 10 or 12.",
     "low": "images of 16 bits hold no level above 4095 and come out nearly black; if they hold "
-    "10 or 12 bits, set decode.white_level to 1023 or 4095.",
+    "10 or 12 bits, set data.decode.white_level to 1023 or 4095.",
     "columns": "clouds have further columns (normals, colours), which are not used: x, y and z are "
     "the first three.",
     "square": "clouds are tables of 3 rows and 3 columns, of which each row is taken for a point.",
@@ -311,7 +311,7 @@ def _deep(
     if not (low >= 0 and high <= white):  # also of NaN
         raise DataError(
             f"levels from {low:g} to {high:g} are not within 0 to {white:g}, which is white here; "
-            "set decode.white_level to the level that is white in these files"
+            f"{_way_to_white(image, config)}"
         )
     if maximum == 65535:
         notes.add("deep")
@@ -334,7 +334,8 @@ def _white(image: Image.Image, config: DecodeConfig, maximum: int) -> float:
         return config.white_level
     if image.mode == "F":
         raise DataError(
-            "mode F: floating point has no stated white; set decode.white_level, for instance 1.0"
+            "mode F: floating point has no stated white; set data.decode.white_level, for instance "
+            "1.0"
         )
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = _numbers(image.tag_v2.get(_BITS_PER_SAMPLE))[0]
@@ -343,6 +344,17 @@ def _white(image: Image.Image, config: DecodeConfig, maximum: int) -> float:
         if bits == 16 and _SIGNED in _numbers(image.tag_v2.get(_SAMPLE_FORMAT)):
             return 32767.0
     return 65535.0
+
+
+def _way_to_white(image: Image.Image, config: DecodeConfig) -> str:
+    """What to do about levels that the white level does not hold."""
+    if config.white_level is not None and config.white_level <= 1 and image.mode != "F":
+        return (
+            f"data.decode.white_level={config.white_level:g} is of floating point, and this file "
+            "holds integers; the setting is of all gray files above 8 bits, so scale one kind to "
+            "the levels of the other, or keep the kinds in folders of their own"
+        )
+    return "set data.decode.white_level to the level that is white in these files"
 
 
 def _is_inverted(image: Image.Image) -> bool:

@@ -87,3 +87,16 @@ def test_a_test_split_that_is_left_out_is_said(images, capsys) -> None:
     assert "6 images, is not in the file; split=val" in " ".join(capsys.readouterr().out.split())
     assert run_prepare([str(root), str(images.parent / "v.beton"), "mode=raw", "split=val"]) == 0
     assert "not in the file" not in capsys.readouterr().out
+
+
+def test_keys_of_image_files_are_named_as_they_are_typed_here(tmp_path, capsys) -> None:
+    folder, target = tmp_path / "scans", tmp_path / "scans.beton"
+    folder.mkdir()
+    Image.fromarray(np.ones((4, 4), np.float32)).save(folder / "a.tif")
+    Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(folder / "b.png")
+    assert run_prepare([str(folder), str(target), "max_bad_fraction=0.5"]) == 0
+    bad = (tmp_path / "scans.beton.bad").read_text()
+    assert "set decode.white_level" in bad
+    said = " ".join(capsys.readouterr().out.split())
+    assert "shown over decode.background" in said
+    assert "data.decode" not in bad + said

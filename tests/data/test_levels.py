@@ -219,7 +219,7 @@ def test_low_levels_of_sixteen_bits_are_counted() -> None:
     for top in (1000, 4095, 4096, 65535):
         decoder.decode(DEEP["PNG"](ramp(top)))
     assert decoder.notes.counts == {"low": 2, "deep": 4}
-    assert "decode.white_level" in decoder.notes.text()
+    assert " data.decode.white_level" in decoder.notes.text()
 
 
 @pytest.mark.parametrize("config", [DecodeConfig(), DecodeConfig(white_level=65535)])
@@ -241,10 +241,20 @@ def test_formats_state_white_by_their_bits_sign_and_direction() -> None:
 
 def test_floating_point_needs_a_stated_white() -> None:
     data = tiff(np.array([[0.0, 0.25, 1.0]], np.float32))
-    with pytest.raises(DataError, match=r"mode F.*white_level"):
+    with pytest.raises(DataError, match=r"mode F.* data\.decode\.white_level"):
         Decoder().decode(data)
     made = Decoder().decode(data, DecodeConfig(white_level=1.0))
     assert made[0, :, 0].tolist() == [0, 64, 255]
+
+
+@pytest.mark.parametrize("white", [0.5, 1.0])
+def test_a_white_level_of_floating_point_is_said_to_be_none_of_integers(white) -> None:
+    data = tiff(np.array([[0, 300]], np.uint16))
+    with pytest.raises(DataError, match=rf"white_level={white:g} is of floating point.*integers"):
+        Decoder().decode(data, DecodeConfig(white_level=white))
+    assert Decoder().decode(tiff(np.array([[0, 1]], np.uint16)), DecodeConfig(white_level=1.0))[
+        0, :, 0
+    ].tolist() == [0, 255]  # a mask
 
 
 @pytest.mark.parametrize("value", [-1.0, 1.5, np.nan, np.inf])

@@ -178,7 +178,7 @@ def pack(
     kinds = Counter(sample.kind for sample in samples)
     return PackReport(
         target, len(samples), target.stat().st_size,
-        kinds["kept"], kinds["encoded"], kinds["raw"], bad, notes.text(),
+        kinds["kept"], kinds["encoded"], kinds["raw"], bad, notes.text().replace(*_AS_TYPED),
     )  # fmt: skip
 
 
@@ -199,6 +199,9 @@ def _can_keep(data: bytes | None, config: PackConfig) -> bool:
     if data is None or config.mode != "keep" or not is_jpeg(data):
         return False
     return jpeg_components(data) in (1, 3) and exif_orientation(data) == 1
+
+
+_AS_TYPED = ("data.decode.", "decode.")  # as a reader of images says it -> as it is here
 
 
 def _take(source: Source, index: int, config: PackConfig, notes: Notes) -> _Packed:
@@ -264,7 +267,7 @@ def _write_samples(
                 writer.add(sample)
                 samples.append(sample._replace(data=None))
             except DataError as error:
-                bad.append(BadSample(source.name(index), str(error)))
+                bad.append(BadSample(source.name(index), str(error).replace(*_AS_TYPED)))
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise

@@ -197,12 +197,13 @@ def fsync_path(path: Path) -> None:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace a file in one step: a sibling is written, synced and renamed over it.
 
-    A sibling, because renaming across file systems copies, and a copy can be half done.
+    A sibling, because renaming across file systems copies, and a copy can be half done. A text
+    is written as UTF-8; bytes of a file's name that are none stand in it escaped, as `shown` does.
 
     Raises:
         OSError: The folder cannot be written; the old file is untouched.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         temporary.write_bytes(data)

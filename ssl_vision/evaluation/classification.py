@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssl_vision.errors import DataError
 from ssl_vision.evaluation.accuracy import wilson_interval
+from ssl_vision.files import shown, write_atomically
 
 
 class Proportion(NamedTuple):
@@ -147,7 +148,7 @@ def classification_report(
     Args:
         logits: Scores before the softmax, (N, classes).
         labels: Class ids, int64, (N,).
-        class_names: One per class; numbers by default.
+        class_names: One per class; numbers by default. What is not printable is escaped.
         num_bins: Bins of the calibration; 15 as Guo et al. 2017.
 
     Raises:
@@ -156,7 +157,7 @@ def classification_report(
     logits, labels = logits.detach().cpu().double(), labels.detach().cpu().long()
     num_classes = logits.shape[1]
     _check(logits, labels)
-    names = list(class_names or map(str, range(num_classes)))
+    names = [shown(name) for name in class_names or map(str, range(num_classes))]
     ranks = ranks_of_labels(logits, labels)
     # Of equal scores the lowest class id, as `ranks_of_labels` has it.
     predicted = (logits == logits.amax(dim=1, keepdim=True)).int().argmax(dim=1)
@@ -238,8 +239,8 @@ def write_report(report: ClassificationReport, folder: str | Path) -> list[Path]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("classification.json", "classification.md")]
-    paths[0].write_text(json.dumps(report.to_dict(), indent=1) + "\n")
-    paths[1].write_text(as_markdown(report))
+    write_atomically(paths[0], json.dumps(report.to_dict(), indent=1) + "\n")
+    write_atomically(paths[1], as_markdown(report))
     picture = folder / "confusion.png"
     confusion_picture(report).save(picture)
     return [*paths, picture]

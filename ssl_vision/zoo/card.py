@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ssl_vision.files import shown
+
 _MAX_NAMED = 20  # classes
 
 
@@ -86,8 +88,8 @@ def render_card(
 def _classes(num_classes: int, names: Sequence[str]) -> str:
     if not names:
         return f"{num_classes}, of unknown names"
-    shown = [" ".join(name.replace("|", "/").split()) for name in names[:_MAX_NAMED]]
-    return f"{num_classes}: {', '.join(shown)}{', ...' if len(names) > _MAX_NAMED else ''}"
+    told = [shown(" ".join(name.replace("|", "/").split())) for name in names[:_MAX_NAMED]]
+    return f"{num_classes}: {', '.join(told)}{', ...' if len(names) > _MAX_NAMED else ''}"
 
 
 def _usage(is_in_timm: bool, num_classes: int, own_usage: str | None) -> str:

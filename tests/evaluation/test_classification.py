@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,15 @@ def test_picture_is_dark_on_the_diagonal_of_a_perfect_classifier(num_classes: in
     cells = pixels[-num_classes * side :, -num_classes * side :]
     is_dark = cells[side // 2 :: side, side // 2 :: side] < 128
     np.testing.assert_array_equal(is_dark, np.eye(num_classes, dtype=bool))
+
+
+def test_names_of_classes_that_are_no_text_are_escaped_in_every_file(tmp_path: Path) -> None:
+    names = [os.fsdecode(b"bad\xff\xfe"), "two\nlines", "b\u00e4r"]
+    logits, labels = _scores(30, 3)
+    written = write_report(classification_report(logits, labels, class_names=names), tmp_path)
+    assert written[2].stat().st_size > 0
+    told = ["bad\\udcff\\udcfe", "two\\nlines", "b\u00e4r"]
+    rows = json.loads(written[0].read_text("utf-8"))["classes"]
+    assert [row["name"] for row in rows] == told
+    page = written[1].read_text("utf-8")
+    assert all(f"| {name} |" in page for name in told)

@@ -34,7 +34,7 @@ class Entry:
         path: As it was given.
         settings: Full key -> value as text.
         metrics: Lines of metrics.jsonl; none of an evaluation.
-        fault: What is wrong with metrics.jsonl; empty where nothing is.
+        fault: What is to be said of metrics.jsonl; empty where nothing is.
         evaluation: Its latest evaluation, if there is one.
     """
 
@@ -131,14 +131,10 @@ def read_entry(run: str | Path) -> Entry:
 
 
 def _read_log(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """Records of metrics.jsonl, and what is wrong with it."""
-    try:
-        records, damaged = read_jsonl(path)
-    except FileNotFoundError:
+    """Records of metrics.jsonl, and what is to be said of it."""
+    if not path.exists():
         return [], "no metrics.jsonl, the run has not begun to log."
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        return [], f"metrics.jsonl cannot be read: {reason or error}."
+    records, damaged = read_jsonl(path)
     if damaged:
         return records, f"metrics.jsonl: {lines_left_out(damaged)}"
     return records, "" if records else "metrics.jsonl is empty, the run has not begun to log."

@@ -77,6 +77,8 @@ class FixedLoader:
 class NoData:
     """Stands in for the data module: batches are normalised already."""
 
+    train_source: tuple[()] = ()
+
     def prepare(self, batch: Batch) -> Batch:
         """The batch."""
         return batch

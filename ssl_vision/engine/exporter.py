@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -74,13 +75,7 @@ class Exporter:
 
     def write(self, method: Method) -> None:
         """Write export/; `refresh` first."""
-        export_backbone(
-            self.backbone,
-            self._run.folder.export,
-            **self._input(),
-            card=self._card(method),
-            heads=self._heads,
-        )
+        self._write(self._run.folder.export, method)
 
     def keep_best(self, method: Method, *, score: str, value: float) -> None:
         """Write export_best/ and best.json if this score is above all before it; `refresh` first.
@@ -95,10 +90,17 @@ class Exporter:
         # What a run that was set back to an earlier update has not reached yet is no rival.
         if best is not None and best.step <= method.step and best.value >= value:
             return
-        export_backbone(
-            self.backbone, folder.path / BEST_FOLDER, **self._input(), card=self._card(method)
-        )
+        self._write(folder.path / BEST_FOLDER, method)
         folder.write_json(BEST_NAME, {"step": method.step, "score": score, "value": value})
+
+    def _write(self, folder: Path, method: Method) -> None:
+        export_backbone(
+            self.backbone,
+            folder,
+            **self._input(),
+            card=self._card(method),
+            heads=self._heads,
+        )
 
     def snippet(self) -> str:
         """Lines that load and use the export."""

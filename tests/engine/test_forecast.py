@@ -93,6 +93,16 @@ def test_a_run_begins_with_a_table_and_ends_with_best_and_next(
     assert "export_best/" in report
 
 
+def test_the_best_export_holds_what_the_last_one_holds(recipe: Callable[..., TrainConfig]) -> None:
+    result = train(recipe("simclr", "online_eval.every_epochs=1", "trainer.epochs=1"))
+    last, best = (
+        {path.name for path in (result.run_dir / name).iterdir()}
+        for name in ("export", "export_best")
+    )
+    assert "heads.safetensors" in last  # fine-tuning may start inside SimCLR's head
+    assert best == last
+
+
 def test_a_run_that_was_set_back_forgets_a_best_of_later(
     recipe: Callable[..., TrainConfig],
 ) -> None:

@@ -1,16 +1,16 @@
 """The loss in words: falling, flat or rising, beyond its noise."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple
+
+from ssl_vision.methods import METHODS
 
 Direction = Literal["falling", "flat", "rising"]
 
 _FEWEST = 6  # points of a curve that may be judged
 _STDEVS = 3.0  # of the difference of two means, beyond which it is no noise
-# Of these methods the targets move with the network: what the loss does proves nothing alone.
-_MOVING_TARGETS = ("dino", "poa", "ijepa")
 
 
 class Trend(NamedTuple):
@@ -55,13 +55,18 @@ def loss_trend(losses: Sequence[float]) -> Trend | None:
     return Trend(direction, fmean(values[:tenth]), fmean(values[-tenth:]))
 
 
+def logged_losses(records: Iterable[Mapping[str, object]]) -> list[float]:
+    """The losses among the records of a run's metrics.jsonl."""
+    return [v for line in records if isinstance(v := line.get("train/loss"), int | float)]
+
+
 def loss_sentence(losses: Sequence[float], *, method: str) -> str | None:
     """The trend as a sentence that says what it means for a method; None as of `loss_trend`."""
     trend = loss_trend(losses)
     if trend is None:
         return None
     text = f"loss {trend.direction} ({trend.start:.4g} at first, {trend.now:.4g} now)"
-    if method in _MOVING_TARGETS:
+    if METHODS[method].module.has_moving_targets:
         return f"{text}; its targets move, so judge by kNN and rank"
     return (
         text

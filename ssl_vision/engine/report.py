@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssl_vision.engine.collapse import FINE
 from ssl_vision.engine.curves import curve
-from ssl_vision.engine.loss_trend import loss_sentence
+from ssl_vision.engine.loss_trend import logged_losses, loss_sentence
 from ssl_vision.engine.run_dir import (
     UNREADABLE_NAME,
     Record,
@@ -174,8 +174,7 @@ def _verdict(metrics: Sequence[Record]) -> str:
 
 
 def _loss_in_words(metrics: Sequence[Record], method: str) -> str:
-    values = [v for line in metrics if isinstance(v := line.get("train/loss"), int | float)]
-    sentence = loss_sentence(values, method=method)
+    sentence = loss_sentence(logged_losses(metrics), method=method)
     return "" if sentence is None else f"<p>{html.escape(sentence[0].upper() + sentence[1:])}.</p>"
 
 

@@ -130,6 +130,7 @@ class Method(L.LightningModule):
     """
 
     reading: ClassVar[str] = ""  # what its loss says, for people who read a report; HTML
+    has_moving_targets: ClassVar[bool] = False  # they follow the network: the loss proves little
     reads_labels: ClassVar[bool] = False  # training then leaves out unlabelled and held-out images
     is_shardable: ClassVar[bool] = True  # whether FSDP2 may split its parameters over processes
     redraws_backbone: ClassVar[bool] = True  # whether building it may change the backbone's start

@@ -87,6 +87,8 @@ class Ijepa(Method):
         teacher: The target encoder; exported.
     """
 
+    has_moving_targets = True
+
     reading = (
         "The loss is the smooth-L1 distance of predicted features from the target encoder's, which "
         "are normed: 0.4 to 0.5 is the answer 'always the mean'. It falls at first, then often "

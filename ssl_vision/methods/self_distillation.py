@@ -91,6 +91,8 @@ class SelfDistillation(Method):
         has_patch_loss: Whether masked patches are learned from, now or later.
     """
 
+    has_moving_targets = True
+
     config: SelfDistillationConfig
     teacher: EmaTeacher[Backbone]
     has_patch_loss: bool

@@ -26,12 +26,11 @@ from ssl_vision.commands.pictures import (
     spotlight,
 )
 from ssl_vision.data.config import DataConfig, EvalDataConfig
-from ssl_vision.data.decode import Decoder
 from ssl_vision.data.find import find_source
 from ssl_vision.data.levels import AskedDecode
 from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.modality import Modality, Normalize
-from ssl_vision.data.source import Source, digest
+from ssl_vision.data.source import JoinedSource, Source, SubsetSource
 from ssl_vision.engine.saved_method import load_method, mae_of_export
 from ssl_vision.errors import ConfigError, keys_renamed
 from ssl_vision.files import Output, check_output, check_replaceable, remove_stale
@@ -293,30 +292,6 @@ _PICTURES = tuple(f"{kind}.png" for kind in KINDS)
 OUTPUT = Output(command="visualize", marks=_PICTURES, names=_PICTURES)
 
 
-class _Chosen(Source):
-    """Samples of several origins, as one source."""
-
-    def __init__(self, parts: Sequence[tuple[Source, int]]) -> None:
-        self.parts, self.class_names = list(parts), []
-        self.modality = self.parts[0][0].modality
-        sources = dict.fromkeys(source for source, _ in parts)
-        self.notes = tuple(dict.fromkeys(line for source in sources for line in source.notes))
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def name(self, index: int) -> str:
-        source, row = self.parts[index]
-        return source.name(row)
-
-    def fingerprint(self, *, num_threads: int | None = None) -> str:
-        return digest(*(self.name(i) for i in range(len(self))))
-
-    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
-        source, row = self.parts[index]
-        return source.sample(row, decoder)
-
-
 def _as_asked(modality: Modality, decode: AskedDecode) -> EvalDataConfig:
     """How samples are asked to be shown.
 
@@ -333,9 +308,9 @@ def _as_asked(modality: Modality, decode: AskedDecode) -> EvalDataConfig:
 
 def _choose(
     given: Sequence[str], modality: Modality, config: DataConfig, *, count: int
-) -> "_Chosen":
+) -> JoinedSource:
     """The single files, and so many samples of each folder or data set."""
-    parts: list[tuple[Source, int]] = []
+    parts: list[Source] = []
     for name in given:
         path = Path(name).expanduser()
         source = modality.single(path, config) if path.is_file() else None
@@ -343,11 +318,11 @@ def _choose(
             with keys_renamed(_AS_TYPED):
                 source = find_source(name, split="train", config=config)
         rows = np.linspace(0, len(source) - 1, min(count, len(source)))  # of all classes
-        parts += [(source, int(row)) for row in rows]
-    return _Chosen(parts)
+        parts.append(SubsetSource(source, rows.astype(np.int64)))
+    return JoinedSource(parts)
 
 
-def _views_of(chosen: "_Chosen", modality: Modality, view: Any) -> Tensor:
+def _views_of(chosen: Source, modality: Modality, view: Any) -> Tensor:
     """The samples, shown as in evaluation, (B, ...)."""
     loader = modality.loader(
         chosen,

@@ -4,6 +4,7 @@ import hashlib
 import os
 import unicodedata
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -209,6 +210,43 @@ class SubsetSource(Source):
     def read_ahead(self, indices: np.ndarray) -> None:
         """Pass the hint on."""
         self.source.read_ahead(self.indices[indices])
+
+
+class JoinedSource(Source):
+    """Samples of several sources, one source behind the other; without labels."""
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        self.parts, self.class_names = list(parts), []
+        self.modality = self.parts[0].modality
+        self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _at(self, index: int) -> tuple[Source, int]:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        part = self.parts[number]
+        return part, index - int(self._ends[number]) + len(part)
+
+    def name(self, index: int) -> str:
+        """Name in its own source."""
+        part, row = self._at(index)
+        return part.name(row)
+
+    def file(self, index: int) -> str | None:
+        """File in its own source."""
+        part, row = self._at(index)
+        return part.file(row)
+
+    def fingerprint(self, *, num_threads: int | None = None) -> str:
+        """Digest of all parts."""
+        return digest(*(part.fingerprint(num_threads=num_threads) for part in self.parts))
+
+    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
+        """One sample of its own source."""
+        part, row = self._at(index)
+        return part.sample(row, decoder)
 
 
 def digest(*parts: str | np.ndarray) -> str:

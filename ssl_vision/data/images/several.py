@@ -1,58 +1,18 @@
 """Images as they are typed or handed over: files, folders, packed files, sets, as one source."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ssl_vision.data.decode import Decoder
 from ssl_vision.data.images.files import FilesSource
 from ssl_vision.data.images.find import PACKED, build_source
 from ssl_vision.data.images.folder import FolderSource
 from ssl_vision.data.images.objects import is_list_of_files, source_of
 from ssl_vision.data.images.table import SUFFIXES
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
-from ssl_vision.data.source import Source, digest
+from ssl_vision.data.source import JoinedSource, Source
 from ssl_vision.errors import DataError
 
 _SETS = (PACKED, *SUFFIXES)  # files that are data sets
-
-
-class JoinedSource(Source):
-    """Samples of several sources, one source behind the other; without labels."""
-
-    def __init__(self, parts: Sequence[Source]) -> None:
-        self.parts, self.class_names = list(parts), []
-        self.notes = tuple(note for part in parts for note in part.notes)
-        self._ends = np.cumsum([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def _at(self, index: int) -> tuple[Source, int]:
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        part = self.parts[number]
-        return part, index - int(self._ends[number]) + len(part)
-
-    def name(self, index: int) -> str:
-        """Name in its own source."""
-        part, row = self._at(index)
-        return part.name(row)
-
-    def file(self, index: int) -> str | None:
-        """File in its own source."""
-        part, row = self._at(index)
-        return part.file(row)
-
-    def fingerprint(self, *, num_threads: int | None = None) -> str:
-        """Digest of all parts."""
-        return digest(*(part.fingerprint(num_threads=num_threads) for part in self.parts))
-
-    def sample(self, index: int, decoder: Decoder | None = None) -> np.ndarray:
-        """One sample of its own source."""
-        part, row = self._at(index)
-        return part.sample(row, decoder)
 
 
 def images_at(images: Any, *, download: bool = False, decode: DecodeConfig = DEFAULT) -> Source:

@@ -8,7 +8,8 @@ from PIL import Image
 
 from ssl_vision.data.images.files import FilesSource
 from ssl_vision.data.images.find import build_source
-from ssl_vision.data.images.several import JoinedSource, images_at
+from ssl_vision.data.images.several import images_at
+from ssl_vision.data.source import JoinedSource
 from ssl_vision.errors import DataError
 
 

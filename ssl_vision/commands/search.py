@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ssl_vision.bounds import check_bounds
 from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.saying import say
 from ssl_vision.commands.tables import write_csv
@@ -26,8 +27,7 @@ class SearchSettings(PassSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.k < 1:
-            raise ConfigError(f"k={self.k} must be 1 or more.")
+        check_bounds("k", self.k, least=1)
 
 
 def run_search(arguments: Sequence[str]) -> int:
@@ -57,12 +57,13 @@ def _made(
     """A new index where there is something to index; else the one that is there."""
     if not paths:
         index = ImageIndex.load(folder)
-        if resolve_weights(weights).sha256 != index.sha256:
+        loaded = resolve_weights(weights)
+        if loaded.sha256 != index.sha256:
             raise ConfigError(
                 f"{folder} was made with {index.weights}, whose weights are others than those of "
                 f"{weights}; make it again with {_PATH}=DIR."
             )
-        return replace(index, weights=weights)
+        return replace(index, weights=weights, network=loaded)
     check_index_folder(Path(folder).expanduser())
     is_new = not (Path(folder).expanduser() / META_NAME).exists()
     index = ImageIndex.build(weights, paths, settings=settings)

@@ -54,6 +54,7 @@ class ImageIndex:
         features: Of length 1, float32, (N, D).
         unreadable: Images that are not in it, name -> reason; not saved.
         notes: What a reader should know, a line each; not saved.
+        network: Of these weights, where it is loaded already; not saved.
     """
 
     weights: str
@@ -62,6 +63,7 @@ class ImageIndex:
     features: NDArray[np.float32]
     unreadable: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    network: LoadedBackbone | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def build(
@@ -90,6 +92,7 @@ class ImageIndex:
             features=passed.values / np.maximum(norms, 1e-30),
             unreadable=passed.unreadable,
             notes=source.notes,
+            network=loaded,
         )
 
     def save(self, folder: str | Path) -> None:
@@ -184,7 +187,7 @@ class ImageIndex:
 
     @cached_property
     def _network(self) -> LoadedBackbone:
-        loaded = resolve_weights(self.weights)
+        loaded = self.network or resolve_weights(self.weights)
         if loaded.sha256 != self.sha256:
             raise ConfigError(
                 f"weights={self.weights!r} are not those the index was made with; make it again."

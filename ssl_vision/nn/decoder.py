@@ -44,19 +44,8 @@ class MaskedDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         positions = sincos_2d(width, grid=grid, num_prefix=num_prefix)
         self.register_buffer("pos_embed", positions[None])
-        self.blocks = nn.Sequential(
-            *(
-                Block(
-                    width,
-                    num_heads,
-                    mlp_ratio=mlp_ratio,
-                    qkv_bias=True,
-                    norm_layer=_layer_norm,
-                )
-                for _ in range(depth)
-            )
-        )
-        self.norm = _layer_norm(width)
+        self.blocks = vit_blocks(width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
+        self.norm = layer_norm(width)
         self.pred = nn.Linear(width, out_dim)
         init_as_mae(self)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -96,4 +85,14 @@ def init_as_mae(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-_layer_norm = cast(type[nn.LayerNorm], partial(nn.LayerNorm, eps=1e-6))
+layer_norm = cast(type[nn.LayerNorm], partial(nn.LayerNorm, eps=1e-6))  # as ViTs of timm have it
+
+
+def vit_blocks(width: int, *, depth: int, num_heads: int, mlp_ratio: float) -> nn.Sequential:
+    """Pre-norm transformer blocks as in the encoder, tokens (B, N, width) -> the same."""
+    return nn.Sequential(
+        *(
+            Block(width, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=layer_norm)
+            for _ in range(depth)
+        )
+    )

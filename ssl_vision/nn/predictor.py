@@ -1,12 +1,9 @@
 """The narrow transformer that predicts hidden blocks in the space of features (I-JEPA)."""
 
-from functools import partial
-from typing import cast
-
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from ssl_vision.nn.decoder import layer_norm, vit_blocks
 from ssl_vision.nn.patches import sincos_2d, take_blocks
 
 
@@ -38,13 +35,8 @@ class BlockPredictor(nn.Module):
         self.embed = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("pos_embed", sincos_2d(width, grid=grid)[None])
-        self.blocks = nn.Sequential(
-            *(
-                Block(width, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=_layer_norm)
-                for _ in range(depth)
-            )
-        )
-        self.norm = _layer_norm(width)
+        self.blocks = vit_blocks(width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
+        self.norm = layer_norm(width)
         self.proj = nn.Linear(width, dim)
         init_as_ijepa(self)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -79,6 +71,3 @@ def init_as_ijepa(module: nn.Module) -> None:
         elif isinstance(layer, nn.LayerNorm):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
-
-
-_layer_norm = cast(type[nn.LayerNorm], partial(nn.LayerNorm, eps=1e-6))

@@ -52,12 +52,7 @@ class LoadedBackbone:
 
     Attributes:
         backbone: In evaluation mode, on the CPU.
-        mean: Per channel, of images scaled to [0, 1].
-        std: Likewise.
-        interpolation: bicubic or bilinear.
-        input_size: Side of the input; for clouds, their number of points.
-        crop_pct: Centre crop's side / resized shorter side.
-        decode: What image files meant in training where their format leaves it open.
+        spec: How samples are to be shown.
         card: What is known of the weights.
         class_names: What the classifier's outputs mean, in their order; empty where the network
             came without one, or nobody named them.
@@ -68,12 +63,7 @@ class LoadedBackbone:
     """
 
     backbone: Backbone
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    input_size: int
-    crop_pct: float
-    decode: DecodeConfig
+    spec: InputSpec
     card: ModelCard
     folder: Path | None
     source: str
@@ -87,16 +77,34 @@ class LoadedBackbone:
         return int(getattr(self.backbone.model, "num_classes", 0) or 0)
 
     @property
-    def spec(self) -> InputSpec:
-        """How samples are to be shown."""
-        return InputSpec(
-            self.input_size,
-            self.mean,
-            self.std,
-            self.interpolation,
-            self.crop_pct,
-            self.decode,
-        )
+    def input_size(self) -> int:
+        """Side of the input; for clouds, their number of points."""
+        return self.spec.size
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, of images scaled to [0, 1]."""
+        return self.spec.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Likewise."""
+        return self.spec.std
+
+    @property
+    def interpolation(self) -> str:
+        """Bicubic or bilinear."""
+        return self.spec.interpolation
+
+    @property
+    def crop_pct(self) -> float:
+        """Centre crop's side / resized shorter side."""
+        return self.spec.crop_pct
+
+    @property
+    def decode(self) -> DecodeConfig:
+        """What image files meant in training where their format leaves it open."""
+        return self.spec.decode
 
 
 def heads_of(loaded: LoadedBackbone) -> dict[str, Tensor]:
@@ -185,12 +193,7 @@ def resolve_network(
     backbone = as_backbone(model, size_px=spec.size).cpu().eval()
     return LoadedBackbone(
         backbone=backbone,
-        mean=spec.mean,
-        std=spec.std,
-        interpolation=spec.interpolation,
-        input_size=spec.size,
-        crop_pct=spec.crop_pct,
-        decode=spec.decode,
+        spec=spec,
         card=ModelCard(title=f"{type(model).__name__}"),
         folder=None,
         source=f"object:{backbone.architecture.removeprefix('object:')}",
@@ -306,12 +309,14 @@ def _describe(
     has_classifier = bool(getattr(backbone.model, "num_classes", 0))
     return LoadedBackbone(
         backbone=backbone,
-        mean=tuple(given.get("mean", (0.485, 0.456, 0.406))),
-        std=tuple(given.get("std", (0.229, 0.224, 0.225))),
-        interpolation=str(given.get("interpolation", "bicubic")),
-        input_size=int(size[-1] if isinstance(size, list | tuple) else size),
-        crop_pct=float(given.get("crop_pct") or 0.875),
-        decode=read_decode(config),
+        spec=InputSpec(
+            size=int(size[-1] if isinstance(size, list | tuple) else size),
+            mean=tuple(given.get("mean", (0.485, 0.456, 0.406))),
+            std=tuple(given.get("std", (0.229, 0.224, 0.225))),
+            interpolation=str(given.get("interpolation", "bicubic")),
+            crop_pct=float(given.get("crop_pct") or 0.875),
+            decode=read_decode(config),
+        ),
         card=read_card(config),
         folder=folder,
         checkpoint=checkpoint,

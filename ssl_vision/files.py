@@ -72,12 +72,12 @@ def read_text(
     Raises:
         error: With name and reason, if it cannot be read or is not UTF-8.
     """
-    data = read_regular(path, max_bytes=max_bytes, error=error)
     try:
-        text = data.decode("utf-8-sig")
+        return plain_text(path, max_bytes=max_bytes)
     except UnicodeDecodeError as caught:
         raise error(f"{shown(path)} is not UTF-8 text (byte {caught.start}).") from caught
-    return io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)
+    except OSError as caught:
+        raise _as(error, caught, path) from caught
 
 
 def plain_text(path: StrPath, *, max_bytes: int = MAX_TEXT_BYTES, errors: str = "strict") -> str:

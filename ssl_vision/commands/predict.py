@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from ssl_vision.bounds import check_bounds
 from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.saying import say
 from ssl_vision.commands.tables import write_csv
@@ -31,8 +32,7 @@ class PredictSettings(PassSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.top < 1:
-            raise ConfigError(f"top={self.top} must be 1 or more.")
+        check_bounds("top", self.top, least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,9 +121,9 @@ def memory_gib(device: torch.device) -> float:
 
 def long_run_advice(method: str, seconds: float, *, device: torch.device) -> str:
     """A warning that names the recipe that would fit."""
-    size = "tiny_cpu" if device.type == "cpu" else "small"
-    fitting = [name for name in recipe_names() if name == f"{method}/{size}"]
-    use = f"{fitting[0]} is made for it" if fitting else "take a smaller network or fewer epochs"
+    fitting = f"{method}/{'tiny_cpu' if device.type == 'cpu' else 'small'}"
+    is_there = fitting in recipe_names()
+    use = f"{fitting} is made for it" if is_there else "take a smaller network or fewer epochs"
     return (
         f"at this rate the run takes {duration(seconds)} on this machine ({device.type}); {use}, "
         "or lower trainer.epochs. Ctrl-C saves and leaves."

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.classifier import classify
+from ssl_vision.bounds import check_bounds
 from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.source import Source
 from ssl_vision.errors import ConfigError, DataError
@@ -30,11 +31,8 @@ class PassSettings:
     precision: Literal["32", "bf16", "16"] = "32"  # of the network
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.num_threads < 0:
-            raise ConfigError(
-                f"batch_size={self.batch_size} must be 1 or more, num_threads={self.num_threads} "
-                "0 (automatic) or more."
-            )
+        check_bounds("batch_size", self.batch_size, least=1)
+        check_bounds("num_threads", self.num_threads, least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ _METHODS = {
         {"view": f"{{size_px: 16, {_PLAIN}}}"},
     ),
     "ijepa": (
-        "{name: ijepa, patch_init: xavier, predictor_width: 16, predictor_depth: 1, "
+        "{name: ijepa, init: xavier, predictor_width: 16, predictor_depth: 1, "
         "predictor_num_heads: 2, teacher_momentum: 0.98, blocks: {min_keep: 3}}",
         {"view": f"{{size_px: 16, {_PLAIN}}}"},
     ),

@@ -43,6 +43,7 @@ from ssl_vision.methods.base import (
     detached,
     feature_std,
 )
+from ssl_vision.nn.decoder import init_as_mae
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.patches import sincos_2d, take_blocks
 from ssl_vision.nn.predictor import BlockPredictor, init_as_ijepa
@@ -59,7 +60,7 @@ class IjepaConfig(MethodConfig):
     name: Literal["ijepa"] = "ijepa"
     masks: Literal["keyed", "collator"] = "keyed"  # collator: the authors' draws, by the batch
     blocks: MultiBlockConfig = field(default_factory=MultiBlockConfig)
-    patch_init: Literal["normal", "xavier"] = "normal"  # of the patch embedding; xavier is MAE's
+    init: Literal["normal", "xavier"] = "normal"  # of all layers; xavier is MAE's, for small nets
     predictor_width: int = 384
     predictor_depth: int = 12
     predictor_num_heads: int | None = None  # null: as many as the encoder has
@@ -117,7 +118,7 @@ class Ijepa(Method):
                 f"method.predictor_width={config.predictor_width} must be divisible by 4 and by "
                 f"its {num_heads} heads; predictor_num_heads sets their number."
             )
-        _init_encoder(backbone, patch_init=config.patch_init)
+        _init_encoder(backbone, init=config.init)
         self.predictor = BlockPredictor(
             backbone.width,
             grid=self.grid,
@@ -125,6 +126,8 @@ class Ijepa(Method):
             depth=config.predictor_depth,
             num_heads=num_heads,
         )
+        if config.init == "xavier":
+            init_as_mae(self.predictor)
         self.teacher = EmaTeacher(backbone)
         set_drop_path(self.teacher, 0.0)
 
@@ -199,11 +202,13 @@ def _check_encoder(backbone: Backbone) -> None:
         )
 
 
-def _init_encoder(backbone: Backbone, *, patch_init: str) -> None:
+def _init_encoder(backbone: Backbone, *, init: str) -> None:
     """The authors' start and fixed positions, in a timm ViT."""
     model = backbone.model
     init_as_ijepa(model)
-    if patch_init == "xavier":
+    if init == "xavier":
+        # N(0, 0.02) suits a width of 1280; at 96 it leaves the blocks a fifth as loud.
+        init_as_mae(model)
         # Positions are as loud whatever the patch. N(0, 0.02) makes 14 px of three channels about
         # as loud, and 4 px a tenth of it: targets then tell places apart and hardly images.
         weight = model.patch_embed.proj.weight

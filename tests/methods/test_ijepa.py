@@ -235,3 +235,21 @@ def test_what_cannot_be_is_refused_in_one_line(change, message):
 def test_it_takes_one_view():
     with pytest.raises(ConfigError, match=r"data\.views\.view is missing"):
         IjepaConfig().check_views({"a": ViewConfig()})
+
+
+@pytest.mark.parametrize("init", ["normal", "xavier"])
+def test_layers_start_as_the_authors_or_as_loud_as_their_widths_want(init):
+    """N(0, 0.02), or with the variance 2 / (inputs + outputs) of Glorot and Bengio 2010."""
+    method = _method(args={**SMALL, "embed_dim": 96, **NO_CLASS_TOKEN}, init=init)
+    layers = {name: each for name, each in method.named_modules() if isinstance(each, nn.Linear)}
+    layers["patches"] = method.backbone.model.patch_embed.proj
+    assert len(layers) > 16  # two encoders of 2 blocks of 4, and the predictor
+    for name, layer in layers.items():
+        outputs, inputs = layer.weight.flatten(1).shape
+        expected = 0.02 if init == "normal" else (2 / (inputs + outputs)) ** 0.5
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.1), name
+        assert not layer.bias.any()
+    for ours, target in zip(
+        method.backbone.parameters(), method.teacher.network.parameters(), strict=True
+    ):
+        assert torch.equal(ours, target)

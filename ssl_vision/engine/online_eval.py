@@ -91,7 +91,7 @@ class OnlineEval:
         if not run.is_main:
             return
         scores = seen.scores
-        if method.reads_labels and seen.queries is not None and seen.queries.labels is not None:
+        if seen.queries is not None and self._tells_classes(method, seen.queries):
             scores |= self._classify(seen.backbone, seen.queries)
         signs = _signs(_spread(seen.bank.features["pooled"].float(), _MAX_RANK_ROWS))
         verdict = self._judge(method, signs | scores, seen)
@@ -176,6 +176,16 @@ class OnlineEval:
         settings = self._run.config.online_eval
         found = score_knn(bank, queries, k=[settings.k], temperature=settings.temperature)
         return {"knn_top1": found[settings.k].top1} if found else {}
+
+    def _tells_classes(self, method: Method, queries: FeatureSet) -> bool:
+        """Whether the network has scores for the classes that the test images are labelled with.
+
+        A student of class probabilities has them where its teacher's classes are called the same.
+        """
+        source = self._data.val_source
+        if queries.labels is None or source is None:
+            return False
+        return method.reads_labels or tuple(source.class_names) == method.class_names
 
     def _classify(self, backbone: Backbone, queries: FeatureSet) -> dict[str, float]:
         """Score the network's own classifier; write classification/ into the run folder."""

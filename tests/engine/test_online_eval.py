@@ -4,16 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from ssl_vision.backbones.classifier import classify
 from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.module import DataModule
 from ssl_vision.engine.saved_method import untrained_backbone
 from ssl_vision.engine.train import train
 from ssl_vision.evaluation.features import extract_features
 from ssl_vision.evaluation.knn import knn_accuracy
+from ssl_vision.methods.distill import Distill
 from ssl_vision.nn.batch_norm import with_fitted_batch_norms
 from ssl_vision.tasks.evaluate import evaluate
+from ssl_vision.zoo.weights import resolve_weights
 
 RECIPE = Path(__file__).parents[2] / "configs" / "point_mae" / "tiny_cpu.yaml"
 
@@ -101,3 +105,40 @@ def test_the_majority_class_is_told_in_terminal_and_report(
     page = (run / "report.html").read_text()
     assert "majority class: 65.00 %" in page
     assert "<th>majority" not in page
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_a_student_of_classes_is_scored_where_the_labels_are_called_the_same(
+    recipe: Callable[..., TrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_renamed: bool,
+) -> None:
+    """By the exported network's own forward pass."""
+    long = ("trainer.epochs=8", "data.global_batch_size=64", "optim.base_lr=2e-2")
+    train(recipe("supervised", *long, run="teacher"))
+    if is_renamed:
+        others = tuple(f"not {each}" for each in range(10))
+        monkeypatch.setattr(Distill, "class_names", property(lambda self: others))
+    config = recipe(
+        "distill",
+        f"method.teachers.one.weights={tmp_path / 'teacher'}",
+        *long,
+        "online_eval.every_epochs=8",
+        run="student",
+    )
+    train(config)
+    last = scored(tmp_path / "student")[-1]
+    if is_renamed:
+        assert "eval/top1" not in last
+        return
+    student = resolve_weights(str(tmp_path / "student"), with_classifier=True).backbone.eval()
+    data = DataModule(config.data, seed=config.seed)
+    right = [
+        classify(student, student(images).pooled).argmax(dim=1) == batch.label
+        for batch in map(data.normalize, data.val_loader())
+        for images in batch.views.values()
+    ]
+    accuracy = float(torch.cat(right).double().mean())
+    assert accuracy > 0.15  # better than chance, or the order of classes could be any
+    assert last["eval/top1"] == pytest.approx(accuracy)

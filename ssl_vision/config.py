@@ -143,7 +143,7 @@ class EvalConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["32", "bf16", "16"] = "32"  # of the frozen forward
     method: str | None = None  # for published numbers; None: from the run or the zoo
-    baselines: bool = False  # kNN and SVM also on raw inputs and on the untrained network
+    baselines: bool = False  # kNN, SVM, dense tasks also on raw inputs and the untrained network
     cache: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:

@@ -109,7 +109,8 @@ class ViewConfig:
 
     size_px: int = 224
     count: int = 1  # drawings of this view per image
-    crop: Literal["random", "center"] = "random"  # center: resize by center_fraction, then cut
+    crop: Literal["random", "center", "whole"] = "random"  # center: resize by center_fraction,
+    # then cut; whole: all of it, its sides scaled to a square
     crop_area: tuple[float, float] = (0.08, 1.0)  # fraction of the image; random crops only
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height; random crops only
     center_fraction: float = 0.875  # size_px / resized shorter side; centre crops only

@@ -8,6 +8,7 @@ torchvision's ImageFolder, and with it most authors' code, does not) as 8-bit RG
 
 import ctypes
 import io
+import os
 import re
 import struct
 from functools import cache
@@ -187,6 +188,20 @@ def _orientation(image: Image.Image) -> int:
         return int(value) if value in range(1, 9) else 1
     except Exception:  # Pillow raises nearly everything here
         return 1
+
+
+def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of an image file as its pixels come out, from its header alone.
+
+    Raises:
+        DataError: With the reason, if that cannot be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            return (width, height) if _orientation(image) >= 5 else (height, width)
+    except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
 def jpeg_components(data: bytes) -> int:

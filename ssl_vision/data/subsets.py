@@ -1,5 +1,6 @@
 """Parts of a training set by file list, by share or held out, and classes that meet by name."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,17 @@ from ssl_vision.files import MAX_LOG_BYTES, plain_text
 from ssl_vision.randomness import derive_key, keyed_uniform
 
 
-def rows_of_list(source: Source, path: Path) -> np.ndarray:
+def rows_of_list(source: Source, path: Path, *, key: str = "data.train_list") -> np.ndarray:
     """Samples of a source that a text file names, in the order of the source, int64, (n,).
 
-    A line is a sample's path, its end, or its bare file name where that is unique; SimCLR's lists
-    `imagenet_subsets/1percent.txt` and `10percent.txt` are of the last kind. Empty lines and lines
-    that begin with # are skipped.
+    A line is a sample's path, its end, or its bare file name where that is unique, with its suffix
+    (SimCLR's lists `imagenet_subsets/1percent.txt` and `10percent.txt`) or without (VOC's
+    `ImageSets/Segmentation/train.txt`). Empty lines and lines that begin with # are skipped.
+
+    Args:
+        source: The samples.
+        path: The file.
+        key: The setting that named it.
 
     Raises:
         DataError: The file cannot be read, names nothing, names a sample twice, or names one that
@@ -25,18 +31,18 @@ def rows_of_list(source: Source, path: Path) -> np.ndarray:
     try:
         lines = [line.strip() for line in plain_text(path, max_bytes=MAX_LOG_BYTES).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.train_list={path} cannot be read: {error}") from error
+        raise DataError(f"{key}={path} cannot be read: {error}") from error
     wanted = [line for line in lines if line and not line.startswith("#")]
     if not wanted:
-        raise DataError(f"data.train_list={path} names no image.")
+        raise DataError(f"{key}={path} names no image.")
     rows_by_end = _rows_by_file_name(source)
     rows, missing = [], []
     for name in wanted:
         candidates = rows_by_end.get(name.rpartition("/")[2], [])
-        found = [row for row in candidates if _ends_with(source.name(row), name)]
+        found = [row for row in candidates if _is_named(source.name(row), name)]
         if len(found) > 1:
             raise DataError(
-                f"data.train_list={path}: {name} names several images, {source.name(found[0])} and "
+                f"{key}={path}: {name} names several images, {source.name(found[0])} and "
                 f"{source.name(found[1])}; write more of their paths."
             )
         rows.extend(found)
@@ -44,12 +50,12 @@ def rows_of_list(source: Source, path: Path) -> np.ndarray:
             missing.append(name)
     if missing:
         raise DataError(
-            f"data.train_list={path}: {len(missing)} of {len(wanted)} images are not in the data, "
+            f"{key}={path}: {len(missing)} of {len(wanted)} images are not in the data, "
             f"{missing[0]} first; is it the list of another data set?"
         )
     unique = np.unique(np.array(rows, dtype=np.int64))
     if len(unique) != len(rows):
-        raise DataError(f"data.train_list={path} names {len(rows) - len(unique)} images twice.")
+        raise DataError(f"{key}={path} names {len(rows) - len(unique)} images twice.")
     return unique
 
 
@@ -123,10 +129,18 @@ def with_classes_of(train: Source, val: Source, *, must_fit: bool) -> Source:
 
 
 def _rows_by_file_name(source: Source) -> dict[str, list[int]]:
+    """Rows by the file name, and by the same without its suffix."""
     rows: dict[str, list[int]] = {}
     for row in range(len(source)):
-        rows.setdefault(source.name(row).rpartition("/")[2], []).append(row)
+        name = source.name(row).rpartition("/")[2]
+        for each in {name, os.path.splitext(name)[0]}:
+            rows.setdefault(each, []).append(row)
     return rows
+
+
+def _is_named(path: str, end: str) -> bool:
+    """Whether a line means a path, with or without its suffix."""
+    return _ends_with(path, end) or _ends_with(os.path.splitext(path)[0], end)
 
 
 def _ends_with(path: str, end: str) -> bool:

@@ -12,7 +12,8 @@ from ssl_vision.backbones.timm_vit import TimmViT
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.types import Batch
 
-POOLS = ("pooled", "cls", "mean")
+POOLS = ("pooled", "cls", "mean", "patches")
+_IN_SETS = POOLS[:-1]  # a set is joined into one vector per image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +21,12 @@ class FeatureSpec:
     """Which features one forward yields.
 
     A feature is named `<pool>_<layer>` ("cls_-1", "mean_-4"), or "pooled" for the network's own
-    pooling, which exists for every network.
+    pooling, which exists for every network. `patches_-1` are the patches themselves, one behind the
+    other, (B, N * D).
     """
 
-    pools: tuple[str, ...] = ("pooled",)  # pooled | cls | mean (of the patches)
-    num_layers: int = 1  # last blocks read by cls and mean; each through the final norm
+    pools: tuple[str, ...] = ("pooled",)  # pooled | cls | mean (of the patches) | patches
+    num_layers: int = 1  # last blocks read by cls, mean and patches; each through the final norm
 
     def __post_init__(self) -> None:
         wrong = [pool for pool in self.pools if pool not in POOLS]
@@ -58,7 +60,7 @@ def parse_feature_set(text: str, *, depth: int | None) -> tuple[str, ...]:
     names: list[str] = []
     for part in text.split("+"):
         pool, digits = part.rstrip("0123456789"), part.lstrip("abcdefghijklmnopqrstuvwxyz")
-        if pool not in POOLS or pool + digits != part or digits == "0":
+        if pool not in _IN_SETS or pool + digits != part or digits == "0":
             raise ConfigError(
                 f"feature set {text!r} is not understood; join pooled, cls, cls4, mean ... by +."
             )
@@ -201,13 +203,33 @@ def forward_batches(
 
 
 def _read_or_explain(backbone: Backbone, images: Tensor, spec: FeatureSpec) -> dict[str, Tensor]:
-    try:
+    with _size_explained(backbone, images):
         return read_features(backbone, images, spec)
+
+
+@contextmanager
+def _size_explained(backbone: Backbone, images: Tensor) -> Iterator[None]:
+    try:
+        yield
     except AssertionError as error:  # timm's networks of fixed size check it by assertion
         raise ConfigError(
             f"{backbone.architecture} does not take images of {images.shape[-1]} px ({error}); set "
             "data.size_px= to its own size."
         ) from error
+
+
+def try_patches(backbone: Backbone, size_px: int, *, device: torch.device | str) -> int:
+    """Patches that a network gives of one image of a size, found by trying; 0 where it has none.
+
+    Raises:
+        ConfigError: It does not take images of that size.
+    """
+    with frozen(backbone), torch.no_grad():
+        backbone.to(device)
+        image = torch.zeros(1, *backbone.sample_shape(size_px), device=device)
+        with _size_explained(backbone, image):
+            patches = backbone(image).patches
+    return 0 if patches is None else int(patches.shape[1])
 
 
 def extract_views(
@@ -267,12 +289,13 @@ def read_features(backbone: Backbone, images: Tensor, spec: FeatureSpec) -> dict
         )
     features = backbone(images)
     found = {"pooled": features.pooled}
-    if "mean" in spec.pools:
+    if {"mean", "patches"} & {*spec.pools}:
         if features.patches is None:
             raise ConfigError(
                 f"{backbone.architecture} has no patches; use features.pools=[pooled]."
             )
         found["mean_-1"] = features.patches.mean(dim=1)
+        found["patches_-1"] = features.patches.flatten(1)
     return {name: found[name] for name in spec.names}
 
 
@@ -293,6 +316,8 @@ def _read_vit(backbone: TimmViT, images: Tensor, spec: FeatureSpec) -> dict[str,
         found["pooled"] = backbone.read_tokens(layers[0]).pooled
     for depth, tokens in enumerate(layers, start=1):
         found[f"mean_{-depth}"] = tokens[:, backbone.num_prefix :].mean(dim=1)
+        if "patches" in spec.pools:
+            found[f"patches_{-depth}"] = tokens[:, backbone.num_prefix :].flatten(1)
         if backbone.num_prefix:
             found[f"cls_{-depth}"] = tokens[:, 0]
     return {name: found[name] for name in spec.names}

@@ -1,6 +1,7 @@
 """Pictures of a report, as SVG text: no plotting library, no files, sharp at any size."""
 
 import base64
+import colorsys
 import html
 import io
 import math
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 WIDTH, HEIGHT = 460, 300
+PICTURE_PX = 160  # longest side in a `picture_table`
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 30, 44
 # Okabe and Ito's colours, told apart with any colour vision; then darker and lighter ones.
 COLORS = (
@@ -192,11 +194,69 @@ def picture_map(
     return _frame(title, body, width=size + (110 if is_named else 10), height=height)
 
 
-def data_uri(picture: NDArray[np.uint8], *, quality: int = 80) -> str:
-    """JPEG of an image (H, W, 3) as text for an HTML or SVG attribute."""
+def picture_table(
+    title: str,
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    *,
+    columns: Sequence[str],
+    legend: Mapping[str, tuple[int, int, int]] | None = None,
+) -> str:
+    """SVG of pictures side by side, a row for each image.
+
+    Args:
+        title: Written above.
+        rows: Pictures (H, W, 3) of each row, whose sides are at most `PICTURE_PX`.
+        columns: What they show.
+        legend: Name -> colour of what is painted in them.
+    """
+    step, parts, top = PICTURE_PX + 8, [], _TOP + 18.0
+    for i, name in enumerate(columns):
+        parts.append(_text(8 + i * step, _TOP + 8, name))
+    for row in rows:
+        for i, picture in enumerate(row):
+            height, width = picture.shape[:2]
+            parts.append(
+                f'<image x="{8 + i * step}" y="{top:.0f}" width="{width}" height="{height}" '
+                f'href="{data_uri(picture, is_exact=i > 0)}"/>'
+            )
+        top += max(picture.shape[0] for picture in row) + 8
+    left = 8 + step * len(columns)
+    for i, (name, color) in enumerate((legend or {}).items()):
+        y = _TOP + 18 + 15 * i
+        box = f'y="{y}" width="10" height="10" fill="rgb{color}" stroke="#888"'
+        parts.append(f'<rect x="{left}" {box}/>' + _text(left + 15, y + 9, name))
+    height = max(top, _TOP + 26 + 15 * len(legend or {}))
+    return _frame(title, "".join(parts), width=left + (140 if legend else 0), height=height)
+
+
+def distinct_colors(num: int) -> NDArray[np.uint8]:
+    """Colours that tell classes apart, (num, 3): the palette of all plots, then turning hues."""
+    first = [tuple(bytes.fromhex(color[1:])) for color in COLORS]
+    turns = [colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.85 - i % 3 * 0.25, 0.9) for i in range(num)]
+    rest = [tuple(round(255 * level) for level in rgb) for rgb in turns]
+    return np.array((first if num <= len(first) else rest)[:num], np.uint8).reshape(num, 3)
+
+
+_RAMP = np.array([(40, 20, 90), (35, 90, 150), (30, 160, 140), (130, 205, 90), (250, 230, 50)])
+
+
+def ramp_colors(shares: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Colours of shares in 0..1 from dark blue to yellow, (H, W) -> (H, W, 3); NaN is black."""
+    known = np.nan_to_num(shares).clip(0, 1)
+    ends = np.linspace(0, 1, len(_RAMP))
+    levels = np.stack([np.interp(known, ends, band) for band in _RAMP.T], axis=-1)
+    return np.where(np.isnan(shares)[..., None], 0, levels.round()).astype(np.uint8)
+
+
+def data_uri(picture: NDArray[np.uint8], *, quality: int = 80, is_exact: bool = False) -> str:
+    """An image (H, W, 3) as text for an HTML or SVG attribute, JPEG or where exact PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="JPEG", quality=quality)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    if is_exact:
+        Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    else:
+        Image.fromarray(picture).save(buffer, format="JPEG", quality=quality)
+    kind = "png" if is_exact else "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 # Parts -----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, unfold
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.data.modalities import MODALITIES
@@ -11,29 +12,47 @@ from ssl_vision.data.modality import Modality
 from ssl_vision.evaluation.features import FeatureSet, joined
 from ssl_vision.types import Batch, Features
 
+_PATCH_PX = 8  # side of the pixels that stand for a patch
 _MAX_KEPT = 5000  # samples of a data set, whose inputs are held against a network's features
 
 
 class RawInputs(Backbone):
-    """A modality's features without a network; see `Modality.raw`."""
+    """A modality's features without a network; see `Modality.raw`.
 
-    def __init__(self, modality: Modality) -> None:
+    Args:
+        modality: Of the samples.
+        patch_side: Patches along a side of an image, whose pixels are its patch tokens; None for
+            none.
+    """
+
+    def __init__(self, modality: Modality, *, patch_side: int | None = None) -> None:
         model: Any = nn.Identity()
         model.num_features = modality.raw.width
         super().__init__(model, architecture=f"raw {modality.raw.name}", model_args={})
         self.modality, self._of = modality.name, modality.raw.of
+        self._patch_side = patch_side
 
     def set_num_groups(self, num_groups: int) -> None:
         """Nothing is cut into patches."""
 
     def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
         """Of samples as networks take them, (B, D)."""
-        return Features(pooled=self._of(images))
+        side = self._patch_side
+        patches = None if side is None else patch_pixels(images, side)
+        return Features(pooled=self._of(images), patches=patches)
 
 
-def raw_inputs(modality: str) -> Backbone:
+def patch_pixels(images: Tensor, side: int) -> Tensor:
+    """Pixels of each patch, averaged down to 8 x 8 or fewer, (B, C, S, S) -> (B, side^2, D)."""
+    cells = max(1, min(_PATCH_PX, images.shape[-1] // side))
+    if images.shape[-1] != side * cells:
+        images = adaptive_avg_pool2d(images, side * cells)
+    return unfold(images, cells, stride=cells).transpose(1, 2)
+
+
+def raw_inputs(modality: str, *, patch_side: int | None = None) -> Backbone:
     """The inputs of a network as features; of `Backbone.modality`."""
-    return RawInputs(MODALITIES[modality])
+    return RawInputs(MODALITIES[modality], patch_side=patch_side)
 
 
 class KeptInputs:

@@ -6,6 +6,7 @@ functions of `evaluation/`: it names the protocol and draws its plots.
 
 from ssl_vision.tasks import (
     clustering,
+    dense_knn,
     few_shot,
     finetune,
     knn,
@@ -18,6 +19,7 @@ from ssl_vision.tasks import (
     n_way,
     parts,
     retrieval,
+    segment,
     svm,
 )
 from ssl_vision.tasks.task import Task
@@ -37,4 +39,6 @@ TASKS: dict[str, Task] = {
     "metrics": metrics.TASK,
     "lidar": lidar.TASK,
     "map": map.TASK,
+    "segment": segment.TASK,
+    "dense_knn": dense_knn.TASK,
 }

@@ -22,33 +22,33 @@ MAJORITY = "the majority class"
 UNTRAINED = "the untrained network"
 FITTED = f"{UNTRAINED}, batch norms fitted"
 
-Scored = Accuracy | SvmResult  # of one kind: an accuracy and its 95 % interval
+
+def top1_of(scored: Accuracy | SvmResult) -> Measurement:
+    """Top-1 as a measurement."""
+    return Measurement(name="top1", value=scored.top1, interval=scored.interval)
 
 
 def compare_with_baselines(
-    run: EvalRun, own: Scored, score: Callable[[EvalRun], Scored]
+    run: EvalRun, own: Measurement, score: Callable[[EvalRun], Measurement]
 ) -> tuple[list[Measurement], list[str]]:
     """Score the baselines as the evaluated network was, where the settings ask for it.
 
     Args:
         run: The evaluated network on its data.
-        own: Its accuracy.
+        own: Its score, of which more is better.
         score: Gives that of any network on that data.
 
     Returns:
         One measurement per baseline, and a warning for each that is not beaten.
     """
     measurements, problems = [], []
+    words = "top-1" if own.name == "top1" else own.name
     for name, other in baselines(run).items() if run.config.baselines else ():
         found = score(other)
         note = "" if other.loaded.source == name else other.loaded.source
-        measurements.append(
-            Measurement(
-                name=f"top1 of {name}", value=found.top1, interval=found.interval, note=note
-            )
-        )
-        if own.top1 <= found.top1:
-            problems.append(f"not better than {name}: {100 * found.top1:.1f} % top-1.")
+        measurements.append(replace(found, name=f"{own.name} of {name}", note=note))
+        if own.value <= found.value:
+            problems.append(f"not better than {name}: {100 * found.value:.1f} % {words}.")
     return measurements, problems
 
 
@@ -109,7 +109,7 @@ def baselines(run: EvalRun) -> dict[str, EvalRun]:
 
 def _raw(run: EvalRun) -> EvalRun:
     """The modality's features without a network."""
-    backbone = raw_inputs(run.modality.name)
+    backbone = raw_inputs(run.modality.name, patch_side=run.patch_side)
     name = backbone.architecture
     loaded = replace(run.loaded, backbone=backbone, source=name, sha256=name)
     return EvalRun(run.config, loaded, say=run.say, like=run)

@@ -376,8 +376,7 @@ def _print(evaluation: Evaluation, folder: Path, console: Console) -> None:
     table = Table("task", "measure", "value", title=evaluation.weights["source"])
     for result in evaluation.tasks.values():
         for each in result.measurements:
-            is_shown = each.name == result.headline or each.name.startswith("top1 of ")
-            if is_shown:
+            if each.name == result.headline or each.name.startswith(f"{result.headline} of "):
                 table.add_row(result.task, each.name, str(each))
     console.print(table)
     is_beside = any(result.headline == "top1" for result in evaluation.tasks.values())

@@ -10,7 +10,7 @@ from ssl_vision.evaluation.knn import KNN_PRESETS, KnnConfig, score_knn
 from ssl_vision.evaluation.neighbours import check_search
 from ssl_vision.evaluation.plots import Axis, line_chart
 from ssl_vision.evaluation.results import Measurement, TaskResult, accuracy_measurements
-from ssl_vision.tasks.baselines import compare_with_baselines
+from ssl_vision.tasks.baselines import compare_with_baselines, top1_of
 from ssl_vision.tasks.run import ACCURACY, EvalRun, Split
 from ssl_vision.tasks.task import Task
 
@@ -31,10 +31,10 @@ def run_knn(run: EvalRun) -> TaskResult:
             Measurement(name=f"top1 k={k}", value=score.top1, interval=score.interval)
         )
 
-    def vote(other: EvalRun) -> Accuracy:
-        return _knn(other, config)[config.quoted_k]
+    def vote(other: EvalRun) -> Measurement:
+        return top1_of(_knn(other, config)[config.quoted_k])
 
-    compared, problems = compare_with_baselines(run, quoted, vote)
+    compared, problems = compare_with_baselines(run, top1_of(quoted), vote)
     measurements += compared
     plot = line_chart(
         "kNN accuracy by number of neighbours",

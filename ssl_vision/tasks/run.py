@@ -57,6 +57,9 @@ class EvalRun:
         warnings: What makes scores on these data doubtful, a line each.
         has_val_split: Whether the test samples are not training samples that were held out.
         train_source: All training samples, also those held out of the bank or without label.
+        patch_side: Patches along a side that dense tasks read, of the network and its baselines;
+            None where no task does.
+        made: What tasks made in their checks and go on with, by a key of theirs.
     """
 
     def __init__(
@@ -88,6 +91,8 @@ class EvalRun:
         self.num_computed = 0
         self.baselines: dict[str, EvalRun] = {}
         self._columns: dict[tuple[Split, str], Tensor] = {}
+        self.patch_side: int | None = None
+        self.made: dict[str, Any] = {}
         self.notes: list[str]
         self.warnings: list[str]
         self.has_val_split: bool
@@ -100,7 +105,7 @@ class EvalRun:
             self.bank_source, self.val_source = like.bank_source, like.val_source
             self.train_source, self._loaders = like.train_source, like._loaders
             self.notes, self.warnings = like.notes, like.warnings
-            self.has_val_split = like.has_val_split
+            self.has_val_split, self.patch_side = like.has_val_split, like.patch_side
             return
         module = DataModule(
             self.modality.data_of(data, self.shown),
@@ -110,12 +115,12 @@ class EvalRun:
         self._loaders = []
         told = [self.shown.note] if self.shown.note else []
         self.notes, self.has_val_split = [*told, *module.notes], module.has_val_split
-        self.train_source = _first(module.train_source, data.max_train, config.seed, "bank")
-        self.bank_source = _first(module.bank_source, data.max_train, config.seed, "bank")
+        self.train_source = first_of(module.train_source, data.max_train, config.seed, "bank")
+        self.bank_source = first_of(module.bank_source, data.max_train, config.seed, "bank")
         self.val_source = (
             None
             if module.val_source is None
-            else _first(module.val_source, data.max_val, config.seed, "val")
+            else first_of(module.val_source, data.max_val, config.seed, "val")
         )
         self.warnings = self._pair_warnings()
 
@@ -269,6 +274,18 @@ class EvalRun:
         parts = [as_tensor(part) for part in self.parts(split, feature_set)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
+    @property
+    def num_maps(self) -> int:
+        """Blocks whose patches can be read; 1 for networks that are no ViT."""
+        backbone = self.loaded.backbone
+        return len(backbone.model.blocks) if isinstance(backbone, TimmViT) else 1
+
+    def maps(self, split: Split, *, num_layers: int = 1) -> list[Tensor]:
+        """Patches of the last blocks, the oldest first, (n, N * D) each; memory maps if cached."""
+        names = [f"patches_{-i}" for i in range(min(num_layers, self.num_maps), 0, -1)]
+        self.prepare(split, names)
+        return [self._columns[split, name] for name in names]
+
     def parts(self, split: Split, feature_set: str) -> list[Array]:
         """The parts of a set, not yet joined, (N, D_i); memory maps where they are cached."""
         names = self.columns(feature_set)
@@ -400,7 +417,8 @@ def spread(num_rows: int, num_wanted: int, *, seed: int, name: str) -> Tensor:
     return order[:num_wanted].sort().values
 
 
-def _first(source: Source, num: int | None, seed: int, name: str) -> Source:
+def first_of(source: Source, num: int | None, seed: int, name: str) -> Source:
+    """A fixed draw of a source's samples; all of them for None."""
     if num is None or num >= len(source):
         return source
     return SubsetSource(source, spread(len(source), num, seed=seed, name=name).numpy())

@@ -1,8 +1,8 @@
 """The task `svm`: a linear SVM on frozen features, of clouds or images."""
 
-from ssl_vision.evaluation.results import Measurement, TaskResult
+from ssl_vision.evaluation.results import TaskResult
 from ssl_vision.evaluation.svm import SvmConfig, SvmResult, linear_svm
-from ssl_vision.tasks.baselines import compare_with_baselines
+from ssl_vision.tasks.baselines import compare_with_baselines, top1_of
 from ssl_vision.tasks.run import EvalRun
 from ssl_vision.tasks.task import Task, check_classes
 
@@ -11,9 +11,8 @@ def run_svm(run: EvalRun) -> TaskResult:
     """Linear SVM on frozen features, of clouds or images."""
     config = run.config.settings(SvmConfig)
     result = _svm(run)
-
-    own = Measurement(name="top1", value=result.top1, interval=result.interval)
-    compared, problems = compare_with_baselines(run, result, _svm)
+    own = top1_of(result)
+    compared, problems = compare_with_baselines(run, own, lambda other: top1_of(_svm(other)))
     scaling = "standardized" if config.is_standardized else "raw"
     return TaskResult(
         task="svm",

@@ -41,6 +41,14 @@ def test_lists_name_files_by_any_end_of_their_path(tmp_path: Path, source: Folde
     assert rows.tolist() == sorted(rows.tolist())
 
 
+def test_lists_may_leave_suffixes_out(tmp_path: Path, source: FolderSource) -> None:
+    rows = rows_of_list(source, _list(tmp_path, "bee_3\nant/ant_1\nbee/deep/bee_0\n"))
+    names = [Path(source.name(int(row))).relative_to(source.root).as_posix() for row in rows]
+    assert sorted(names) == ["ant/ant_1.png", "bee/bee_3.png", "bee/deep/bee_0.png"]
+    with pytest.raises(DataError, match=r"masks\.val_list=.* names several images"):
+        rows_of_list(source, _list(tmp_path, "bee_0\n"), key="masks.val_list")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -12,9 +12,12 @@ from ssl_vision.evaluation.features import (
     FeatureSpec,
     extract_features,
     extract_views,
+    parse_feature_set,
     read_features,
+    spec_of,
+    try_patches,
 )
-from ssl_vision.types import Batch
+from ssl_vision.types import Batch, Features
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -105,8 +108,42 @@ def test_pyramids_give_pooled_features_and_refuse_blocks() -> None:
     with torch.no_grad():
         found = read_features(net, images, FeatureSpec(pools=("pooled", "mean")))
     torch.testing.assert_close(found["pooled"], found["mean_-1"])
+    with torch.no_grad():
+        whole = read_features(net, images, FeatureSpec(pools=("patches",)))["patches_-1"]
+        torch.testing.assert_close(whole, net(images).patches.flatten(1))
     with pytest.raises(ConfigError, match="no class token or blocks"):
         read_features(net, images, FeatureSpec(pools=("cls",)))
+
+
+def test_patches_are_those_of_each_block_through_the_last_norm() -> None:
+    net, images = network().eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = read_features(net, images, FeatureSpec(pools=("patches", "mean"), num_layers=2))
+        last = net(images).patches
+    assert "patches_-2" in found
+    torch.testing.assert_close(found["patches_-1"].view(2, *last.shape[1:]), last)
+    for depth in (1, 2):
+        patches = found[f"patches_{-depth}"].view(2, *last.shape[1:])
+        torch.testing.assert_close(patches.mean(dim=1), found[f"mean_{-depth}"])
+    assert spec_of(["patches_-2"]) == FeatureSpec(pools=("patches",), num_layers=2)
+    with pytest.raises(ConfigError, match="not understood"):
+        parse_feature_set("patches", depth=3)  # a set is one vector per image
+
+
+def test_patches_are_counted_by_trying() -> None:
+    assert try_patches(network(), 32, device="cpu") == 16
+    assert try_patches(network("resnet10t"), 64, device="cpu") == 4
+    with pytest.raises(ConfigError, match=r"does not take images of 40 px .*data\.size_px="):
+        try_patches(
+            Fixed(torch.nn.Identity(), architecture="a", model_args={}, width=1), 40, device="cpu"
+        )
+
+
+class Fixed(Backbone):
+    """Of a fixed size, as timm says it."""
+
+    def forward(self, images: torch.Tensor, *, mask: torch.Tensor | None = None) -> Features:
+        raise AssertionError("Input height (40) doesn't match model (32).")
 
 
 def test_what_a_vit_lacks_is_said() -> None:

@@ -12,9 +12,12 @@ from ssl_vision.evaluation.plots import (
     WIDTH,
     Axis,
     data_uri,
+    distinct_colors,
     heat_map,
     line_chart,
     picture_map,
+    picture_table,
+    ramp_colors,
 )
 
 
@@ -84,3 +87,32 @@ def test_map_has_points_and_pictures() -> None:
     assert data_uri(picture).startswith("data:image/jpeg;base64,")
     same = picture_map("t", np.zeros((4, 2)))
     assert len(circles(same)) == 4
+
+
+def test_a_picture_table_has_every_picture_and_grows_with_them() -> None:
+    rows = [[np.zeros((h, 160, 3), np.uint8), np.full((h, 160, 3), 9, np.uint8)] for h in (90, 120)]
+    svg = picture_table("t", rows, columns=("a", "b"), legend={"one": (1, 2, 3)})
+    root = ET.fromstring(svg)
+    images = [each for each in root.iter() if each.tag.endswith("image")]
+    assert [(each.get("x"), each.get("y")) for each in images] == [
+        ("8", "48"), ("176", "48"), ("8", "146"), ("176", "146")
+    ]  # fmt: skip
+    assert "rgb(1, 2, 3)" in svg
+    assert float(root.get("height")) >= 146 + 120
+    (exact,) = {each.get("href").split(",")[0] for each in images[1::2]}
+    assert exact == "data:image/png;base64"
+
+
+@pytest.mark.parametrize("num", [2, 12, 40, 150])
+def test_classes_have_colours_of_their_own(num: int) -> None:
+    colors = distinct_colors(num)
+    assert colors.shape == (num, 3)
+    assert len({tuple(color) for color in colors.tolist()}) == num
+
+
+def test_a_ramp_rises_and_black_is_nothing() -> None:
+    found = ramp_colors(np.array([[0.0, 0.5, 1.0, np.nan, 2.0]]))
+    assert found[0, 0].tolist() == [40, 20, 90]
+    assert found[0, 1].tolist() == [30, 160, 140]
+    assert found[0, 2].tolist() == found[0, 4].tolist() == [250, 230, 50]
+    assert found[0, 3].tolist() == [0, 0, 0]

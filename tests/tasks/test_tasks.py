@@ -12,7 +12,11 @@ from ssl_vision.tasks.evaluate import evaluate
 from ssl_vision.tasks.settings import SECTIONS, load_settings, make_settings
 
 GIVEN = ["weights=w", "data.path=x"]
-SECTIONS_OF = {"finetune": ("finetune", "point_finetune"), "lidar": ()}  # others: of their name
+SECTIONS_OF = {  # others: of their name
+    "finetune": ("finetune", "point_finetune"),
+    "lidar": (),
+    "segment": ("segment", "masks"),
+}
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -1,7 +1,7 @@
 """A folder of image files, with or without class folders."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class FolderSource(FilesSource):
     """
 
     def __init__(self, root: str | Path, *, decode: DecodeConfig = DEFAULT) -> None:
-        found, skipped = _walk(Path(root))
+        found, skipped = _walk(Path(root), EXTENSIONS)
         super().__init__(found, root=root, decode=decode)
         if not self.paths:
             raise DataError(
@@ -70,7 +70,16 @@ def list_images(root: Path) -> list[str]:
     Raises:
         DataError: A folder cannot be read.
     """
-    return _walk(root)[0]
+    return list_files(root, EXTENSIONS)
+
+
+def list_files(root: Path, suffixes: Collection[str]) -> list[str]:
+    """Paths of the files of some suffixes (".npy") below a folder, relative to it, sorted.
+
+    Raises:
+        DataError: A folder cannot be read.
+    """
+    return _walk(root, suffixes)[0]
 
 
 def holds_images(root: Path) -> bool:
@@ -90,8 +99,8 @@ def holds_images(root: Path) -> bool:
     return False
 
 
-def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Relative paths of the images, sorted, and a line for each link that was not followed.
+def _walk(root: Path, suffixes: Collection[str]) -> tuple[list[str], list[str]]:
+    """Relative paths of files, sorted, and a line for each link that was not followed.
 
     Real folders come before links, and links in order of their names: what is read does not depend
     on the order of a file system, nor on how the root is named.
@@ -120,7 +129,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
                         new.append((path, os.path.realpath(entry.path)))
                     else:
                         pending.append((path, f"{real.rstrip('/')}/{entry.name}"))
-                elif _is_image(entry.name):
+                elif _suffix(entry.name) in suffixes:
                     found.append(path)
         links = sorted([*links, *new])
     return sorted(found), skipped
@@ -142,7 +151,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    return _suffix(name) in EXTENSIONS
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 # Classes ---------------------------------------------------------------------------------

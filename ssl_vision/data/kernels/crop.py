@@ -1,4 +1,4 @@
-"""Random resized crop, centre crop and flip.
+"""Random resized crop, centre crop, whole image, and flip.
 
 Boxes are those of torchvision's RandomResizedCrop.get_params, centre crops round as torchvision's
 Resize and CenterCrop; pixels are Pillow's (see `bilinear` and `bicubic`).
@@ -22,14 +22,16 @@ Pair = tuple[int, int]
 _TRIES = 10
 
 # Columns of the table `crop_table` makes of a ViewConfig.
-_IS_RANDOM, _AREA_0, _AREA_1, _RATIO_0, _RATIO_1, _FRACTION, _FLIP_PROB = range(7)
+_CROP, _AREA_0, _AREA_1, _RATIO_0, _RATIO_1, _FRACTION, _FLIP_PROB = range(7)
 _NUM_COLUMNS = 7
+_CENTER, _RANDOM, _WHOLE = range(3)  # values of the first
+_CROPS = {"center": _CENTER, "random": _RANDOM, "whole": _WHOLE}
 
 
 def crop_table(view: ViewConfig) -> np.ndarray:
     """Numbers of a view as the kernels read them, float64, (7,)."""
     table = np.zeros(_NUM_COLUMNS)
-    table[_IS_RANDOM] = view.crop == "random"
+    table[_CROP] = _CROPS[view.crop]
     table[[_AREA_0, _AREA_1]] = view.crop_area
     table[[_RATIO_0, _RATIO_1]] = view.crop_ratio
     table[_FRACTION] = view.center_fraction
@@ -69,9 +71,11 @@ def _frame(
     height: int, width: int, size: int, table: Array, key: Number
 ) -> tuple[Box, Pair, Pair, bool]:
     """Box, full size, shift and flip of a view, as `resize_bilinear` takes them."""
-    if table[_IS_RANDOM] != 0:
+    if table[_CROP] == _RANDOM:
         box = random_box(height, width, table, key)
         full, shift = (size, size), (0, 0)
+    elif table[_CROP] == _WHOLE:
+        box, full, shift = (0, 0, height, width), (size, size), (0, 0)
     else:
         # Shorter side to size / fraction, as torchvision's Resize and CenterCrop round.
         box = (0, 0, height, width)

@@ -94,6 +94,19 @@ def test_centre_crops_are_torchvisions(height, width, size, fraction, interpolat
     assert levels_apart(crop(image, view, 0), expected) <= allowed
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    height=st.integers(1, 90), width=st.integers(1, 90), size=st.integers(1, 70),
+    key=st.integers(0, 2**31), interpolation=st.sampled_from(["bilinear", "bicubic"]),
+)  # fmt: skip
+def test_whole_images_are_pillows_resize_to_a_square(height, width, size, key, interpolation):
+    view = ViewConfig(size_px=size, crop="whole", interpolation=interpolation, flip_prob=0)
+    image = random_image(height, width, size)
+    resized = Image.fromarray(image).resize((size, size), FILTERS[interpolation])
+    allowed = 1 if interpolation == "bilinear" else 0
+    assert levels_apart(crop(image, view, key), np.asarray(resized).transpose(2, 0, 1)) <= allowed
+
+
 def test_boxes_have_torchvisions_distribution() -> None:
     area, ratio = (0.2, 0.9), (0.5, 1.5)
     view = ViewConfig(crop_area=area, crop_ratio=ratio)

@@ -6,6 +6,7 @@ functions of `evaluation/`: it names the protocol and draws its plots.
 
 from ssl_vision.tasks import (
     clustering,
+    correspond,
     dense_knn,
     few_shot,
     finetune,
@@ -41,4 +42,5 @@ TASKS: dict[str, Task] = {
     "map": map.TASK,
     "segment": segment.TASK,
     "dense_knn": dense_knn.TASK,
+    "correspond": correspond.TASK,
 }

@@ -8,6 +8,7 @@ from ssl_vision.tasks import (
     clustering,
     correspond,
     dense_knn,
+    depth,
     few_shot,
     finetune,
     knn,
@@ -42,5 +43,6 @@ TASKS: dict[str, Task] = {
     "map": map.TASK,
     "segment": segment.TASK,
     "dense_knn": dense_knn.TASK,
+    "depth": depth.TASK,
     "correspond": correspond.TASK,
 }

@@ -89,6 +89,22 @@ def random_mask(noise: Tensor, *, num_keep: int) -> MaskSplit:
     return MaskSplit(keep=shuffle[:, :num_keep], restore=restore, mask=restore >= num_keep)
 
 
+def raster_mask(noise: Tensor, *, num_masked: int) -> MaskSplit:
+    """Hide some patches; those kept stay in raster order (CroCo).
+
+    As in the authors' code patches are compared by the places that one sort gives: which are
+    hidden is as random, but it is not those of the smallest noise.
+
+    Args:
+        noise: Numbers without ties, (B, N).
+        num_masked: Patches to hide.
+    """
+    mask = torch.argsort(noise, dim=1, stable=True) < num_masked
+    order = torch.argsort(mask.to(torch.uint8), dim=1, stable=True)
+    keep = order[:, : noise.shape[1] - num_masked]
+    return MaskSplit(keep=keep, restore=torch.argsort(order, dim=1), mask=mask)
+
+
 def paired_masks(noise_1: Tensor, noise_2: Tensor, *, num_keep: int) -> PairedMasks:
     """Two random masks of the same patches, drawn independently.
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.errors import ConfigError
+from ssl_vision.nn.rotary import rotate
 from ssl_vision.types import Features
 
 Queries = Literal["patches", "class"]
@@ -135,6 +136,8 @@ def _beside(module: nn.Module, num_patches: int, queries: Queries, sink: _Sink) 
             q, k = _separate_queries_keys(attention, args[0])
         else:
             q, k = _fused_queries_keys(attention, args[0], rope=kwargs.get("rope"))
+            if (rotation := kwargs.get("rotation")) is not None:
+                q, k = rotate(q, rotation), rotate(k, rotation)
         num_prefix = _num_prefix(k.shape[2], num_patches, attention)
         q = q[:, :, :1] if queries == "class" else q[:, :, num_prefix:]
         sink(_mean_over_queries(q * attention.scale, k)[:, :, num_prefix:])

@@ -15,6 +15,7 @@ from ssl_vision.backbones.backbone import Backbone, ModelArgs
 from ssl_vision.backbones.bounds import bounded_network
 from ssl_vision.backbones.packed import can_pack
 from ssl_vision.backbones.point_vit import PointTransformer, PointViT
+from ssl_vision.backbones.rotary_vit import RotaryTransformer, RotaryViT
 from ssl_vision.backbones.settings import check_model_args
 from ssl_vision.backbones.timm_conv import TimmPyramid
 from ssl_vision.backbones.timm_vit import TimmViT
@@ -82,6 +83,8 @@ def wrap_model(
     args = model_args or {}
     if isinstance(model, PointTransformer):
         return PointViT(model, architecture=architecture, model_args=args)
+    if isinstance(model, RotaryTransformer):
+        return RotaryViT(model, architecture=architecture, model_args=args)
     if isinstance(model, VisionTransformer):
         return TimmViT(model, architecture=architecture, model_args=args)
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):

@@ -1,8 +1,8 @@
 """timm's VisionTransformer family: class token, patch tokens, masked and shortened inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,20 @@ from ssl_vision.backbones.backbone import Backbone, ModelArgs
 from ssl_vision.backbones.packed import can_pack, encode_packed
 from ssl_vision.nn.patches import dino_positions
 from ssl_vision.types import Features
+
+
+class Places(NamedTuple):
+    """Where patches lie: a grid, and which of its patches are there.
+
+    Attributes:
+        rows: Of the grid.
+        columns: Of the grid.
+        keep: Patches that are there, int64, (B, n); None for all of them.
+    """
+
+    rows: int
+    columns: int
+    keep: Tensor | None = None
 
 
 class TimmViT(Backbone):
@@ -58,7 +72,7 @@ class TimmViT(Backbone):
 
     def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:
         """Pooled features and patch tokens; see `Backbone.forward`."""
-        return self.read_tokens(self.encode(self.embed(images, mask=mask)))
+        return self.read_tokens(self.encode(self.embed(images, mask=mask), self.places(images)))
 
     def forward_groups(
         self, groups: Sequence[Tensor], *, masks: Sequence[Tensor | None]
@@ -74,7 +88,13 @@ class TimmViT(Backbone):
         tokens = self.embed(images)
         prefix, patches = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
         visible = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[-1]))
-        return self.encode(torch.cat([prefix, visible], dim=1))
+        return self.encode(torch.cat([prefix, visible], dim=1), self.places(images, keep=keep))
+
+    def places(self, images: Tensor, *, keep: Tensor | None = None) -> Places:
+        """Where the patches of images (B, C, H, W) lie, or those of them that are kept."""
+        assert self.patch_px is not None
+        rows, columns = (side // self.patch_px for side in images.shape[-2:])
+        return Places(rows, columns, keep)
 
     def embed(self, images: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Images (B, C, S, S) -> prefix and patch tokens with positions, (B, num_prefix+N, D)."""
@@ -100,15 +120,20 @@ class TimmViT(Backbone):
             self.model._pos_embed = MethodType(_add_positions_as_dino, self.model)
         return self.model
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Embedded tokens -> tokens after the last norm, same shape."""
+    def encode(self, tokens: Tensor, places: Places) -> Tensor:
+        """Embedded tokens of patches at places -> tokens after the last norm, same shape."""
         tokens = self.model.norm_pre(self.model.patch_drop(tokens))
-        if self.model.grad_checkpointing and torch.is_grad_enabled():
-            for block in self.model.blocks:
+        is_checkpointed = self.model.grad_checkpointing and torch.is_grad_enabled()
+        for block in self.blocks(places):
+            if is_checkpointed:
                 tokens = torch.utils.checkpoint.checkpoint(block, tokens, use_reentrant=False)
-        else:
-            tokens = self.model.blocks(tokens)
+            else:
+                tokens = block(tokens)
         return self.model.norm(tokens)
+
+    def blocks(self, places: Places) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The blocks as functions of tokens; those of timm's ViT know no places."""
+        return list(self.model.blocks)
 
     def last_layers(self, images: Tensor, *, num: int) -> list[Tensor]:
         """Tokens after each of the last blocks and the last norm, the last block first.
@@ -123,7 +148,8 @@ class TimmViT(Backbone):
         model = self.model
         tokens = model.norm_pre(model.patch_drop(self.embed(images)))
         kept = []
-        for left, block in zip(range(len(model.blocks), 0, -1), model.blocks, strict=True):
+        blocks = self.blocks(self.places(images))
+        for left, block in zip(range(len(blocks), 0, -1), blocks, strict=True):
             tokens = block(tokens)
             if left <= num:
                 kept.append(tokens)

@@ -9,9 +9,10 @@ from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.images.config import ImageEvalData
 from ssl_vision.data.images.modality import Images
 from ssl_vision.data.modality import Modality
+from ssl_vision.data.pairs.modality import Pairs
 from ssl_vision.errors import ConfigError
 
-MODALITIES: dict[str, Modality] = {each.name: each for each in (Images(), Clouds())}
+MODALITIES: dict[str, Modality] = {each.name: each for each in (Images(), Clouds(), Pairs())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +26,10 @@ def modality_of(config: DataConfig) -> Modality:
     Raises:
         ConfigError: They are of none: `DataConfig` itself is what all have in common.
     """
-    for each in MODALITIES.values():
-        if isinstance(config, each.settings):
-            return each
+    for kind in type(config).__mro__:  # the nearest: settings of pairs are derived from images'
+        for each in MODALITIES.values():
+            if each.settings is kind:
+                return each
     kinds = ", ".join(each.settings.__name__ for each in MODALITIES.values())
     raise ConfigError(f"data of the class {type(config).__name__} are of no modality; use {kinds}.")
 
@@ -46,10 +48,11 @@ def data_of(asked: EvalDataConfig, modality: Modality) -> EvalDataConfig:
     own = {field.name for field in fields(kind)}
     for field in _set(asked):
         if field.name not in own:
-            others = (each for each in MODALITIES.values() if _has(each, field.name))
+            others = [each for each in MODALITIES.values() if _has(each, field.name)]
+            names = {each.eval_settings: each.name for each in reversed(others)}  # pairs: images'
             raise ConfigError(
                 f"data.{field.name}={getattr(asked, field.name)} is a setting of "
-                f"{' and '.join(each.name for each in others)}; these weights take "
+                f"{' and '.join(reversed(names.values()))}; these weights take "
                 f"{modality.name}. Leave it out."
             )
     return kind(**{f.name: getattr(asked, f.name) for f in fields(asked) if f.name in own})

@@ -154,6 +154,10 @@ class Modality(ABC):
             ConfigError: Such samples are not cropped.
         """
 
+    def pictured(self, view: Any) -> dict[str, Any]:
+        """Views that a method's picture of samples is made of: name -> the evaluation's view."""
+        return {self.view_name: view}
+
     def normalizer(self, config: DataConfig) -> Normalize:
         """From a training view's values to what the network takes; views come normalised."""
         return as_is

@@ -24,6 +24,7 @@ class PreparedView(NamedTuple):
 
     size_px: int
     stream: np.uint64
+    crop_stream: np.uint64  # of crop and flip: its own, unless it is cut as another view is
     crop: Callable[..., None]  # the kernel of its interpolation
     crop_table: np.ndarray
     color: np.ndarray | None  # table of jitter, grayscale, blur, solarize; None: all are off
@@ -39,7 +40,7 @@ class PreparedView(NamedTuple):
         scratch: np.ndarray,
     ) -> None:
         """Every drawing of the view of some images, into rows of `out` (k, B, 3, S, S)."""
-        self.crop(*block, samples, out, row, self.crop_table, self.stream, epoch)
+        self.crop(*block, samples, out, row, self.crop_table, self.crop_stream, epoch)
         if self.color is not None:
             recolor_rows(out, row, samples, self.color, self.stream, epoch, scratch)
         if self.policy is not None:
@@ -56,7 +57,7 @@ def prepared_views(views: Mapping[str, ViewConfig], *, seed: int) -> dict[str, P
         stream = view_stream(seed, name)
         color = color_table(view) if has_color(view) else None
         tables = crop_table(view), color, policy_table(view)
-        found[name] = PreparedView(view.size_px, stream, crop_kernel(view), *tables)
+        found[name] = PreparedView(view.size_px, stream, stream, crop_kernel(view), *tables)
         found[name].draw(block, one, out, 0, 0, scratch)
     return found
 
@@ -66,7 +67,7 @@ def scratch_of(views: Mapping[str, ViewConfig]) -> np.ndarray:
     return np.empty(scratch_size(max(view.size_px for view in views.values())), np.float32)
 
 
-class _Tools:
+class ViewTools:
     """What a thread needs for itself."""
 
     def __init__(self, views: Mapping[str, ViewConfig], notes: Notes) -> None:
@@ -129,7 +130,7 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
     # One sample --------------------------------------------------------------------------
 
     def _render(
-        self, job: Job, start: int, stop: int, views: dict[str, PreparedView], tools: _Tools
+        self, job: Job, start: int, stop: int, views: dict[str, PreparedView], tools: ViewTools
     ) -> None:
         """Fill rows [start, stop) of a job."""
         indices = job.indices[start:stop]
@@ -141,11 +142,22 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
         for row in range(start, stop):
             original = job.indices[row : row + 1].copy()  # keys the views, also of a substitute
             pixels = self._pixels(job, row, tools.decoder)
-            if pixels is None:
-                continue
-            address, (height, width, _) = np.array([pixels.ctypes.data]), pixels.shape
-            block = RawBlock(address, np.array([height]), np.array([width]))
-            self._draw_views(job, row, block, original, views, tools)
+            if pixels is not None:
+                self._draw_sample(job, row, pixels, original, views, tools)
+
+    def _draw_sample(
+        self,
+        job: Job,
+        row: int,
+        pixels: np.ndarray,
+        sample: np.ndarray,
+        views: dict[str, PreparedView],
+        tools: ViewTools,
+    ) -> None:
+        """Every view of one decoded image, (H, W, 3), into a row; `sample` is its id, (1,)."""
+        address, (height, width, _) = np.array([pixels.ctypes.data]), pixels.shape
+        block = RawBlock(address, np.array([height]), np.array([width]))
+        self._draw_views(job, row, block, sample, views, tools)
 
     def _draw_views(
         self,
@@ -154,15 +166,15 @@ class MultiViewLoader(EpochLoader[ViewConfig]):
         block: RawBlock,
         samples: np.ndarray,
         views: dict[str, PreparedView],
-        tools: _Tools,
+        tools: ViewTools,
     ) -> None:
         """Every view of some decoded images, into the rows from `row` on."""
         for name, view in views.items():
             view.draw(block, samples, job.images[name], row, job.epoch, tools.scratch)
 
-    def _make_tools(self, views: dict[str, PreparedView]) -> _Tools:
+    def _make_tools(self, views: dict[str, PreparedView]) -> ViewTools:
         """What one thread needs for itself."""
-        return _Tools(self.views, self.notes)
+        return ViewTools(self.views, self.notes)
 
     def _pixels(self, job: Job, row: int, decoder: Decoder) -> np.ndarray | None:
         """Pixels of a row's sample, or of its substitute."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 from torch import Tensor
@@ -42,7 +42,7 @@ class Images(Modality):
     """RGB images of any size; views are uint8, (B, 3, S, S)."""
 
     name = "images"
-    settings = ImageData
+    settings: ClassVar[type[DataConfig]] = ImageData
     eval_settings = ImageEvalData
     loader = MultiViewLoader
     view_name = "image"

@@ -14,6 +14,7 @@ _PUBLIC = {  # name -> where it is
     "compare": "ssl_vision.tasks.comparison",
     "embed": "ssl_vision.tasks.embedder",
     "Embedder": "ssl_vision.tasks.embedder",
+    "encode_pair": "ssl_vision.tasks.pair_features",
     "predict": "ssl_vision.commands.predict",
     "ImageIndex": "ssl_vision.tasks.image_index",
     "duplicates": "ssl_vision.tasks.image_index",

@@ -40,6 +40,11 @@ _METHODS = {
         "predictor_num_heads: 2, teacher_momentum: 0.98, blocks: {min_keep: 3}}",
         {"view": f"{{size_px: 16, {_PLAIN}}}"},
     ),
+    "croco": (
+        "{name: croco, mask_ratio: 0.75, decoder_width: 16, decoder_depth: 1, "
+        "decoder_num_heads: 2}",
+        {"first": f"{{size_px: 16, {_PLAIN}}}", "second": f"{{size_px: 16, {_PLAIN}}}"},
+    ),
     "distill": (
         "{name: distill, patch_weight: 0.0, "
         "teachers: {one: {weights: 'zoo:barlow_twins_mnist5k'}}}",
@@ -58,7 +63,9 @@ _METHODS = {
 
 def write_recipe(path: Path, method: str) -> Path:
     settings, views = _METHODS[method]
-    extra = ", class_token: false, global_pool: avg, fc_norm: false" if method == "ijepa" else ""
+    is_patches_only = method in ("ijepa", "croco")
+    extra = ", class_token: false, global_pool: avg, fc_norm: false" if is_patches_only else ""
+    path_of_data = "blocks" if method == "croco" else "digits"
     lines = "\n".join(f"    {name}: {view}" for name, view in views.items())
     path.write_text(
         f"""
@@ -68,7 +75,7 @@ backbone:
   drop_path: 0.1
   args: {{patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2{extra}}}
 data:
-  path: digits
+  path: {path_of_data}
   global_batch_size: 256
   num_threads: 1
   eval_size_px: 16

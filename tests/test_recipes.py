@@ -27,7 +27,8 @@ from ssl_vision.views import ViewConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("*/*.yaml"))
-PAPERS = [path for path in RECIPES if "imagenet1k" in path.stem or "shapenet55" in path.stem]
+DATA_OF_PAPERS = ("imagenet1k", "shapenet55", "habitat", "v2")
+PAPERS = [path for path in RECIPES if path.stem.endswith(DATA_OF_PAPERS)]
 
 
 def load(name: str, *overrides: str) -> TrainConfig:
@@ -85,6 +86,8 @@ SHARES = {
     "poa/swin_b_imagenet1k": POA,
     "poa/resnet152_imagenet1k": POA,
     "mae/vit_b16_imagenet1k": {"view": (0.5, 0.0, 0.0, 0.0, 0.0)},
+    "croco/vit_b16_habitat": dict.fromkeys(("first", "second"), (0.0, 1.0, 0.0, 0.0, 0.0)),
+    "croco/vit_l16_v2": dict.fromkeys(("first", "second"), (0.0, 1.0, 0.0, 0.0, 0.0)),
 }
 
 
@@ -211,6 +214,16 @@ RATES = {
         "decoder.mask_token": (1.0, True),
         "backbone.model.blocks.0.mlp.fc1.bias": (1.0, False),
     },
+    "croco/vit_b16_habitat": {
+        "backbone.model.patch_embed.proj.weight": (1.0, True),
+        "decoder.mask_token": (1.0, True),
+        "decoder.blocks.7.cross_attn.projk.weight": (1.0, True),
+        "decoder.blocks.7.norm_y.weight": (1.0, False),
+    },
+    "croco/vit_l16_v2": {
+        "backbone.model.blocks.23.attn.qkv.weight": (1.0, True),
+        "decoder.blocks.11.cross_attn.projv.bias": (1.0, False),
+    },
 }
 
 
@@ -325,6 +338,38 @@ def test_simclrs_largest_network_is_three_times_as_wide_with_selective_kernels()
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(795, rel=2e-3)
     assert [len(getattr(model, f"layer{i}")) for i in range(1, 5)] == [3, 8, 36, 3]
     assert model.num_features == 3 * 2048
+
+
+@pytest.mark.parametrize(
+    ("recipe", "peak", "warm", "epochs"), [("vit_b16_habitat", 1.5e-4, 40, 800),
+                                           ("vit_l16_v2", 3e-4, 12, 250)])  # fmt: skip
+def test_crocos_cosine_is_stopped_half_way(
+    recipe: str, peak: float, warm: int, epochs: int
+) -> None:
+    """lr / 2 (1 + cos pi (e - warm) / (epochs - warm)), of a run of half as many epochs."""
+    config = load(f"croco/{recipe}")
+    assert 2 * config.trainer.epochs == epochs
+    plan = TrainPlan(steps_per_epoch=10, epochs=config.trainer.epochs,
+                     global_batch_size=config.data.global_batch_size)  # fmt: skip
+    for epoch in (0.5, warm - 0.1, warm, warm + 10, config.trainer.epochs - 0.1):
+        share = epoch / warm
+        if epoch >= warm:
+            share = (1 + math.cos(math.pi * (epoch - warm) / (epochs - warm))) / 2
+        found = learning_rate(config.optim, plan=plan, step=round(10 * epoch))
+        assert found == pytest.approx(peak * share)
+
+
+def test_crocos_networks_have_the_papers_sizes() -> None:
+    """ViT-B with 8 blocks of width 512, ViT-L with 12 of 768; 176 of 196 patches are hidden."""
+    for recipe, sizes in (("vit_b16_habitat", (768, 12, 12, 512, 8, 16, None)),
+                          ("vit_l16_v2", (1024, 24, 16, 768, 12, 12, 100.0))):  # fmt: skip
+        method = method_of(load(f"croco/{recipe}"))
+        model, decoder = method.backbone.model, method.decoder
+        found = (model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads,
+                 decoder.embed.out_features, len(decoder.blocks),
+                 decoder.blocks[0].attn.num_heads, decoder.rotary_base)  # fmt: skip
+        assert found == sizes
+        assert method.num_masked == 176
 
 
 @pytest.mark.parametrize("size", ["small", "tiny"])

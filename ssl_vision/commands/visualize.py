@@ -1,7 +1,7 @@
 """The `visualize` command: what a network attends to, what its patches say, what MAE fills in."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import isqrt
 from pathlib import Path
@@ -25,14 +25,15 @@ from ssl_vision.commands.pictures import (
     sheet,
     spotlight,
 )
+from ssl_vision.config import load_train_config
 from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.find import find_source
 from ssl_vision.data.levels import AskedDecode
-from ssl_vision.data.modalities import MODALITIES
+from ssl_vision.data.modalities import MODALITIES, modality_of
 from ssl_vision.data.modality import Modality, Normalize
 from ssl_vision.data.source import JoinedSource, Source, SubsetSource
 from ssl_vision.engine.saved_method import load_method, mae_of_export
-from ssl_vision.errors import ConfigError, keys_renamed
+from ssl_vision.errors import ConfigError, DataError, keys_renamed
 from ssl_vision.files import Output, check_output, check_replaceable, remove_stale
 from ssl_vision.methods.mae import Mae
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
@@ -47,16 +48,21 @@ class Scene:
 
     Attributes:
         loaded: The weights.
-        pixels: The samples as the network sees them, before they are normalised, (B, ...); images
-            are uint8, (B, 3, S, S).
+        views: Name -> the samples as the network sees them, before they are normalised, (B, ...);
+            images are uint8, (B, 3, S, S). One view, but of pairs two.
         normalize: From these to what the network takes.
         run: Run folder the weights are from, if they are from one.
     """
 
     loaded: LoadedBackbone
-    pixels: Tensor
+    views: Mapping[str, Tensor]
     normalize: Normalize
     run: Path | None
+
+    @property
+    def pixels(self) -> Tensor:
+        """The first view, (B, ...)."""
+        return next(iter(self.views.values()))
 
     @property
     def images(self) -> Tensor:
@@ -155,12 +161,20 @@ def visualize(
     spec = loaded.spec._replace(size=size_px or loaded.input_size)
     asked = _as_asked(modality, decode or AskedDecode())
     shown = modality.show(asked, spec)
-    chosen = _choose(named, modality, modality.data_of(asked, shown), count=count)
+    trained = _trained_on(run, modality) if "reconstruction" in (what or KINDS) else modality
+    try:
+        chosen = _choose(named, trained, trained.data_of(asked, shown), count=count)
+    except DataError as error:
+        if trained is modality or "reconstruction" in what:
+            raise
+        note(f"no reconstruction: {error}")
+        trained = modality
+        chosen = _choose(named, trained, trained.data_of(asked, shown), count=count)
     for line in [shown.note, *chosen.notes]:
         if line:
             note(line)
-    samples = _views_of(chosen, modality, shown.view)
-    scene = Scene(loaded=loaded, pixels=samples, normalize=shown.normalize, run=run)
+    views = _views_of(chosen, trained, shown.view)
+    scene = Scene(loaded=loaded, views=views, normalize=shown.normalize, run=run)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in what or modality.pictures:
@@ -242,12 +256,13 @@ def draw_reconstruction(scene: Scene) -> Image.Image:
     method = load_method(scene.run) if scene.run is not None else mae_of_export(scene.loaded)
     if isinstance(method, Mae):
         return _filled_in(method, scene)
-    drawn = None if method is None else method.picture({"": scene.images})
+    views = {name: scene.normalize(view) for name, view in scene.views.items()}
+    drawn = None if method is None else method.picture(views)
     if drawn is None:
         raise ConfigError(
             "reconstructions of clouds need the run folder of a point_mae or point_cmae run, those "
-            "of images MAE's decoder: the run folder of an mae run, or official weights with it "
-            "(zoo:mae_vit_base_16?file=full)."
+            "of pairs that of a croco run, those of images MAE's decoder: the run folder of an mae "
+            "run, or official weights with it (zoo:mae_vit_base_16?file=full)."
         )
     return drawn.image
 
@@ -322,11 +337,21 @@ def _choose(
     return JoinedSource(parts)
 
 
-def _views_of(chosen: Source, modality: Modality, view: Any) -> Tensor:
-    """The samples, shown as in evaluation, (B, ...)."""
+def _trained_on(run: Path | None, modality: Modality) -> Modality:
+    """What the run of the weights was trained on: pairs, where the network takes images."""
+    if run is None:
+        return modality
+    try:
+        return modality_of(load_train_config([run / "config.yaml"]).data)
+    except ConfigError:  # of a program, or a later version; its network was read all the same
+        return modality
+
+
+def _views_of(chosen: Source, modality: Modality, view: Any) -> dict[str, Tensor]:
+    """The samples, shown as in evaluation, name -> (B, ...)."""
     loader = modality.loader(
         chosen,
-        {modality.view_name: view},
+        modality.pictured(view),
         batch_size=len(chosen),
         seed=0,
         shuffle=False,
@@ -338,7 +363,7 @@ def _views_of(chosen: Source, modality: Modality, view: Any) -> Tensor:
     for each in told:
         text = str(each.message).replace("data.decode.", own["data.decode."])
         warnings.warn(text, each.category, stacklevel=2)
-    return batch.views[modality.view_name]
+    return batch.views
 
 
 def _side(num_patches: int) -> int:

@@ -69,6 +69,7 @@ def _plan(config: TrainConfig) -> TrainPlan:
         global_batch_size=config.data.global_batch_size,
         input_size=config.data.input_size,
         num_classes=1,
+        input_spec=config.data.input_spec,
         seed=config.seed,
     )
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from ssl_vision.data.clouds.config import CloudData
 from ssl_vision.data.config import DataConfig
 from ssl_vision.data.images.config import ImageData
+from ssl_vision.data.pairs.config import PairData
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import Method, MethodConfig
+from ssl_vision.methods.croco import Croco, CrocoConfig
 from ssl_vision.methods.dino import Dino, DinoConfig
 from ssl_vision.methods.distill import Distill, DistillConfig
 from ssl_vision.methods.ijepa import Ijepa, IjepaConfig
@@ -38,6 +40,7 @@ METHODS: dict[str, MethodEntry] = {
     "lejepa": MethodEntry(LejepaConfig, Lejepa, ImageData),
     "mae": MethodEntry(MaeConfig, Mae, ImageData),
     "ijepa": MethodEntry(IjepaConfig, Ijepa, ImageData),
+    "croco": MethodEntry(CrocoConfig, Croco, PairData),
     "distill": MethodEntry(DistillConfig, Distill, ImageData),
     "dino": MethodEntry(DinoConfig, Dino, ImageData),
     "poa": MethodEntry(PoaConfig, Poa, ImageData),

@@ -43,9 +43,10 @@ from ssl_vision.methods.base import (
     detached,
     feature_std,
 )
+from ssl_vision.methods.vit_encoder import check_patches_only, fix_positions
 from ssl_vision.nn.decoder import init_as_mae
 from ssl_vision.nn.ema import EmaTeacher
-from ssl_vision.nn.patches import sincos_2d, take_blocks
+from ssl_vision.nn.patches import take_blocks
 from ssl_vision.nn.predictor import BlockPredictor, init_as_ijepa
 from ssl_vision.optim.recipe import OptimConfig, stretched_steps
 from ssl_vision.randomness import keyed_generator
@@ -104,7 +105,7 @@ class Ijepa(Method):
         self, config: IjepaConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
     ) -> None:
         super().__init__(config, backbone, optim=optim, plan=plan)
-        _check_encoder(backbone)
+        check_patches_only(backbone, method="ijepa")
         self.grid = isqrt(backbone.num_patches(plan.input_size))
         if self.grid < 2:
             raise ConfigError(
@@ -186,22 +187,6 @@ class Ijepa(Method):
         return self.teacher.network
 
 
-def _check_encoder(backbone: Backbone) -> None:
-    """Raise ConfigError unless the network is a ViT of nothing but patches."""
-    if not backbone.has_tokens or backbone.patch_px is None:
-        raise ConfigError(
-            f"method.name=ijepa hides patches from the network, and "
-            f"backbone.name={backbone.architecture} has no patch tokens to leave out; use a ViT of "
-            "timm, for example vit_base_patch16_224."
-        )
-    if backbone.model.num_prefix_tokens or backbone.model.global_pool != "avg":
-        raise ConfigError(
-            f"method.name=ijepa has no class token, and backbone.name={backbone.architecture} "
-            "pools one or has registers; set backbone.args={class_token: false, global_pool: avg, "
-            "fc_norm: false}."
-        )
-
-
 def _init_encoder(backbone: Backbone, *, init: str) -> None:
     """The authors' start and fixed positions, in a timm ViT."""
     model = backbone.model
@@ -215,14 +200,4 @@ def _init_encoder(backbone: Backbone, *, init: str) -> None:
         nn.init.xavier_uniform_(weight.view(len(weight), -1))
     for parameter in model.fc_norm.parameters():  # after pooling, which training does not do
         parameter.requires_grad_(False)
-    if model.pos_embed is None:  # the family has other positions, and keeps them
-        return
-    width = model.pos_embed.shape[-1]
-    if width % 4:
-        raise ConfigError(
-            f"backbone: the width {width} must be divisible by 4 for I-JEPA's sine-cosine "
-            "positions."
-        )
-    grid = isqrt(model.pos_embed.shape[1])
-    model.pos_embed.data.copy_(sincos_2d(width, grid=grid)[None])
-    model.pos_embed.requires_grad_(False)
+    fix_positions(backbone, method="ijepa")

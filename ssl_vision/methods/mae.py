@@ -16,7 +16,7 @@ from math import isqrt
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.errors import ConfigError
@@ -34,8 +34,9 @@ from ssl_vision.methods.base import (
     detached,
     feature_std,
 )
-from ssl_vision.nn.decoder import MaskedDecoder, init_as_mae
-from ssl_vision.nn.patches import patchify, sincos_2d, unpatchify
+from ssl_vision.methods.vit_encoder import check_tokens, init_as_mae_encoder
+from ssl_vision.nn.decoder import MaskedDecoder
+from ssl_vision.nn.patches import patchify, unpatchify
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.randomness import keyed_uniform
 from ssl_vision.types import Batch, LossOutput
@@ -101,13 +102,7 @@ class Mae(Method):
         self, config: MaeConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
     ) -> None:
         super().__init__(config, backbone, optim=optim, plan=plan)
-        if not backbone.has_tokens or backbone.patch_px is None:
-            raise ConfigError(
-                f"method.name=mae hides patches from the network, and "
-                f"backbone.name={backbone.architecture} has no patch tokens to leave out; use a "
-                "ViT of timm, for example vit_base_patch16_224."
-            )
-        self.patch_px = backbone.patch_px
+        self.patch_px = check_tokens(backbone, method="mae")
         num_patches = backbone.num_patches(plan.input_size)
         self.num_keep = num_kept(num_patches, mask_ratio=config.mask_ratio)
         if not 0 < self.num_keep < num_patches:
@@ -115,7 +110,7 @@ class Mae(Method):
                 f"method.mask_ratio={config.mask_ratio} leaves {self.num_keep} of {num_patches} "
                 "patches; at least one must be seen and one hidden."
             )
-        _init_encoder(backbone)
+        init_as_mae_encoder(backbone, method="mae")
         num_channels = backbone.model.patch_embed.proj.weight.shape[1]
         self.decoder = MaskedDecoder(
             backbone.width,
@@ -161,42 +156,40 @@ class Mae(Method):
             index = torch.arange(len(images), device=images.device)
         split = self.split(images, index)
         tokens = self.backbone.forward_visible(images, keep=split.keep)
-        predicted = self.decoder(tokens, restore=split.restore).float()
-        patches = patchify(images, patch_px=self.patch_px)
-        if self.config.is_target_normalized:
-            predicted = denormalize_patches(predicted, patches)
-        is_hidden = split.mask[:, :, None]
-        return Reconstruction(
-            *(
-                unpatchify(picture, patch_px=self.patch_px)
-                for picture in (
-                    patches.masked_fill(is_hidden, 0),
-                    predicted,
-                    torch.where(is_hidden, predicted, patches),
-                )
+        predicted = self.decoder(tokens, restore=split.restore)
+        return filled_in(
+            images,
+            predicted.float(),
+            split.mask,
+            patch_px=self.patch_px,
+            is_normalized=self.config.is_target_normalized,
+        )
+
+
+def filled_in(
+    images: Tensor, predicted: Tensor, mask: Tensor, *, patch_px: int, is_normalized: bool
+) -> Reconstruction:
+    """Images with hidden patches, and what was predicted of them.
+
+    Args:
+        images: Normalised, (B, C, S, S).
+        predicted: Of all patches, (B, N, P).
+        mask: Which were hidden, bool, (B, N).
+        patch_px: Side of a patch.
+        is_normalized: Whether each patch was predicted at mean 0 and variance 1; mean and contrast
+            are then the image's own.
+    """
+    patches = patchify(images, patch_px=patch_px)
+    if is_normalized:
+        predicted = denormalize_patches(predicted, patches)
+    is_hidden = mask[:, :, None]
+    return Reconstruction(
+        *(
+            unpatchify(picture, patch_px=patch_px)
+            for picture in (
+                patches.masked_fill(is_hidden, 0),
+                predicted,
+                torch.where(is_hidden, predicted, patches),
             )
         )
-
-
-def _init_encoder(backbone: Backbone) -> None:
-    """The authors' initialisation and fixed positions, in a timm ViT."""
-    model = backbone.model
-    init_as_mae(model)
-    weight = model.patch_embed.proj.weight
-    nn.init.xavier_uniform_(weight.view(len(weight), -1))  # like a linear layer
-    for token in (model.cls_token, getattr(model, "reg_token", None)):
-        if token is not None:
-            nn.init.normal_(token, std=0.02)
-    for parameter in model.fc_norm.parameters():  # after pooling, which MAE does not do
-        parameter.requires_grad_(False)
-    if model.pos_embed is None:  # the family has other positions, and keeps them
-        return
-    num_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-    width = model.pos_embed.shape[-1]
-    if width % 4:
-        raise ConfigError(
-            f"backbone: the width {width} must be divisible by 4 for MAE's sine-cosine positions."
-        )
-    grid = isqrt(model.pos_embed.shape[1] - num_prefix)
-    model.pos_embed.data.copy_(sincos_2d(width, grid=grid, num_prefix=num_prefix)[None])
-    model.pos_embed.requires_grad_(False)
+    )

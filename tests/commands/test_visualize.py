@@ -8,6 +8,8 @@ from PIL import Image
 
 from ssl_vision.commands.main import main
 from ssl_vision.commands.visualize import visualize
+from ssl_vision.data.pairs.scenes import blocks
+from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError, DataError
 
 VIT = "timm:vit_tiny_patch16_224?pretrained=false&img_size=32&patch_size=8&depth=2"
@@ -80,3 +82,28 @@ def test_a_precision_is_refused(
 ) -> None:
     assert main(["visualize", VIT, photo, str(tmp_path / "out"), "precision=bf16"]) == 2
     assert "precision: there is no such setting" in capsys.readouterr().err
+
+
+def test_croco_run_completes_pairs_and_shows_single_images(recipe, photo, tmp_path: Path) -> None:
+    settings = ("data.global_batch_size=8", "data.train_fraction=0.01", "trainer.max_steps=1")
+    run = train(recipe("croco", *settings)).run_dir
+    notes: list[str] = []
+    paths = visualize(run, ["blocks"], tmp_path / "out", count=3, note=notes.append)
+    assert [path.name for path in paths] == ["attention.png", "features.png", "reconstruction.png"]
+    assert not notes
+    with Image.open(paths[2]) as picture:  # first, seen, completed, second; three pairs
+        assert picture.size == (4 * 164 - 4, 3 * 164 - 4)
+        shown = np.asarray(picture).reshape(3 * 164 - 4, 4 * 164 - 4, 3)
+    for row in range(3):  # colours come back within a level of rounding
+        source = blocks("train").sample(row * (len(blocks("train")) - 1) // 2)
+        for column, image in ((0, source[0]), (3, source[1])):
+            tile = shown[row * 164 : row * 164 + 160, column * 164 : column * 164 + 160]
+            middle = np.asarray(Image.fromarray(image).resize((18, 18), Image.Resampling.BICUBIC))[
+                1:17, 1:17
+            ]
+            assert np.abs(tile[5::10, 5::10].astype(int) - middle).max() <= 2
+    paths = visualize(run, [photo], tmp_path / "single", note=notes.append)
+    assert [path.name for path in paths] == ["attention.png", "features.png"]
+    assert any("a single image is no pair" in note for note in notes)
+    with pytest.raises(DataError, match="a single image is no pair"):
+        visualize(run, [photo], tmp_path / "other", what=["reconstruction"])

@@ -241,6 +241,23 @@ def test_a_run_whose_features_get_better_is_called_healthy(recipe, method, capsy
     assert "healthy: kNN" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("verdict", "overrides"),
+    [
+        ("collapse", ("optim.base_lr=10", "optim.warmup_epochs=0", "trainer.epochs=4")),
+        ("healthy", ("optim.base_lr=3e-3", "trainer.epochs=8")),
+    ],
+)
+def test_runs_on_pairs_are_judged_by_their_first_images(recipe, verdict, overrides, capsys):
+    config = recipe(
+        "croco", *overrides, "data.train_fraction=0.2", "data.global_batch_size=32",
+        f"online_eval.every_epochs={overrides[-1][-1]}",
+    )  # fmt: skip
+    train(config)
+    last = (config.run_path / "metrics.jsonl").read_text().splitlines()[-1]
+    assert verdict in last + capsys.readouterr().out.splitlines()[-1]
+
+
 def test_a_student_that_learns_from_a_teacher_of_other_images_is_called_healthy(tmp_path, capsys):
     settings = ("data.path=digits", "data.global_batch_size=128", "trainer.epochs=24")
     train(

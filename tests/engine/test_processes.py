@@ -24,6 +24,7 @@ COMMON = (
     "trainer.log_every_steps=1",
     "trainer.epochs=3",
 )
+PAIRS = ("data.train_fraction=0.2", "data.global_batch_size=48")  # 5 updates, as of digits
 
 
 def in_double_precision():
@@ -69,13 +70,14 @@ def largest_difference(a, b):
 
 @pytest.mark.parametrize(
     ("method", "strategy"),
-    [("barlow_twins", "ddp"), ("mae", "ddp"), ("dino", "ddp"), ("dino", "fsdp2")],
+    [("barlow_twins", "ddp"), ("mae", "ddp"), ("croco", "ddp"), ("dino", "ddp"), ("dino", "fsdp2")],
 )
 def test_one_two_one_processes_train_the_same(recipe, child, processes, tmp_path, method, strategy):
     def config(run, world_size, stop):
         return recipe(
             method,
             *COMMON,
+            *(PAIRS if method == "croco" else ()),
             f"trainer.devices={world_size}",
             f"trainer.strategy={strategy if world_size > 1 else 'auto'}",
             f"trainer.max_steps={stop}",

@@ -9,6 +9,7 @@ from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import TrainPlan, check_view_names, feature_std
+from ssl_vision.methods.croco import Croco, CrocoConfig
 from ssl_vision.methods.dino import Dino, DinoConfig
 from ssl_vision.methods.distill import Distill, DistillConfig, TeacherConfig
 from ssl_vision.methods.ijepa import Ijepa, IjepaConfig
@@ -45,12 +46,14 @@ def _methods():
     configs.append((Ijepa, IjepaConfig(predictor_width=24, predictor_depth=1)))
     teacher = "timm:vit_tiny_patch16_224?pretrained=false&img_size=16&patch_size=4&depth=1"
     configs.append((Distill, DistillConfig(teachers={"one": TeacherConfig(weights=teacher)})))
-    for module, config in configs:
+    vit = "vit_tiny_patch16_224"
+    croco = CrocoConfig(mask_ratio=0.5, decoder_width=16, decoder_depth=1, decoder_num_heads=2)
+    networks = [*((*each, vit) for each in configs), (Croco, croco, vit),
+                (Croco, croco, "rotary_vit_tiny")]  # fmt: skip
+    for module, config, name in networks:
         torch.manual_seed(0)
-        args = VIT | (PATCHES_ONLY if module is Ijepa else {})
-        backbone = build_backbone(
-            BackboneConfig(name="vit_tiny_patch16_224", args=args), input_size=16
-        )
+        args = VIT | (PATCHES_ONLY if module in (Ijepa, Croco) and name == vit else {})
+        backbone = build_backbone(BackboneConfig(name=name, args=args), input_size=16)
         method = module(config, backbone, optim=OptimConfig(), plan=plan).double()
         if module is Simclr:  # its head has a batch norm at the least; the others have none here
             synchronize_batch_norm(method, device_type="cpu")
@@ -59,7 +62,8 @@ def _methods():
 
 def _views(rows, method):
     generator = torch.Generator().manual_seed(1)
-    names = ("a", "b", "view", "global", "global_1", "global_2", "local")
+    names = ("a", "b", "view", "global", "global_1", "global_2", "local",
+             "first", "second")  # fmt: skip
     views = {n: torch.randn(8, 3, 16, 16, generator=generator).double()[rows] for n in names}
     if isinstance(method, Distill):
         views = {"view": views["view"]}

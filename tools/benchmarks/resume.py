@@ -67,6 +67,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "mae": ("method.decoder_width=16", "method.decoder_num_heads=2", *_VIT),
     "ijepa": ("method.predictor_width=16", "method.predictor_num_heads=2", *_VIT,
               "backbone.args.patch_size=7"),
+    "croco": ("method.decoder_width=16", "method.decoder_num_heads=2", "method.decoder_depth=1",
+              "data.path=blocks", "data.train_fraction=0.025", *_VIT),
     # Features, of a network with batch norms that must not move.
     "distill": ("method.teachers.one.weights=timm:resnet10t?pretrained=false", *_CONV),
     "dino": ("method.num_prototypes=32", *_HEAD, *_CONV),

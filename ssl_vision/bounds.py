@@ -45,7 +45,8 @@ def check_bounds(
         )
         if bound is not None
     ]
-    raise ConfigError(f"{key}={shown} must be {' and '.join(words)}.".replace("  ", " "))
+    subject = "" if isinstance(value, int | float) else ": each value"
+    raise ConfigError(f"{key}={shown}{subject} must be {' and '.join(words)}.".replace("  ", " "))
 
 
 def _plain(bound: float) -> str:

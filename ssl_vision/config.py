@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
 from ssl_vision.bounds import MAX_NEIGHBOURS, MAX_SEED, check_bounds
 from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.modalities import AnyEvalData
-from ssl_vision.errors import ConfigError, did_you_mean, keys_renamed
+from ssl_vision.errors import ConfigError, did_you_mean, keys_renamed, with_whole_key
 from ssl_vision.evaluation.settings import (
     CacheConfig,
 )
@@ -391,13 +391,37 @@ def _finish(
             raise ConfigError(_shown(f"{origin}: {error}")) from error
     try:
         missing = OmegaConf.missing_keys(schema)
-        if missing:
-            raise ConfigError(f"{', '.join(sorted(missing))}: no value; add {min(missing)}=VALUE.")
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from error
+    if missing:
+        raise ConfigError(f"{', '.join(sorted(missing))}: no value; add {min(missing)}=VALUE.")
+    try:
         return cast(_Schema, _reveal(OmegaConf.to_object(schema)))
+    except ConfigError as error:
+        raise ConfigError(_shown(_refused(schema) or str(error))) from error
     except OmegaConfBaseException as error:
         if isinstance(error.__cause__, ConfigError):
             raise ConfigError(_shown(str(error.__cause__))) from error
         raise ConfigError(_explain(error)) from error
+
+
+def _refused(node: DictConfig, section: str = "") -> str | None:
+    """What the innermost section that refuses its values says, by whole keys."""
+    for name in node:
+        child = None if OmegaConf.is_missing(node, name) else node[name]
+        if isinstance(child, DictConfig):
+            found = _refused(child, f"{section}.{name}".lstrip("."))
+            if found is not None:
+                return found
+    kind = OmegaConf.get_type(node)
+    if kind is None or not is_dataclass(kind):
+        return None
+    try:
+        OmegaConf.to_object(node)
+    except ConfigError as error:
+        names = [each.name for each in fields(kind)]
+        return with_whole_key(str(error), section=section, names=names)
+    return None
 
 
 # OmegaConf reads ${...} as a reference and ??? as "no value yet". Texts that it would misread go

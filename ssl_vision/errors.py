@@ -3,7 +3,9 @@
 Messages name the key or file, the value, what is allowed and the way out.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -122,12 +124,44 @@ def keys_renamed(names: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as error:
-        text = str(error)
-        for name, own in names.items():
-            text = text.replace(name, own)
+        text = renamed(str(error), names)
         if text == str(error):
             raise
         raise type(error)(text) from error
+
+
+@contextmanager
+def warnings_renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """As `keys_renamed`, also of warnings, which come when the block ends."""
+    with warnings.catch_warnings(record=True) as told, keys_renamed(names):
+        yield
+    for each in told:
+        warnings.warn(renamed(str(each.message), names), each.category, stacklevel=3)
+
+
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """A text with each name in the words of `names`."""
+    for name, own in names.items():
+        text = text.replace(name, own)
+    return text
+
+
+def with_whole_key(message: str, *, section: str, names: Collection[str]) -> str:
+    """A message about a setting, which then begins with the setting's key as it is typed.
+
+    Args:
+        message: Of the dataclass of a section, which need not know where the section is: it calls
+            its setting by the name alone, or from one of the sections above it on.
+        section: Whole key, as "data.views.a.blur"; empty at the top.
+        names: Settings of the section.
+    """
+    parts = section.split(".")
+    for start in range(len(parts)):
+        if section and message.startswith(".".join(parts[start:]) + "."):
+            return ".".join([*parts[:start], message])
+    first = re.match(r"\w*", message)
+    is_own = bool(section) and first is not None and first[0] in names
+    return f"{section}.{message}" if is_own else message
 
 
 def did_you_mean(word: object, known: Iterable[str], *, num: int = 1, cutoff: float = 0.6) -> str:

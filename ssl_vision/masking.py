@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.randomness import derive_key, keyed_uniform
 
@@ -219,11 +220,8 @@ class MultiBlockConfig:
     min_keep: int = 10  # a context has more patches than this, or gives up sparing a target
 
     def __post_init__(self) -> None:
-        if self.num_targets < 1 or self.min_keep < 0:
-            raise ConfigError(
-                f"method.blocks.num_targets={self.num_targets} must be 1 or more, and "
-                f"min_keep={self.min_keep} 0 or more."
-            )
+        check_bounds("method.blocks.num_targets", self.num_targets, least=1)
+        check_bounds("method.blocks.min_keep", self.min_keep, least=0)
         for name in ("target_scale", "context_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:

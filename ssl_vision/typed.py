@@ -27,7 +27,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from ssl_vision.errors import ConfigError, did_you_mean
+from ssl_vision.errors import ConfigError, did_you_mean, keys_renamed
 
 _TRUTHS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 _NULLS = ("null", "Null", "NULL")
@@ -228,6 +228,7 @@ def _one_of(value: object, words: tuple[object, ...], *, key: str) -> object:
 
 
 def _list(value: object, kind: Any, *, key: str) -> object:
+    written = value
     if isinstance(value, Typed) and not _is_null(value):
         if value.lstrip().startswith("["):
             value = _flow(value, "[", key=key, wanted="a list, [a, b]")
@@ -240,7 +241,15 @@ def _list(value: object, kind: Any, *, key: str) -> object:
         value = [value]
     if isinstance(value, str) or not isinstance(value, Sequence):
         return None if _is_null(value) else value
-    return [convert(each, kind, key=key) for each in value]
+    return [_entry(each, kind, written, key=key) for each in value]
+
+
+def _entry(value: object, kind: Any, written: object, *, key: str) -> object:
+    """An entry of a list; what is wrong with it is said beside the whole list."""
+    text = getattr(written, "text", None) or (written if isinstance(written, str) else None)
+    whole = {} if text in (None, value) else {f"{key}={value} ": f"{key}={text}: {value} "}
+    with keys_renamed(whole):
+        return convert(value, kind, key=key)
 
 
 def _sized(value: object, kinds: tuple[Any, ...], *, key: str) -> object:

@@ -8,10 +8,13 @@ RandAugment, random erasing.
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from ssl_vision.bounds import check_prob, check_range
+from ssl_vision.bounds import check_bounds, check_prob, check_range
 from ssl_vision.errors import ConfigError
+
+_FEW_PX = 8  # a view's side below it is said
+_SMALL_SHARE = 0.001  # likewise, of an image: 14 px of ImageNet's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +126,11 @@ class ViewConfig:
     rand_augment: RandAugmentConfig | None = None
     erase: EraseConfig | None = None
 
+    size_key: ClassVar[str] = "size_px"
+
     def __post_init__(self) -> None:
-        if self.size_px < 1 or self.count < 1:
-            raise ConfigError(
-                f"views need size_px >= 1 and count >= 1, got {self.size_px} and {self.count}."
-            )
+        check_bounds("size_px", self.size_px, least=1)
+        check_bounds("count", self.count, least=1)
         check_range("crop_area", self.crop_area, low=1e-6, high=1.0)
         check_range("crop_ratio", self.crop_ratio, low=1e-3, high=1e3)
         check_range("center_fraction", (0.01, self.center_fraction), low=0.01, high=1.0)
@@ -136,6 +139,25 @@ class ViewConfig:
 
     def __str__(self) -> str:
         return f"{self.count} x {self.size_px} px"
+
+    def doubts(self, prefix: str) -> list[str]:
+        """What is allowed and shows next to nothing of an image, a line each.
+
+        Args:
+            prefix: Of the view's keys, as "data.views.a.".
+        """
+        found = []
+        if self.size_px < _FEW_PX:
+            found.append(
+                f"{prefix}size_px={self.size_px}: so few pixels show next to nothing of an image; "
+                "it is the side in px."
+            )
+        if self.crop == "random" and self.crop_area[1] < _SMALL_SHARE:
+            found.append(
+                f"{prefix}crop_area={list(self.crop_area)}: crops of less than "
+                f"{_SMALL_SHARE:.1%} of an image show next to nothing of it; it is a share."
+            )
+        return found
 
 
 def evaluation_view(

@@ -275,6 +275,27 @@ def _read_manifest(data: bytes, folder: Path) -> object:
     return load_state(checkpoint)
 
 
+def _settings(folder: Path) -> Sequence[bytes]:
+    """config.yaml of runs on images and on clouds."""
+    from ssl_vision.config import load_train_config, to_yaml
+    from ssl_vision.recipes import find_recipe
+
+    names = ("barlow_twins/tiny_cpu", "poa/tiny_cpu", "point_mae/tiny_cpu")
+    return [to_yaml(load_train_config([find_recipe(name)])).encode() for name in names]
+
+
+def _read_settings(data: bytes, folder: Path) -> object:
+    """A setting that is refused by its name counts as a damaged file."""
+    from ssl_vision.engine.saved_config import load_run_config
+    from ssl_vision.errors import CheckpointError, ConfigError
+
+    _placed(data, folder / "config.yaml")
+    try:
+        return load_run_config(folder)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
 KINDS: dict[str, Kind] = {
     "jpeg": _images(_jpeg, 20),
     "png": _images(_png, 21, mutate_png),
@@ -287,4 +308,5 @@ KINDS: dict[str, Kind] = {
     "txt": _clouds(".txt", _tables, mutate_words),
     "config": Kind(_configs, _read_export, mutate_json),
     "manifest": Kind(_manifests, _read_manifest, mutate_json),
+    "settings": Kind(_settings, _read_settings, mutate_words),
 }

@@ -75,6 +75,12 @@ def test_no_number_may_be_negative(kind, name, value):
         ("data.num_threads=100000", "1,024 or less"),
         ("linear.crop_area=0.1,0.2,0.3", "must hold 2 values, not 3"),
         ("knn.k=99999999999", "1,000,000 or less"),
+        ("knn.k=0,20", "knn.k=[0, 20]: each value must be 1 or more and"),
+        ("knn.k=[20,a]", "knn.k=[20,a]: a must be a whole number."),
+        ("knn.k=20,1.5", "knn.k=20,1.5: 1.5 must be a whole number."),
+        ("knn.k=a", "knn.k=a must be a whole number."),
+        ("data.decode.white_level=-1", "data.decode.white_level=-1.0 must be above 0"),
+        ("data.decode.background=[0,0,256]", "data.decode.background=[0, 0, 256] must be"),
         ("knn.k=", "no value"),
         ("knn.k=[]", "one value or more"),
         ("tasks=", "no value"),
@@ -100,9 +106,11 @@ def test_bounds_themselves_are_within_or_not():
     check_bounds("a", None, least=1)
     check_bounds("a", [0.5, 0.6], above=0, below=1)
     for value in (0, 2, float("nan")):
-        with pytest.raises(ConfigError, match=r"a=.* must be 1 or more and 1 or less"):
+        with pytest.raises(ConfigError, match=r"^a=\S* must be 1 or more and 1 or less"):
             check_bounds("a", value, least=1, most=1)
     with pytest.raises(ConfigError, match="a=0 must be above 0"):
         check_bounds("a", 0, above=0)
     with pytest.raises(ConfigError, match="a="):
         check_some("a", ())
+    with pytest.raises(ConfigError, match=r"^a=\[1, 0\]: each value must be above 0\.$"):
+        check_bounds("a", (1, 0), above=0)

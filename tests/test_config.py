@@ -1,3 +1,4 @@
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -140,3 +141,57 @@ def test_words_in_quotes_and_in_other_words_stay_as_written(tmp_path: Path) -> N
     file.write_text("run_dir: \"no\"\ninit_from: off by one\nbackbone: {name: 'yes'}\n")
     config = load_train_config([TINY, file])
     assert (config.run_dir, config.init_from, config.backbone.name) == ("no", "off by one", "yes")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "typed", "key"),
+    [
+        ("barlow_twins", "data.views.a.size_px=0", "data.views.a.size_px=0"),
+        ("barlow_twins", "data.views.b.count=0", "data.views.b.count=0"),
+        ("barlow_twins", "data.views.b.crop_area=[0.5,0.2]", "data.views.b.crop_area="),
+        ("barlow_twins", "data.views.a.blur.prob=3", "data.views.a.blur.prob=3"),
+        ("barlow_twins", "data.views.a.jitter.hue=0.9", "data.views.a.jitter.hue=0.9"),
+        ("barlow_twins", "data.views.a.solarize={threshold: 300}", "data.views.a.solarize.thresh"),
+        ("barlow_twins", "data.views.a.erase={prob: -1}", "data.views.a.erase.prob=-1"),
+        ("barlow_twins", "data.views.new.size_px=-4", "data.views.new.size_px=-4"),
+        ("barlow_twins", "data.decode.white_level=-1", "data.decode.white_level=-1"),
+        ("barlow_twins", "data.mean=[0,0,2]", "data.mean="),
+        ("point_mae", "data.views.cloud.num_points=0", "data.views.cloud.num_points=0"),
+        ("point_mae", "data.views.cloud.scale=[2,1]", "data.views.cloud.scale="),
+        ("point_mae", "data.views.cloud.shift=-1", "data.views.cloud.shift=-1"),
+        ("point_mae", "data.views.cloud.count=2", "data.views.cloud.count=2"),
+        ("distill", "method.teachers.x={weights: timm:resnet18, weight: 0}",
+         "method.teachers.x.weight=0"),
+        ("ijepa", "method.blocks.num_targets=0", "method.blocks.num_targets=0"),
+    ],
+)  # fmt: skip
+def test_what_a_section_refuses_is_named_by_its_whole_key(
+    recipe: str, typed: str, key: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_train_config([CONFIGS / recipe / "tiny_cpu.yaml"], [typed])
+    assert str(caught.value).startswith(key)
+    assert "data.data." not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "typed"),
+    [
+        ("simclr", "data.views.b.size_px=33"),
+        ("dino", "data.views.global_2.size_px=33"),
+        ("mae", "method.decoder_num_heads=3"),
+        ("point_mae", "method.decoder_heads=0"),
+        ("point_mae", "data.views.cloud.farthest_pool=1"),
+        ("ijepa", "method.blocks.min_keep=-1"),
+        ("barlow_twins", "optim.infinite={anneal_start: 0.1, cooldown_end: 0.5}"),
+        ("supervised", "data.views.more.size_px=8"),
+        ("distill", "data.views.more.size_px=8"),
+        ("poa", "method.elastic.min_width=0"),
+    ],
+)
+def test_every_setting_of_a_message_is_written_as_it_is_typed(recipe: str, typed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_train_config([CONFIGS / recipe / "tiny_cpu.yaml"], [typed])
+    keys = re.findall(r"([\w.]+)=", str(caught.value))
+    assert keys
+    assert {key.partition(".")[0] for key in keys} <= {"data", "method", "optim"}

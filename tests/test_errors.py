@@ -1,9 +1,16 @@
+import warnings
 from pathlib import Path
 
 import pytest
 
 import ssl_vision
-from ssl_vision.errors import did_you_mean
+from ssl_vision.errors import (
+    DataError,
+    SslVisionWarning,
+    did_you_mean,
+    warnings_renamed,
+    with_whole_key,
+)
 
 KNOWN = ("knn", "linear", "logreg", "metrics")
 
@@ -30,3 +37,33 @@ def test_several_near_words_are_named_best_first() -> None:
 def test_hints_are_worded_in_one_place() -> None:
     files = Path(ssl_vision.__file__).parent.rglob("*.py")
     assert {path.name for path in files if "get_close_matches" in path.read_text()} == {"errors.py"}
+
+
+@pytest.mark.parametrize(
+    ("message", "section", "expected"),
+    [
+        ("size_px=0 must", "data.views.a", "data.views.a.size_px=0 must"),
+        ("blur.prob=3 is", "data.views.a.blur", "data.views.a.blur.prob=3 is"),
+        ("decode.white_level=-1", "data.decode", "data.decode.white_level=-1"),
+        ("decode.white_level=-1", "decode", "decode.white_level=-1"),
+        ("data.mean=[2] must", "data", "data.mean=[2] must"),
+        ("knn.k=[0]", "knn", "knn.k=[0]"),
+        ("size_px and count", "data.views.a", "data.views.a.size_px and count"),
+        ("the smallest size exceeds", "method.elastic", "the smallest size exceeds"),
+        ("seed=-1 must", "", "seed=-1 must"),
+        ("views.a.blur.prob=3", "data.views.a.blur", "data.views.a.blur.prob=3"),
+    ],
+)
+def test_a_setting_is_named_as_it_is_typed(message: str, section: str, expected: str) -> None:
+    assert with_whole_key(message, section=section, names=["size_px", "seed"]) == expected
+
+
+def test_errors_and_warnings_are_told_in_other_words() -> None:
+    names = {"data.decode.": "decode."}
+    with (
+        pytest.warns(SslVisionWarning, match=r"^over decode\.background$"),
+        warnings_renamed(names),
+    ):
+        warnings.warn("over data.decode.background", SslVisionWarning, stacklevel=1)
+    with pytest.raises(DataError, match=r"^set decode\.white_level$"), warnings_renamed(names):
+        raise DataError("set data.decode.white_level")

@@ -101,3 +101,18 @@ def test_every_colour_operation_has_settings_that_begin_with_its_probability() -
         assert operation.numbers(ViewConfig())[0] == 0.0
         for settings in filter(dataclasses.is_dataclass, kinds[operation.field]):
             assert dataclasses.fields(settings)[0].name == "prob"
+
+
+def test_a_view_of_next_to_nothing_is_said_by_its_whole_key() -> None:
+    for view, keys in [
+        (ViewConfig(size_px=1), ["data.views.a.size_px=1:"]),
+        (ViewConfig(size_px=7), ["data.views.a.size_px=7:"]),
+        (ViewConfig(size_px=8), []),
+        (ViewConfig(crop_area=(1e-6, 9e-4)), ["data.views.a.crop_area="]),
+        (ViewConfig(crop_area=(1e-6, 1.0)), []),
+        (ViewConfig(crop="center", crop_area=(1e-6, 1e-5)), []),
+    ]:
+        found = view.doubts("data.views.a.")
+        assert [line.startswith(key) for line, key in zip(found, keys, strict=True)] == [
+            True for _ in keys
+        ]

@@ -65,7 +65,8 @@ class Extent:
         if any(low > high for low, high in zip(self.min_size, self.max_size, strict=True)):
             raise ConfigError(
                 f"the smallest size {_text(self.min_size)} exceeds the network itself, "
-                f"{_text(self.max_size)}; lower method.elastic.min_width or min_depth."
+                f"{_text(self.max_size)}; lower method.elastic.min_width or "
+                "method.elastic.min_depth."
             )
 
     @property

@@ -1,6 +1,6 @@
 """The `evaluate` command: weights by tasks, and finished evaluations side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_vision.commands.arguments import parse
-from ssl_vision.errors import ConfigError
+from ssl_vision.commands.saying import say
+from ssl_vision.config import EvalConfig
+from ssl_vision.distributed import world_size
+from ssl_vision.errors import ConfigError, SslVisionError
 from ssl_vision.evaluation.report import (
     comparison_html,
     comparison_markdown,
@@ -32,19 +35,51 @@ def run_evaluate(arguments: Sequence[str]) -> int:
     if weights[:1] == ["compare"]:
         _compare(weights[1:], given.overrides, console)
         return 0
-    named: list[str | None] = [*weights] or [None]
-    found, folders = [], []
-    for each in named:
-        own = [] if each is None else [f"weights={each}"]
-        config = load_settings(files, [*given.overrides, *own])
-        if len(named) > 1 and config.out is not None:
-            config = replace(config, out=str(Path(config.out) / slug(config.weights)))
-        found.append(evaluate_as(config, console))
-        folders.append(report_folder(config))
+    owns = [[f"weights={each}"] for each in weights] or [[]]
+    configs = [load_settings(files, [*given.overrides, *own]) for own in owns]
+    if len(configs) > 1:
+        configs = [
+            c if c.out is None else replace(c, out=str(Path(c.out) / slug(c.weights)))
+            for c in configs
+        ]
+    found, failures = _evaluated(configs, console)
     if len(found) > 1:
-        out = folders[0].parent if given.overrides else Path("evaluation")
+        out = report_folder(configs[0]).parent if given.overrides else Path("evaluation")
         _write_comparison(found, out, console)
+    _raise_first(failures, len(configs))
     return 0
+
+
+def _evaluated(
+    configs: Sequence[EvalConfig], console: Console
+) -> tuple[list[Evaluation], dict[str, Exception]]:
+    """Evaluations, and by their weights the errors of those that failed; the others go on.
+
+    Raises:
+        Exception: On several processes, of which the others may wait in the middle.
+    """
+    found: list[Evaluation] = []
+    failures: dict[str, Exception] = {}
+    for config in configs:
+        try:
+            found.append(evaluate_as(config, console))
+        except Exception as error:
+            if world_size() > 1 or len(configs) == 1:
+                raise
+            failures[config.weights] = error
+            if isinstance(error, SslVisionError):
+                say(console, f"{config.weights} failed: {error}", style="red")
+    return found, failures
+
+
+def _raise_first(failures: Mapping[str, Exception], num: int) -> None:
+    """End with the status of the first failure."""
+    for error in failures.values():
+        if not isinstance(error, SslVisionError):
+            raise error
+    for weights, error in failures.items():
+        kept = "; the results of the others are written" if len(failures) < num else ""
+        raise type(error)(f"{len(failures)} of {num} weights failed{kept}. {weights}: {error}")
 
 
 def split_files(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -28,9 +28,10 @@ from ssl_vision.commands.extract_scores import (
     measure_latency_ms,
     weights_key,
 )
-from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.config import TrainConfig
 from ssl_vision.data.loader import EpochLoader
 from ssl_vision.data.module import DataModule
+from ssl_vision.engine.saved_config import load_run_config
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.report import left_out_warning
 from ssl_vision.files import Output, check_output, check_replaceable, write_atomically
@@ -250,13 +251,12 @@ class ElasticRun:
 
 
 def _read_config(folder: Path, overrides: Sequence[str]) -> TrainConfig:
-    path = folder / "config.yaml"
-    if not path.is_file():
+    if not (folder / "config.yaml").is_file():
         raise ConfigError(
             f"{folder} is not a run folder (it has no config.yaml); sub-networks are taken out of "
             "a run of ssl-vision train poa/..."
         )
-    config = load_train_config([path], overrides)
+    config = load_run_config(folder, overrides)
     if not isinstance(config.method, PoaConfig):
         raise ConfigError(
             f"{folder} is a run of method.name={config.method.name}; only POA trains the "

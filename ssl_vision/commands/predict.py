@@ -17,9 +17,9 @@ from ssl_vision.commands.tables import write_csv
 from ssl_vision.data.find import DataLike
 from ssl_vision.data.images.several import images_at
 from ssl_vision.data.source import Source
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import ConfigError, keys_renamed
 from ssl_vision.evaluation.accuracy import wilson_interval
-from ssl_vision.tasks.frozen_pass import PassSettings, pass_over
+from ssl_vision.tasks.frozen_pass import AS_TYPED, PassSettings, pass_over
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
 
@@ -141,7 +141,9 @@ def predict_as(weights: str | Path, images: DataLike, settings: PredictSettings)
             f"weights={str(weights)!r} have no classifier; train one on them: ssl-vision train "
             f"supervised/tiny_cpu {shlex.quote(f'init_from={weights}')} data.path=DIR."
         )
-    source = images_at(images, download=settings.download, decode=loaded.decode)
+    decode = settings.decode.over(loaded.decode)
+    with keys_renamed({"data.download=true": "download=true"} | AS_TYPED):
+        source = images_at(images, download=settings.download, decode=decode)
     passed = pass_over(loaded, source, settings, of="logits")
     names = loaded.class_names or tuple(str(i) for i in range(loaded.num_classes))
     return Predictions(

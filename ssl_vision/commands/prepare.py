@@ -22,6 +22,7 @@ from ssl_vision.files import check_output
 
 _AS_TYPED = {  # as the source says it -> as it is here
     "data.download=true": "download=true",
+    "data.decode.": "decode.",
     "check data.path": "check SOURCE",
     "data path '": "SOURCE '",
 }

@@ -1,5 +1,6 @@
 """The `search` command: an index of images, and images like a given one."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from ssl_vision.commands.tables import write_csv
 from ssl_vision.errors import ConfigError
 from ssl_vision.tasks.frozen_pass import PassSettings
 from ssl_vision.tasks.image_index import META_NAME, ImageIndex, check_index_folder
+from ssl_vision.typed import as_word
 from ssl_vision.zoo.weights import resolve_weights
 
 _PATH = "data.path"
@@ -40,15 +42,32 @@ def run_search(arguments: Sequence[str]) -> int:
     if len(paths) > 1:
         raise ConfigError(f"{_PATH} is given twice.")
     if not paths and not queries:
-        raise ConfigError(
-            f"nothing to do: give {_PATH}=DIR to make the index {folder}, images to search with, "
-            "or both."
-        )
+        raise ConfigError(_nothing_to_do(weights, folder))
     console = Console()
     index = _made(weights, folder, paths, settings, console)
     if queries:
         _answer(index, queries, settings, console)
     return 0
+
+
+def _nothing_to_do(weights: str, folder: str) -> str:
+    """What is missing of two words, of which the first may be no weights."""
+    first = Path(weights).expanduser()
+    if (first / META_NAME).is_file():
+        made_with = shlex.quote(ImageIndex.load(first).weights)
+        return (
+            f"{weights} is an index, and WEIGHTS come before it: ssl-vision search {made_with} "
+            f"{as_word(weights)} {as_word(folder)}"
+        )
+    if Path(folder).expanduser().is_file():
+        return (
+            f"{folder} is a file, where the folder of the index is expected: ssl-vision search "
+            f"{shlex.quote(weights)} INDEX {as_word(folder)}"
+        )
+    return (
+        f"nothing to do: give {_PATH}=DIR to make the index {folder}, or images to search it with, "
+        "behind its name."
+    )
 
 
 def _made(

@@ -1,11 +1,10 @@
 """The `visualize` command: what a network attends to, what its patches say, what MAE fills in."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,15 +24,17 @@ from ssl_vision.commands.pictures import (
     sheet,
     spotlight,
 )
-from ssl_vision.config import load_train_config
 from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.find import find_source
 from ssl_vision.data.levels import AskedDecode
+from ssl_vision.data.loader import EpochLoader, OnError
 from ssl_vision.data.modalities import MODALITIES, modality_of
 from ssl_vision.data.modality import Modality, Normalize
+from ssl_vision.data.module import on_error_of_scores
 from ssl_vision.data.source import JoinedSource, Source, SubsetSource
+from ssl_vision.engine.saved_config import load_run_config
 from ssl_vision.engine.saved_method import load_method, mae_of_export
-from ssl_vision.errors import ConfigError, DataError, keys_renamed
+from ssl_vision.errors import ConfigError, DataError, keys_renamed, renamed, warnings_renamed
 from ssl_vision.files import Output, check_output, check_replaceable, remove_stale
 from ssl_vision.methods.mae import Mae
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
@@ -84,6 +85,7 @@ class VisualizeSettings:
     count: int = 8  # images of a folder or data set, evenly spread
     size_px: int | None = None  # side the network sees; default: its own
     decode: AskedDecode = field(default_factory=AskedDecode)  # of images; default: as in training
+    on_error: Literal["raise", "substitute"] = "raise"  # substitute leaves out unreadable samples
 
 
 def run_visualize(arguments: Sequence[str]) -> int:
@@ -100,6 +102,7 @@ def run_visualize(arguments: Sequence[str]) -> int:
         count=settings.count,
         size_px=settings.size_px,
         decode=settings.decode,
+        on_error=settings.on_error,
         note=lambda text: console.print(text, soft_wrap=True),
     )
     for path in paths:
@@ -116,6 +119,7 @@ def visualize(
     count: int = 8,
     size_px: int | None = None,
     decode: AskedDecode | None = None,
+    on_error: Literal["raise", "substitute"] = "raise",
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Write pictures of what a network makes of images.
@@ -130,6 +134,8 @@ def visualize(
         size_px: Side of the input; the weights' own by default. Larger ones give finer maps. Of
             point clouds the number of points.
         decode: What image files mean where their format leaves it open; as in training by default.
+        on_error: What an unreadable sample does; `substitute` leaves it out, as every command does
+            where each sample is seen once.
         note: Is told what was left out, and why.
 
     Returns:
@@ -162,18 +168,26 @@ def visualize(
     asked = _as_asked(modality, decode or AskedDecode())
     shown = modality.show(asked, spec)
     trained = _trained_on(run, modality) if "reconstruction" in (what or KINDS) else modality
+    data = replace(trained.data_of(asked, shown), on_error=on_error)
     try:
-        chosen = _choose(named, trained, trained.data_of(asked, shown), count=count)
+        chosen = _choose(named, trained, data, count=count)
     except DataError as error:
         if trained is modality or "reconstruction" in what:
             raise
         note(f"no reconstruction: {error}")
-        trained = modality
-        chosen = _choose(named, trained, trained.data_of(asked, shown), count=count)
+        trained, data = modality, modality.data_of(asked, shown)
+        chosen = _choose(named, trained, data, count=count)
     for line in [shown.note, *chosen.notes]:
         if line:
-            note(line)
-    views = _views_of(chosen, trained, shown.view)
+            note(renamed(line, _SETTINGS))
+    loader = _loader_of(chosen, trained, shown.view, on_error_of_scores(on_error))
+    views = _views_of(loader)
+    if bad := {chosen.name(row): why for row, why in sorted(loader.bad_samples.items())}:
+        name, reason = next(iter(bad.items()))
+        note(
+            f"{len(bad)} of {len(chosen)} samples cannot be read and are left out, first {name}: "
+            f"{renamed(reason, _SETTINGS)}"
+        )
     scene = Scene(loaded=loaded, views=views, normalize=shown.normalize, run=run)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -330,7 +344,7 @@ def _choose(
         path = Path(name).expanduser()
         source = modality.single(path, config) if path.is_file() else None
         if source is None:
-            with keys_renamed(_AS_TYPED):
+            with keys_renamed(_AS_TYPED | _SETTINGS):
                 source = find_source(name, split="train", config=config)
         rows = np.linspace(0, len(source) - 1, min(count, len(source)))  # of all classes
         parts.append(SubsetSource(source, rows.astype(np.int64)))
@@ -342,27 +356,49 @@ def _trained_on(run: Path | None, modality: Modality) -> Modality:
     if run is None:
         return modality
     try:
-        return modality_of(load_train_config([run / "config.yaml"]).data)
+        return modality_of(load_run_config(run).data)
     except ConfigError:  # of a program, or a later version; its network was read all the same
         return modality
 
 
-def _views_of(chosen: Source, modality: Modality, view: Any) -> dict[str, Tensor]:
-    """The samples, shown as in evaluation, name -> (B, ...)."""
-    loader = modality.loader(
+# As an evaluation has the settings -> as this command has them.
+_SETTINGS = {
+    "data.decode.": "decode.",
+    "data.on_error": "on_error",
+    "data.size_px": "size_px",
+    "data.num_points": "size_px",
+}
+
+
+def _loader_of(
+    chosen: Source, modality: Modality, view: Any, on_error: OnError
+) -> EpochLoader[Any]:
+    """All samples, shown as in evaluation, in one batch."""
+    return modality.loader(
         chosen,
         modality.pictured(view),
         batch_size=len(chosen),
         seed=0,
         shuffle=False,
+        on_error=on_error,
         lower="size_px or count",
     )
-    own = {"data.decode.": "decode."}
-    with keys_renamed(own), warnings.catch_warnings(record=True) as told:
-        batch = next(iter(loader))
-    for each in told:
-        text = str(each.message).replace("data.decode.", own["data.decode."])
-        warnings.warn(text, each.category, stacklevel=2)
+
+
+def _views_of(loader: EpochLoader[Any]) -> dict[str, Tensor]:
+    """The samples that can be read, name -> (B, ...).
+
+    Raises:
+        DataError: None can be, or one cannot be where that is no matter to pass over.
+    """
+    with warnings_renamed(_SETTINGS):
+        batch = next(iter(loader), None)
+    if batch is None:
+        first, reason = next(iter(loader.bad_samples.items()))
+        raise DataError(
+            f"none of {len(loader.source)} samples can be read, first "
+            f"{loader.source.name(first)}: {renamed(reason, _SETTINGS)}"
+        )
     return batch.views
 
 

@@ -15,6 +15,7 @@ import yaml
 from scipy.stats import t as student_t
 
 from ssl_vision.config import TrainConfig, as_run_dir, load_train_config, to_yaml
+from ssl_vision.engine.saved_config import load_run_config
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.accuracy import Interval
@@ -134,7 +135,7 @@ def adopt(
     """
     if name in load_index():
         raise ConfigError(f"zoo:{name} exists; choose another name, or remove the old entry.")
-    saved = load_train_config([run / "config.yaml"])
+    saved = load_run_config(run)
     root = index_path().parent.parent
     fresh = load_train_config([root / recipe], [f"seed={saved.seed}", f"run_dir={saved.run_dir}"])
     if differing := _differing(saved, fresh):

@@ -1,8 +1,9 @@
 """Settings of the data that every modality has; each adds its views and what they need."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from ssl_vision.bounds import MAX_THREADS, check_bounds
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
@@ -10,11 +11,26 @@ from ssl_vision.errors import ConfigError
 
 
 class View(Protocol):
-    """What every modality's views have."""
+    """What every modality's views have.
+
+    Attributes:
+        size_key: Name of the setting of its size.
+    """
+
+    size_key: ClassVar[str]
 
     @property
     def count(self) -> int:
         """Drawings per sample."""
+
+    def doubts(self, prefix: str) -> list[str]:
+        """What is allowed and shows next to nothing, a line each, by keys with a prefix."""
+
+
+def keys_of_size(views: Mapping[str, View]) -> list[str]:
+    """Whole keys of what makes views large: their sizes, and drawings where there are several."""
+    sizes = [f"data.views.{name}.{view.size_key}" for name, view in views.items()]
+    return sizes + [f"data.views.{name}.count" for name, view in views.items() if view.count > 1]
 
 
 class InputSpec(NamedTuple):
@@ -78,6 +94,11 @@ class DataConfig:
     def loaded_views(self) -> dict[str, Any]:
         """The training views as the loader draws them; the device may do the rest."""
         return self.views
+
+    def doubts(self) -> list[str]:
+        """What of the views shows next to nothing of a sample, a line each."""
+        views: dict[str, View] = self.views
+        return [line for name, view in views.items() for line in view.doubts(f"data.views.{name}.")]
 
     @property
     @abstractmethod

@@ -39,11 +39,26 @@ class DecodeConfig:
     def text(self) -> str:
         """The settings by their names."""
         white = "null" if self.white_level is None else f"{self.white_level:g}"
-        return f"decode.background={list(self.background)} decode.white_level={white}"
+        return f"data.decode.background={list(self.background)} data.decode.white_level={white}"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {"background": list(self.background), "white_level": self.white_level}
+
+    @classmethod
+    def of_json(cls, values: Any) -> "DecodeConfig":
+        """From `to_json`.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        try:
+            red, green, blue = (int(level) for level in values["background"])
+            white = values["white_level"]
+            white_level = None if white is None else float(white)
+            return cls(background=(red, green, blue), white_level=white_level)
+        except (KeyError, TypeError, ConfigError, OverflowError) as error:
+            raise ValueError(str(error)) from error
 
     def key(self) -> str:
         """What decides, beside a file's bytes, about its pixels; part of fingerprints."""
@@ -72,10 +87,10 @@ class Decided:
         own, found = self.decode, []
         if self.transparent and own.background != asked.background:
             levels = str(list(own.background)).replace(" ", "")
-            found.append(f"decode.background={levels} (which {self.transparent} images show)")
+            found.append(f"data.decode.background={levels} (which {self.transparent} images show)")
         if self.deep and own.white_level != asked.white_level:
             level = "null" if own.white_level is None else f"{own.white_level:g}"
-            found.append(f"decode.white_level={level} (of which {self.deep} images are)")
+            found.append(f"data.decode.white_level={level} (of which {self.deep} images are)")
         return " and ".join(found)
 
     def to_json(self) -> dict[str, Any]:
@@ -90,18 +105,12 @@ class Decided:
             ValueError: It is something else.
         """
         try:
-            decode = values["decode"]
-            red, green, blue = (int(level) for level in decode["background"])
-            white = decode["white_level"]
             return cls(
-                decode=DecodeConfig(
-                    background=(red, green, blue),
-                    white_level=None if white is None else float(white),
-                ),
+                decode=DecodeConfig.of_json(values["decode"]),
                 transparent=int(values["transparent"]),
                 deep=int(values["deep"]),
             )
-        except (KeyError, TypeError, ConfigError, OverflowError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(str(error)) from error
 
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 import torch
 
+from ssl_vision.data.config import View, keys_of_size
 from ssl_vision.data.levels import Notes
 from ssl_vision.data.source import Source
 from ssl_vision.distributed import usable_cores, usable_memory
@@ -28,7 +29,7 @@ from ssl_vision.errors import ConfigError, DataError, DeviceMemoryError, SslVisi
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
 
-_ViewKind = TypeVar("_ViewKind")  # the settings of a view
+_ViewKind = TypeVar("_ViewKind", bound=View)  # the settings of a view
 
 OnError = Literal["raise", "substitute", "leave_out"]
 
@@ -97,7 +98,8 @@ class EpochLoader(Generic[_ViewKind]):
             another sample, drawn by (seed, epoch, id), or `leave_out` its row, so that a batch is
             shorter and none comes where no sample can be read. The last two enter `bad_samples`.
         pin_memory: Whether batches lie in page-locked memory, for copies to a GPU.
-        lower: Settings to lower where batches need more memory than there is, for the message.
+        lower: Settings to lower where batches need more memory than there is, for the message; by
+            default those of training.
 
     Attributes:
         epoch: Epoch of the last batch handed out, or of the next if that one ended its epoch.
@@ -123,7 +125,7 @@ class EpochLoader(Generic[_ViewKind]):
         drop_last: bool = True,
         on_error: OnError = "raise",
         pin_memory: bool = False,
-        lower: str = "size or count of the views (data.views), or data.global_batch_size",
+        lower: str = "",
     ) -> None:
         if batch_size < 1 or not views:
             raise ConfigError(f"a loader needs views and batch_size >= 1, got {batch_size}.")
@@ -174,6 +176,7 @@ class EpochLoader(Generic[_ViewKind]):
         need, there = BATCHES_AHEAD * sum(sizes.values()), usable_memory()
         if need > there:
             largest = max(sizes, key=lambda name: sizes[name])
+            lower = lower or " or ".join([*keys_of_size(self.views), "data.global_batch_size"])
             raise DeviceMemoryError(
                 f"{BATCHES_AHEAD} batches of {rows} samples, most of each its view {largest} of "
                 f"{self.views[largest]}, need {need / 2**30:,.1f} GiB of memory; this machine has "

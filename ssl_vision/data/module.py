@@ -1,7 +1,7 @@
 """What makes loaders and normalised batches of the settings of the data."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ssl_vision.data.checks import pair_warnings
-from ssl_vision.data.config import DataConfig
+from ssl_vision.data.config import DataConfig, keys_of_size
 from ssl_vision.data.find import DataLike, find_source
 from ssl_vision.data.loader import EpochLoader, OnError
 from ssl_vision.data.modalities import modality_of
@@ -21,7 +21,7 @@ from ssl_vision.data.subsets import (
     rows_of_list,
     with_classes_of,
 )
-from ssl_vision.errors import ConfigError, keys_renamed
+from ssl_vision.errors import ConfigError, DataError, keys_renamed
 from ssl_vision.randomness import derive_key
 from ssl_vision.types import Batch
 
@@ -93,7 +93,9 @@ class DataModule:
         self.bank_source, self.val_source = self._evaluation_sources()
         if is_supervised and self.train_source.labels is not None:
             self.train_source = self.bank_source
+        self._num_before = len(self.train_source)
         self.train_source = self._chosen(self.train_source)
+        self._say_share()
         self.bank_source = self._chosen(self.bank_source)
         self._train_loader: EpochLoader[Any] | None = None
         self._normalize = self.modality.normalizer(config)
@@ -115,8 +117,11 @@ class DataModule:
         return list(dict.fromkeys([*self.train_source.notes, *val, *self._own_notes]))
 
     def warnings(self) -> list[str]:
-        """What makes scores doubtful, a line each: classes that do not meet, leaks; reads files."""
-        return pair_warnings(self.bank_source, self.val_source)
+        """What makes a run or its scores doubtful, a line each; reads files.
+
+        Views of next to nothing, classes that do not meet, leaks.
+        """
+        return [*self.config.doubts(), *pair_warnings(self.bank_source, self.val_source)]
 
     def _build(self, data: DataLike, split: Split) -> Source:
         return find_source(data, split=split, config=self.config)
@@ -177,11 +182,37 @@ class DataModule:
             return SubsetSource(source, rows)
         return source
 
+    def _say_share(self) -> None:
+        """Note a share so small that it is one sample a class, which is more."""
+        share, num = self.config.train_fraction, len(self.train_source)
+        if num >= 2 * share * self._num_before:
+            least = "one stays" if self.train_source.labels is None else "one of each class stays"
+            self._own_notes.append(
+                f"data.train_fraction={share:g}: {num:,} of {self._num_before:,} samples are used, "
+                f"as at least {least}."
+            )
+
+    def _check_chosen(self) -> None:
+        """Raise DataError if it is the choice of samples that leaves too few for an update."""
+        config, num = self.config, len(self.train_source)
+        if not config.drop_last or num >= config.global_batch_size or num == self._num_before:
+            return
+        if config.train_list is None:
+            chosen, more = f"data.train_fraction={config.train_fraction:g}", "raise it"
+        else:
+            chosen, more = f"data.train_list={config.train_list}", "name more samples"
+        raise DataError(
+            f"{chosen} leaves {num:,} of {self._num_before:,} samples, fewer than one update of "
+            f"data.global_batch_size={config.global_batch_size}; {more}, or lower "
+            "data.global_batch_size."
+        )
+
     # Loaders -----------------------------------------------------------------------------
 
     def train_loader(self) -> EpochLoader[Any]:
         """Augmented views, shuffled; the same object at every call, as it holds the position."""
         if self._train_loader is None:
+            self._check_chosen()
             self._train_loader = self._loader(
                 self.train_source,
                 self.config.loaded_views(),
@@ -221,8 +252,14 @@ class DataModule:
             drop_last=False,
             # Where classes are mixed nobody counts samples, and processes agree in batches.
             on_error=config.on_error if shuffle else on_error_of_scores(config.on_error),
-            lower="data.eval_size_px or data.eval_batch_size",
+            lower=" or ".join([*self._keys_of_eval_size(), "data.eval_batch_size"]),
         )
+
+    def _keys_of_eval_size(self) -> list[str]:
+        names = {each.name for each in fields(self.config)}
+        if "eval_size_px" in names:
+            return ["data.eval_size_px"]
+        return keys_of_size(self.config.views)  # scores are of the largest
 
     def _loader(
         self, source: Source, views: Mapping[str, Any], **arguments: Any

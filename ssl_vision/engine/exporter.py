@@ -40,15 +40,25 @@ class Exporter:
     so that it works where the trained one is sharded over processes.
     """
 
-    def __init__(self, run: Run, method: Method, *, class_names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        run: Run,
+        method: Method,
+        *,
+        class_names: Sequence[str] = (),
+        num_samples: int | None = None,
+        has_labels: bool = True,
+    ) -> None:
         """Make the copy.
 
         Args:
             run: The run.
             method: What is trained.
             class_names: Of the labels it is trained with, in the order of their numbers.
+            num_samples: There are to learn labels from, for the commands that go on from here.
+            has_labels: Whether there are classes to score.
         """
-        self._run = run
+        self._run, self._num_samples, self._has_labels = run, num_samples, has_labels
         self._class_names = tuple(class_names)
         self.backbone: Backbone = copy.deepcopy(method.export_backbone()).eval()
         self.backbone.requires_grad_(False)
@@ -136,6 +146,8 @@ class Exporter:
             self._run.folder.path,
             has_classifier=bool(getattr(self.backbone.model, "num_classes", 0)),
             is_in_timm=self.backbone.is_in_timm,
+            num_samples=self._num_samples,
+            has_labels=self._has_labels,
         )
 
     def _input(self) -> _Input:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from ssl_vision.data.config import keys_of_size
 from ssl_vision.distributed import is_distributed
 from ssl_vision.engine.run import Run
 from ssl_vision.errors import (
@@ -73,18 +74,22 @@ def _is_of_network(error: BaseException) -> bool:
 
 def _unfit(run: Run, error: BaseException) -> str:
     backbone, first = run.config.backbone, str(error).splitlines()[0][:200]
-    views = ", ".join(f"data.views.{name}" for name in run.config.data.views)
+    views, sizes = _views(run), " or ".join(keys_of_size(run.config.data.views))
     return (
         f"backbone.name={backbone.name} with in_chans={backbone.in_chans} and the backbone.args of "
         f"this run cannot take the first batch ({views}): {first}. Images have 3 channels; change "
-        "backbone.in_chans, backbone.args or the views' sizes."
+        f"backbone.in_chans, backbone.args, or {sizes}."
     )
+
+
+def _views(run: Run) -> str:
+    views = run.config.data.views.items()
+    return ", ".join(f"data.views.{name} of {view}" for name, view in views)
 
 
 def describe_memory(run: Run, method: Method) -> str:
     """What was asked of the device, and what to lower, in order of what it costs."""
     config = run.config
-    views = ", ".join(str(view) for view in config.data.views.values())
     batch = config.data.global_batch_size // run.fabric.world_size // config.trainer.accumulate
     peak = ""
     if method.device.type == "cuda":
@@ -96,9 +101,10 @@ def describe_memory(run: Run, method: Method) -> str:
         ways.append("trainer.precision=bf16")
     if not config.backbone.is_checkpointed:
         ways.append("backbone.is_checkpointed=true")
-    ways += ["fewer or smaller views (data.views)", "data.global_batch_size"]
+    ways += [f"a lower {key}" for key in keys_of_size(config.data.views)]
+    ways.append("a lower data.global_batch_size")
     return (
         f"the device is out of memory at update {method.step}{peak}: {batch} samples per process, "
-        f"views {views}, precision {config.trainer.precision}. In this order, try "
+        f"{_views(run)}, precision {config.trainer.precision}. In this order, try "
         f"{', then '.join(ways)}. Checkpoints are intact; the same command resumes."
     )

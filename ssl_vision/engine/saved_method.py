@@ -1,15 +1,17 @@
 """Whole methods read back, heads and decoder included: from a run, or from official MAE weights."""
 
+import warnings
 from math import isqrt
 from pathlib import Path
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_backbone
-from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.config import TrainConfig
 from ssl_vision.engine.checkpoint import load_state, newest_complete
 from ssl_vision.engine.run_dir import RunFolder
+from ssl_vision.engine.saved_config import load_run_config
 from ssl_vision.engine.train import build_method
-from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError, SslVisionWarning
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.methods.mae import Mae, MaeConfig
@@ -25,21 +27,25 @@ def load_method(run: Path) -> Method:
     """The whole method of a run, heads and decoder included, from its newest checkpoint.
 
     Raises:
-        CheckpointError: The run has no complete checkpoint.
+        CheckpointError: The run has no complete checkpoint, or its settings are damaged.
         ConfigError: The run trained a classifier.
     """
-    config = load_train_config([run / "config.yaml"])
+    config = load_run_config(run)
     if METHODS[config.method.name].module.reads_labels:
         raise ConfigError(
             f"{run} is a run of method.name={config.method.name}, which trains a classifier; what "
             "is read back here are the decoder and heads of a pretraining run."
         )
-    checkpoint = newest_complete(RunFolder(run).checkpoints, warn=lambda text: None)
+    checkpoint = newest_complete(RunFolder(run).checkpoints, warn=_warn)
     if checkpoint is None:
         raise CheckpointError(f"{run} has no complete checkpoint.")
     method = build_method(config, _plan(config))
     method.load_state_dict(load_state(checkpoint)["state_dict"])
     return method.eval()
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, SslVisionWarning, stacklevel=3)
 
 
 def untrained_backbone(run: Path) -> Backbone:
@@ -49,9 +55,10 @@ def untrained_backbone(run: Path) -> Backbone:
         run: The run folder.
 
     Raises:
-        ConfigError: The run's config.yaml is not understood.
+        CheckpointError: The run's config.yaml is damaged.
+        ConfigError: It is not understood.
     """
-    config = load_train_config([run / "config.yaml"])
+    config = load_run_config(run)
     if not METHODS[config.method.name].module.redraws_backbone:  # its teachers may be gone
         with seeded(derive_key(config.seed, "initial weights")):
             return build_backbone(config.backbone, input_size=config.data.input_size).eval()

@@ -42,6 +42,7 @@ from ssl_vision.engine.resume import (
 )
 from ssl_vision.engine.run import Run
 from ssl_vision.engine.run_dir import RunFolder, describe_environment, lines_left_out
+from ssl_vision.engine.saved_config import run_settings
 from ssl_vision.engine.start import Start
 from ssl_vision.engine.start_weights import say_of_start, start_from
 from ssl_vision.engine.strategy import build_fabric, loss_scaler, set_up
@@ -162,7 +163,13 @@ def train(config: TrainConfig, *, handed: Handed | None = None) -> RunResult:
         if config.init_from is not None and not _resumes(folder, config):
             start_from(config.init_from, run, method)
         names = data.train_source.class_names if method.reads_labels else method.class_names
-        exporter = Exporter(run, method, class_names=names)
+        exporter = Exporter(
+            run,
+            method,
+            class_names=names,
+            num_samples=len(data.bank_source),  # of supervised training, too
+            has_labels=data.has_labels,
+        )
         fit(run, method, data, exporter, handed, watching=[start])
         return _finish(run, method, exporter)
 
@@ -335,6 +342,7 @@ def _claim(folder: RunFolder, config: TrainConfig) -> bool:
     """Whether a run goes on; what cannot is refused before data or a model is touched."""
     saved, is_resuming = folder.path / "config.yaml", has_run_to_resume(folder, config)
     if is_resuming and saved.exists():
+        run_settings(folder.path, way_out="put it back, or begin anew with resume=never")
         changes = config_changes(read_text(saved, error=CheckpointError), config)
         check_changes(changes, run_dir=folder.path)
     return is_resuming

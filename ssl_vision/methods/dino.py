@@ -99,7 +99,7 @@ class Dino(SelfDistillation):
                 raise ConfigError(
                     f"method.patch_weight={config.patch_weight} masks patches, and "
                     f"backbone.name={backbone.architecture} has no patch tokens; use a ViT of "
-                    "timm or patch_weight=0."
+                    "timm or method.patch_weight=0."
                 )
             backbone.add_mask_token()
         self.head = _head(config, backbone.width)
@@ -170,7 +170,7 @@ class Dino(SelfDistillation):
             raise ConfigError(
                 f"data.views.local.size_px={local.shape[-1]}: "
                 f"backbone.name={self.backbone.architecture} takes images of one size only "
-                f"({error}) Give the local view the size of the global ones, or "
+                f"({error}) Give it the size of data.views.global_1.size_px, or "
                 "build the network with dynamic_img_size=True (a ViT of timm)."
             ) from error
 

@@ -48,9 +48,9 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
-            raise ConfigError(f"method.teachers.*.weight={self.weight} must be above 0.")
+            raise ConfigError(f"weight={self.weight} must be above 0.")
         if self.size_px is not None and self.size_px < 1:
-            raise ConfigError(f"method.teachers.*.size_px={self.size_px} must be 1 or more.")
+            raise ConfigError(f"size_px={self.size_px} must be 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,9 @@ class DistillConfig(MethodConfig):
         """One view, of any name; with `count: k`, k crops of each image, all seen by all."""
         if len(views) != 1:
             raise ConfigError(
-                f"data.views={list(views)}: distillation takes exactly one view, which teacher "
-                "and student see alike; for several crops raise its count."
+                "method.name=distill takes exactly one view, which teacher and student see alike; "
+                f"got {', '.join(f'data.views.{name}' for name in views) or 'none'}. For several "
+                "crops raise its count."
             )
 
 

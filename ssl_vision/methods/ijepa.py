@@ -109,15 +109,15 @@ class Ijepa(Method):
         self.grid = isqrt(backbone.num_patches(plan.input_size))
         if self.grid < 2:
             raise ConfigError(
-                f"method.name=ijepa predicts some patches from others, and a view of "
-                f"{plan.input_size} px is {self.grid} x {self.grid} patches of "
-                f"{backbone.patch_px} px; set backbone.args.patch_size lower."
+                f"data.views.view.size_px={plan.input_size}: method.name=ijepa predicts some "
+                f"patches from others, and such a view is {self.grid} x {self.grid} patches of "
+                f"{backbone.patch_px} px; raise it, or set backbone.args.patch_size lower."
             )
         num_heads = config.predictor_num_heads or int(backbone.model.blocks[0].attn.num_heads)
         if config.predictor_width % 4 or config.predictor_width % num_heads:
             raise ConfigError(
                 f"method.predictor_width={config.predictor_width} must be divisible by 4 and by "
-                f"its {num_heads} heads; predictor_num_heads sets their number."
+                f"its {num_heads} heads; method.predictor_num_heads sets their number."
             )
         _init_encoder(backbone, init=config.init)
         self.predictor = BlockPredictor(

@@ -64,7 +64,7 @@ class MaeConfig(MethodConfig):
         if self.decoder_width % 4 or self.decoder_width % self.decoder_num_heads:
             raise ConfigError(
                 f"method.decoder_width={self.decoder_width} must be divisible by 4 and by "
-                f"decoder_num_heads={self.decoder_num_heads}."
+                f"method.decoder_num_heads={self.decoder_num_heads}."
             )
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:

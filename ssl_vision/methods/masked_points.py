@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.point_vit import PointViT, take_tokens
+from ssl_vision.bounds import check_bounds
 from ssl_vision.data.config import View
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.chamfer import chamfer_distance
@@ -40,8 +41,8 @@ class PointMaskConfig(MethodConfig):
             raise ConfigError(f"method.mask_ratio={self.mask_ratio} must be between 0 and 1.")
         if self.chamfer_power not in (1, 2):
             raise ConfigError(f"method.chamfer_power={self.chamfer_power} must be 1 or 2.")
-        if self.decoder_depth < 1 or self.decoder_heads < 1:
-            raise ConfigError("method.decoder_depth and decoder_heads must be 1 or more.")
+        for name in ("decoder_depth", "decoder_heads"):
+            check_bounds(f"method.{name}", getattr(self, name), least=1)
         if not 0 <= self.decoder_drop_path < 1:
             raise ConfigError(
                 f"method.decoder_drop_path={self.decoder_drop_path} must be from 0 to below 1."
@@ -49,11 +50,17 @@ class PointMaskConfig(MethodConfig):
 
     def check_views(self, views: Mapping[str, View]) -> None:
         """Raise ConfigError unless there is one view of the cloud, drawn once."""
-        if len(views) != 1 or any(view.count != 1 for view in views.values()):
+        if len(views) != 1:
+            got = ", ".join(f"data.views.{name}" for name in views) or "none"
             raise ConfigError(
-                f"method.name={self.name} needs exactly one view of the clouds, with count=1, in "
-                f"data.views; the recipe has {sorted(views)}."
+                f"method.name={self.name} needs exactly one view of the clouds, as "
+                f"data.views.cloud; got {got}."
             )
+        for name, view in views.items():
+            if view.count != 1:
+                raise ConfigError(
+                    f"data.views.{name}.count={view.count} must be 1 for method.name={self.name}."
+                )
 
 
 class Reconstruction(NamedTuple):

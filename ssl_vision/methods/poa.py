@@ -99,8 +99,9 @@ class PoaConfig(SelfDistillationConfig):
             )
         if not (self.has_cross_view or self.has_same_view) and self.intact_weight < 1:
             raise ConfigError(
-                "method.has_cross_view and has_same_view are both false: nothing would teach the "
-                "elastic student. Switch one on, or train the network alone with method.name=dino."
+                "method.has_cross_view and method.has_same_view are both false: nothing would "
+                "teach the elastic student. Switch one on, or train the network alone with "
+                "method.name=dino."
             )
 
 

@@ -75,8 +75,8 @@ class SelfDistillationConfig(MethodConfig):
         sizes = views["global_1"].size_px, views["global_2"].size_px
         if sizes[0] != sizes[1]:
             raise ConfigError(
-                f"data.views.global_1.size_px={sizes[0]} and global_2.size_px={sizes[1]} must be "
-                "equal: the teacher sees both in one batch."
+                f"data.views.global_1.size_px={sizes[0]} and data.views.global_2.size_px="
+                f"{sizes[1]} must be equal: the teacher sees both in one batch."
             )
 
 

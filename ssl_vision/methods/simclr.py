@@ -79,8 +79,8 @@ class SimclrConfig(MethodConfig):
         sizes = views["a"].size_px, views["b"].size_px
         if sizes[0] != sizes[1]:
             raise ConfigError(
-                f"data.views.a.size_px={sizes[0]} and b.size_px={sizes[1]} must be equal: "
-                "SimCLR sends both views through the network as one batch."
+                f"data.views.a.size_px={sizes[0]} and data.views.b.size_px={sizes[1]} must "
+                "be equal: SimCLR sends both views through the network as one batch."
             )
 
 

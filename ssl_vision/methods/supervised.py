@@ -130,8 +130,9 @@ class SupervisedConfig(MethodConfig):
         """One view, of any name; its `count` is the number of repeats of each image."""
         if len(views) != 1:
             raise ConfigError(
-                f"data.views={list(views)}: supervised training takes exactly one view; for "
-                "repeated augmentation raise its count."
+                f"method.name=supervised takes exactly one view, as data.views.train; got "
+                f"{', '.join(f'data.views.{name}' for name in views) or 'none'}. For repeated "
+                "augmentation raise its count."
             )
 
 
@@ -352,8 +353,8 @@ def _check_grid(backbone: Backbone, *, size_px: int) -> None:
     if size_px % grid_side:
         raise ConfigError(
             f"method.mixing.name=smmix pastes whole cells of the network's {grid_side} x "
-            f"{grid_side} grid, and views of size_px={size_px} do not divide by it; use size_px="
-            f"{size_px // grid_side * grid_side}."
+            f"{grid_side} grid, and data.views.NAME.size_px={size_px} does not divide by it; use "
+            f"data.views.NAME.size_px={size_px // grid_side * grid_side}."
         )
 
 

@@ -61,7 +61,7 @@ class InfiniteConfig:
         if not 0 <= self.cooldown_end <= end <= 1:
             raise ConfigError(
                 f"optim.infinite.cooldown_end={self.cooldown_end} and "
-                f"anneal_start={self.anneal_start} must rise from 0 to 1."
+                f"optim.infinite.anneal_start={self.anneal_start} must rise from 0 to 1."
             )
 
 

@@ -8,16 +8,18 @@ process, after any resume.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.points.clouds import check_clouds, unit_sphere
 from ssl_vision.points.sampling import farthest_point_sample, take_points
 from ssl_vision.randomness import derive_key, keyed_uniform
 
+_FEW_POINTS = 16  # of a view; fewer are said
 _KEPT_SIGMAS = 2.5  # jitter beyond this many standard deviations is cut: no stray outliers
 
 
@@ -36,16 +38,15 @@ class PointViewConfig:
     shift: float = 0.2  # drawn from [-shift, shift] per axis
     jitter_sigma: float = 0.0  # of normal noise on each coordinate, cut at 2.5 sigma
 
+    size_key: ClassVar[str] = "num_points"
+
     def __post_init__(self) -> None:
-        if self.num_points < 1 or self.count < 1:
-            raise ConfigError(
-                f"point views need num_points >= 1 and count >= 1, got {self.num_points} and "
-                f"{self.count}."
-            )
+        check_bounds("num_points", self.num_points, least=1)
+        check_bounds("count", self.count, least=1)
         if self.farthest_pool is not None and self.farthest_pool < self.num_points:
             raise ConfigError(
-                f"farthest_pool={self.farthest_pool} must be at least num_points="
-                f"{self.num_points}, or null."
+                f"farthest_pool={self.farthest_pool} must be at least the {self.num_points} of "
+                "num_points, or null."
             )
         if self.farthest_pool is not None and self.choose == "farthest":
             raise ConfigError("farthest_pool belongs to choose=random; set it to null.")
@@ -57,6 +58,18 @@ class PointViewConfig:
 
     def __str__(self) -> str:
         return f"{self.count} x {self.num_points} points"
+
+    def doubts(self, prefix: str) -> list[str]:
+        """What is allowed and shows next to nothing of a cloud, a line each.
+
+        Args:
+            prefix: Of the view's keys, as "data.views.cloud.".
+        """
+        if self.num_points >= _FEW_POINTS:
+            return []
+        return [
+            f"{prefix}num_points={self.num_points}: so few points show next to nothing of a shape."
+        ]
 
 
 def evaluation_point_view(*, num_points: int, is_normalized: bool = True) -> PointViewConfig:

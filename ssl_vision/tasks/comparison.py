@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ssl_vision.engine.resume import flat_settings
 from ssl_vision.engine.run_dir import lines_left_out, read_jsonl
+from ssl_vision.engine.saved_config import run_settings
 from ssl_vision.errors import CheckpointError, DataError
 from ssl_vision.evaluation.report import load_evaluation
 from ssl_vision.evaluation.results import Evaluation
-from ssl_vision.files import plain_text
 
 # Where a run wrote and what it was called: always different, and of no effect on what it learned.
 _OF_PLACE = ("run_dir", "out", "weights", "resume", "cache")
@@ -115,10 +113,7 @@ def read_entry(run: str | Path) -> Entry:
             )
         found = load_evaluation(folder)
         return Entry(path=str(run), settings=_texts(found.config), evaluation=found)
-    try:
-        settings = _texts(yaml.safe_load(plain_text(config)))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise CheckpointError(f"{config}: cannot be read as settings of a run.") from error
+    settings = _texts(run_settings(folder))
     results = folder / "evaluation/results.json"
     metrics, fault = _read_log(folder / "metrics.jsonl")
     return Entry(

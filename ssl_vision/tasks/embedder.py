@@ -10,10 +10,18 @@ from torch import nn
 
 from ssl_vision.data.find import DataLike, find_source, given
 from ssl_vision.data.modalities import MODALITIES, AnyEvalData, data_of
+from ssl_vision.errors import keys_renamed
 from ssl_vision.evaluation.features import extract_features
 from ssl_vision.tasks.run import AUTOCAST, device_named
 from ssl_vision.zoo.transforms import TransformLike
 from ssl_vision.zoo.weights import resolve_network
+
+# What is said of a data set -> what a call can do: each image has its row.
+_AS_CALLED = {
+    "Remove the file, or set data.on_error=substitute.": "Leave it out of the images.",
+    "set data.decode.white_level to the level that is white in these files": "scale it to 8 bits",
+    "set data.decode.white_level, for instance 1.0": "scale it to 8 bits",
+}
 
 WeightsLike: TypeAlias = str | Path | nn.Module  # WEIGHTS, or a network itself
 
@@ -88,15 +96,17 @@ class Embedder:
             shuffle=False,
             drop_last=False,
             pin_memory=self.device.type == "cuda",
+            lower="size_px or batch_size",
         )
-        found = extract_features(
-            self.loaded.backbone,
-            loader,
-            normalize=self._shown.normalize,
-            device=self.device,
-            dtype=torch.float32,
-            autocast=self._autocast,
-        )
+        with keys_renamed(_AS_CALLED):
+            found = extract_features(
+                self.loaded.backbone,
+                loader,
+                normalize=self._shown.normalize,
+                device=self.device,
+                dtype=torch.float32,
+                autocast=self._autocast,
+            )
         return found.features["pooled"].numpy()
 
 

@@ -24,6 +24,7 @@ from ssl_vision.config import EvalConfig, to_yaml
 from ssl_vision.data.find import DataLike, given, is_settings, settings_of
 from ssl_vision.distributed import rank, world_size
 from ssl_vision.engine.run_dir import describe_environment
+from ssl_vision.engine.saved_config import is_run, run_settings
 from ssl_vision.errors import (
     CheckpointError,
     ConfigError,
@@ -42,7 +43,6 @@ from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
 from ssl_vision.files import (
     check_output,
     check_report_folder,
-    plain_text,
     report_folder_made,
     write_atomically,
 )
@@ -128,6 +128,7 @@ def evaluate_as(
     )
     check_output(report_folder(config), key="out", data=paths)
     check_report_folder(report_folder(config))
+    method = config.method or method_of(config.weights)
     loaded = loaded or resolve_weights(config.weights)
     run = EvalRun(config, loaded, say=lambda text: console.print(f"[dim]{text}[/dim]"), given=data)
     for line in run.notes:
@@ -139,7 +140,7 @@ def evaluate_as(
     _check_frozen(loaded)
     results = warn_of_weak_probe(results)
     evaluation = Evaluation(
-        weights=_describe_weights(config, loaded),
+        weights=_describe_weights(loaded, method),
         data=_describe_data(run.config, run),
         tasks=results,
         config=yaml.safe_load(to_yaml(run.config)),
@@ -276,7 +277,7 @@ def _check_frozen(loaded: LoadedBackbone) -> None:
 # What was evaluated ----------------------------------------------------------------------------
 
 
-def _describe_weights(config: EvalConfig, loaded: LoadedBackbone) -> dict[str, object]:
+def _describe_weights(loaded: LoadedBackbone, method: str | None) -> dict[str, object]:
     parameters = loaded.backbone.model.parameters()
     return {
         "source": loaded.source,
@@ -285,24 +286,23 @@ def _describe_weights(config: EvalConfig, loaded: LoadedBackbone) -> dict[str, o
         "model_args": plain(loaded.backbone.model_args),
         "width": loaded.backbone.width,
         "num_parameters": sum(parameter.numel() for parameter in parameters),
-        "method": config.method or method_of(config.weights),
+        "method": method,
     }
 
 
 def method_of(weights: str) -> str | None:
-    """Pretraining method of WEIGHTS, from the zoo's index or the run's config; None if unknown."""
+    """Pretraining method of WEIGHTS, from the zoo's index or the run's config; None if unknown.
+
+    Raises:
+        CheckpointError: The run's config is damaged.
+    """
     if weights.startswith("zoo:"):
         from ssl_vision.zoo.index import find_entry
 
         return find_entry(weights.removeprefix("zoo:").partition("?")[0]).method
     folder = Path(weights.removeprefix("local-dir:"))
-    for path in (folder / "config.yaml", folder.parent / "config.yaml"):
-        if path.is_file():
-            try:
-                return str(yaml.safe_load(plain_text(path))["method"]["name"])
-            except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-                return None
-    return None
+    run = next((each for each in (folder, folder.parent) if is_run(each)), None)
+    return None if run is None else run_settings(run)["method"].get("name")
 
 
 def _describe_data(config: EvalConfig, run: EvalRun) -> dict[str, object]:

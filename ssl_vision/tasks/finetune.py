@@ -38,7 +38,9 @@ def _finetune_images(run: EvalRun) -> TaskResult:
     dtype = AUTOCAST[run.config.precision]
     result = finetune(
         run.loaded.backbone,
-        run.loader(train, view, shuffle=True, batch_size=config.batch_size),
+        run.loader(
+            train, view, shuffle=True, batch_size=config.batch_size, batch_key="finetune.batch_size"
+        ),
         run.loader(test, run.view),
         num_classes=len(train.class_names),
         config=config,

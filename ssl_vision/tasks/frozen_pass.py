@@ -1,7 +1,7 @@
 """One frozen pass over images outside of an evaluation: features or class scores, row by row."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -12,13 +12,23 @@ from torch import Tensor
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.classifier import classify
 from ssl_vision.bounds import check_bounds
+from ssl_vision.data.levels import AskedDecode
 from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.source import Source
-from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.errors import ConfigError, DataError, renamed, warnings_renamed
 from ssl_vision.evaluation.features import frozen
 from ssl_vision.tasks.run import AUTOCAST, device_named
 from ssl_vision.zoo.export import plain_model
 from ssl_vision.zoo.weights import LoadedBackbone
+
+# As a source of an evaluation says it -> as it is where images are words and settings have no
+# section.
+AS_TYPED = {
+    "data.decode.": "decode.",
+    "use data.download=true to fetch it": "ssl-vision prepare NAME OUT.beton download=true gets it",
+    "check data.path": "check IMAGES",
+    "data path '": "IMAGES '",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +39,7 @@ class PassSettings:
     num_threads: int = 0  # that read images; 0: the cores this process may use
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["32", "bf16", "16"] = "32"  # of the network
+    decode: AskedDecode = field(default_factory=AskedDecode)  # of images; default: as in training
 
     def __post_init__(self) -> None:
         check_bounds("batch_size", self.batch_size, least=1)
@@ -84,6 +95,7 @@ def pass_over(
         shuffle=False,
         drop_last=False,
         on_error="leave_out",
+        lower="batch_size",
         pin_memory=device.type == "cuda",
     )
 
@@ -95,10 +107,13 @@ def pass_over(
                 found = backbone(images).pooled if of == "features" else _scores(backbone, images)
             yield batch.index, found.float().cpu()
 
-    with frozen(backbone), torch.inference_mode():
+    with frozen(backbone), torch.inference_mode(), warnings_renamed(AS_TYPED):
         backbone.to(device)
         parts = [(index, values) for index, values in outputs() if len(index)]
-    unreadable = {source.name(row): loader.bad_samples[row] for row in sorted(loader.bad_samples)}
+    unreadable = {
+        source.name(row): renamed(reason, AS_TYPED)
+        for row, reason in sorted(loader.bad_samples.items())
+    }
     if not parts:
         name, reason = next(iter(unreadable.items()))
         raise DataError(f"none of {len(source)} samples can be read, first {name}: {reason}")

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from ssl_vision.data.find import DataLike
 from ssl_vision.data.images.several import images_at
-from ssl_vision.errors import CheckpointError, ConfigError, DataError
+from ssl_vision.data.levels import DecodeConfig
+from ssl_vision.errors import CheckpointError, ConfigError, DataError, keys_renamed
 from ssl_vision.evaluation.neighbours import find_neighbours, load_index, save_index
 from ssl_vision.evaluation.similar import groups_of, similar_pairs
 from ssl_vision.files import MAX_LOG_BYTES, plain_text, write_atomically
-from ssl_vision.tasks.frozen_pass import PassSettings, pass_over
+from ssl_vision.tasks.frozen_pass import AS_TYPED, PassSettings, pass_over
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
 INDEX_NAME, META_NAME = "index.faiss", "index.json"
@@ -55,6 +56,8 @@ class ImageIndex:
         unreadable: Images that are not in it, name -> reason; not saved.
         notes: What a reader should know, a line each; not saved.
         network: Of these weights, where it is loaded already; not saved.
+        decode: How its images were read where their format leaves it open; None, of indices of
+            former versions: as the weights were trained.
     """
 
     weights: str
@@ -64,6 +67,7 @@ class ImageIndex:
     unreadable: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     network: LoadedBackbone | None = field(default=None, repr=False, compare=False)
+    decode: DecodeConfig | None = None
 
     @classmethod
     def build(
@@ -81,9 +85,11 @@ class ImageIndex:
             ConfigError: Weights that do not take images.
             DataError: No image can be read.
         """
-        loaded = resolve_weights(weights)
-        source = images_at(images, decode=loaded.decode)
-        passed = pass_over(loaded, source, settings or PassSettings())
+        loaded, settings = resolve_weights(weights), settings or PassSettings()
+        decode = settings.decode.over(loaded.decode)
+        with keys_renamed(AS_TYPED):
+            source = images_at(images, decode=decode)
+        passed = pass_over(loaded, source, settings)
         norms = np.linalg.norm(passed.values, axis=1, keepdims=True)
         return cls(
             weights=str(weights),
@@ -93,6 +99,7 @@ class ImageIndex:
             unreadable=passed.unreadable,
             notes=source.notes,
             network=loaded,
+            decode=decode,
         )
 
     def save(self, folder: str | Path) -> None:
@@ -104,7 +111,10 @@ class ImageIndex:
         """
         target = Path(folder).expanduser()
         check_index_folder(target)
-        meta = {"weights": self.weights, "sha256": self.sha256, "names": self.names}
+        meta: dict[str, object] = {"weights": self.weights, "sha256": self.sha256}
+        if self.decode is not None:
+            meta["decode"] = self.decode.to_json()
+        meta["names"] = self.names
         try:
             target.mkdir(parents=True, exist_ok=True)
             save_index(self.features, target / INDEX_NAME)
@@ -124,6 +134,7 @@ class ImageIndex:
             meta = json.loads(plain_text(target / META_NAME, max_bytes=MAX_LOG_BYTES))
             names = [str(name) for name in meta["names"]]
             weights, sha256 = str(meta["weights"]), str(meta["sha256"])
+            decode = DecodeConfig.of_json(meta["decode"]) if "decode" in meta else None
         except FileNotFoundError:
             raise DataError(
                 f"{target} is no index ({META_NAME} is missing); make one with data.path=DIR."
@@ -135,7 +146,7 @@ class ImageIndex:
             raise DataError(
                 f"{target}: {len(features)} rows and {len(names)} names; make the index again."
             )
-        return cls(weights=weights, sha256=sha256, names=names, features=features)
+        return cls(weights=weights, sha256=sha256, names=names, features=features, decode=decode)
 
     def search(
         self, images: DataLike, *, k: int = 5, settings: PassSettings | None = None
@@ -151,8 +162,11 @@ class ImageIndex:
             ConfigError: k below 1; the weights changed since the index was made.
             DataError: No image can be read.
         """
-        source = images_at(images, decode=self._network.decode)
-        passed = pass_over(self._network, source, settings or PassSettings())
+        settings = settings or PassSettings()
+        own = self._network.decode if self.decode is None else self.decode
+        with keys_renamed(AS_TYPED):
+            source = images_at(images, decode=settings.decode.over(own))
+        passed = pass_over(self._network, source, settings)
         found = find_neighbours(self.features, passed.values, k=min(max(k, 0), len(self.names)))
         names = [source.name(int(row)) for row in passed.rows]
         return {

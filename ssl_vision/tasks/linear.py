@@ -112,7 +112,11 @@ def _check_cached(run: EvalRun, sets: list[str]) -> None:
 def _linear_online(run: EvalRun, config: LinearConfig, sets: list[str]) -> LinearResult:
     run.prepare("train", (column for name in sets for column in run.columns(name)))
     loader = run.loader(
-        run.bank_source, _training_view(run, config), shuffle=True, batch_size=config.batch_size
+        run.bank_source,
+        _training_view(run, config),
+        shuffle=True,
+        batch_size=config.batch_size,
+        batch_key="linear.batch_size",
     )
     numbers = run.labels("train")
 

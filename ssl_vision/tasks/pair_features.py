@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssl_vision.config import load_train_config
 from ssl_vision.data.config import EvalDataConfig, InputSpec
 from ssl_vision.data.find import DataLike, find_source, given
 from ssl_vision.data.modalities import MODALITIES
+from ssl_vision.engine.saved_config import load_run_config
 from ssl_vision.engine.saved_method import load_method
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.methods.croco import Croco, PairFeatures
@@ -44,11 +44,11 @@ def encode_pair(
         On the CPU, float32, in the order of the images; see `PairFeatures`.
 
     Raises:
-        CheckpointError: The run has no checkpoint.
+        CheckpointError: The run has no checkpoint, or its config.yaml is damaged.
         ConfigError: It is of another method.
         DataError: An image cannot be read, or there are not as many second as first ones.
     """
-    config = load_train_config([Path(run) / "config.yaml"])
+    config = load_run_config(Path(run))
     if config.method.name != "croco":
         raise ConfigError(
             f"{run} is a run of method.name={config.method.name}, which has no decoder of pairs; "

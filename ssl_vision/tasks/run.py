@@ -218,11 +218,19 @@ class EvalRun:
         *,
         shuffle: bool = False,
         batch_size: int | None = None,
+        batch_key: str = "data.batch_size",
     ) -> EpochLoader[Any]:
         """Batches of one view, every image (or cloud) once.
 
         With data.on_error=substitute an unreadable one is replaced where the order is drawn, as in
         training, and left out where it is not.
+
+        Args:
+            source: The images.
+            view: Drawn of each.
+            shuffle: Whether the order is drawn.
+            batch_size: By default that of the data.
+            batch_key: The setting it is from.
         """
         data = self.config.data
         loader = self.modality.loader(
@@ -237,7 +245,7 @@ class EvalRun:
             drop_last=False,
             on_error=data.on_error if shuffle else on_error_of_scores(data.on_error),
             pin_memory=self.device.type == "cuda",
-            lower="data.size_px, data.num_points or data.batch_size",
+            lower=f"data.{view.size_key} or {batch_key}",
         )
         self._loaders.append(loader)
         return loader

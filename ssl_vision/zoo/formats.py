@@ -43,6 +43,11 @@ class Format:
     tolerance: float = TOLERANCE
     is_timm: bool = False
 
+    @property
+    def missing(self) -> list[str]:
+        """Packages that are not installed."""
+        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
 
 def check_formats(names: Sequence[str], *, is_in_timm: bool = True) -> None:
     """Raise ConfigError for a format that is unknown, lacks a package, or is not of the network."""
@@ -54,8 +59,7 @@ def check_formats(names: Sequence[str], *, is_in_timm: bool = True) -> None:
                 f"formats={name}: timm alone has no networks for point clouds; the export folder "
                 "is read by ssl_vision.load_backbone."
             )
-        missing = [p for p in FORMATS[name].packages if importlib.util.find_spec(p) is None]
-        if missing:
+        if missing := FORMATS[name].missing:
             raise ConfigError(
                 f"formats={name} needs {', '.join(missing)}; pip install 'ssl-vision[onnx]'."
             )

@@ -112,10 +112,16 @@ def _of_torchvision(transform: Any) -> InputSpec:
 
 
 def _side(size: Any, key: str) -> int:
-    side = size[-1] if isinstance(size, list | tuple) and size else size
-    if isinstance(side, bool) or not isinstance(side, int | np.integer) or side < 1:
+    sides = list(size)[-2:] if isinstance(size, list | tuple) else [size]
+    if not sides or not all(map(_is_side, sides)):
         raise _wrong(key, size, "a side in px, a whole number above 0, for instance 224")
-    return int(side)
+    if len(set(sides)) > 1:
+        raise _wrong(key, size, "square, as images are shown: one side in px, for instance 224")
+    return int(sides[-1])
+
+
+def _is_side(side: Any) -> bool:
+    return not isinstance(side, bool) and isinstance(side, int | np.integer) and side >= 1
 
 
 def _numbers(values: Any, key: str) -> tuple[float, ...]:

@@ -9,6 +9,7 @@
 """
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ssl_vision.backbones.classifier import join_head_layers, names_of_timm
 from ssl_vision.backbones.own import as_backbone
 from ssl_vision.data.config import InputSpec
 from ssl_vision.data.levels import DecodeConfig
-from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError, SslVisionWarning
 from ssl_vision.files import read_json
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.zoo.card import ModelCard
@@ -209,6 +210,12 @@ def _from_folder(folder: Path, *, source: str, with_classifier: bool) -> LoadedB
     if (folder / CHECKPOINT_BACKBONE_NAME).is_file():
         return _from_checkpoint(folder, source=source, with_classifier=with_classifier)
     for checkpoint in reversed(_complete_checkpoints(folder)):
+        warnings.warn(
+            f"{folder} has no complete export/; the weights are those of its newest complete "
+            f"checkpoint, {checkpoint.name}.",
+            SslVisionWarning,
+            stacklevel=2,
+        )
         of_run = f"{source} ({checkpoint.name})"
         return _from_checkpoint(checkpoint, source=of_run, with_classifier=with_classifier)
     raise CheckpointError(
@@ -301,16 +308,22 @@ def _describe(
 ) -> LoadedBackbone:
     """LoadedBackbone of a network and its timm config."""
     given = config["pretrained_cfg"]
-    size = backbone.model_args.get("img_size", given.get("input_size", (3, 224, 224))[-1])
+    size = backbone.model_args.get("img_size", given.get("input_size", (3, 224, 224))[1:])
     if "architecture" in config:  # an export says which size it is for; args say how it was built
-        size = given["input_size"][-1]
+        size = given["input_size"][1:]
     size = backbone.own_input_size or size
+    sides = list(size) if isinstance(size, list | tuple) else [size]
+    if len(set(sides)) > 1:
+        raise (CheckpointError if folder or checkpoint else ConfigError)(
+            f"{source}: its network takes images of {sides[0]} x {sides[1]} px, which are not "
+            "square; images are shown square here. Give weights whose input_size is [3, S, S]."
+        )
     names = config.get("label_names") or config.get("head_label_names")
     has_classifier = bool(getattr(backbone.model, "num_classes", 0))
     return LoadedBackbone(
         backbone=backbone,
         spec=InputSpec(
-            size=int(size[-1] if isinstance(size, list | tuple) else size),
+            size=int(sides[-1]),
             mean=tuple(given.get("mean", (0.485, 0.456, 0.406))),
             std=tuple(given.get("std", (0.229, 0.224, 0.225))),
             interpolation=str(given.get("interpolation", "bicubic")),

@@ -102,7 +102,7 @@ def test_resume_from_another_method(fails, tmp_path):
     (tmp_path / "run/config.yaml").replace(tmp_path / "kept.yaml")
     for damaged in ("", "[]", "a: [1,"):
         (tmp_path / "run/config.yaml").write_text(damaged)
-        fails(74, r"config\.yaml\) are damaged.*resume=never", "train", RECIPE, "run_dir=run")
+        fails(74, r"config\.yaml is damaged.*resume=never", "train", RECIPE, "run_dir=run")
     (tmp_path / "kept.yaml").replace(tmp_path / "run/config.yaml")
     (tmp_path / "run/metrics.jsonl").unlink()
     (tmp_path / "run/metrics.jsonl").mkdir()

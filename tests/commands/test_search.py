@@ -1,9 +1,12 @@
 """`search` (and ssl_vision.commands.duplicates) from the shell: tables, and one-line refusals."""
 
 import csv
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ssl_vision.commands.main import main
 from tests.tasks.test_image_index import TINY, photos
@@ -60,3 +63,42 @@ def test_other_weights_do_not_search_an_index(photos: Path, tmp_path: Path, caps
     assert main(["search", TINY, f"data.path={photos}", index]) == 0
     assert main(["search", f"{TINY}&seed=1", index, str(photos / "b.png")]) == 2
     assert "whose weights are others" in capsys.readouterr().err
+
+
+def test_an_index_in_the_place_of_weights_is_told_with_the_whole_line(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", TINY, "data.path=photos", "index"]) == 0
+    assert main(["search", "index", "photos/b.png"]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "index is an index" in err
+    (command,) = (err[err.index("ssl-vision search ") :],)
+    assert main(shlex.split(command)[1:]) == 0
+    assert "photos/b.png" in capsys.readouterr().out
+    assert main(["search", TINY, "photos/b.png"]) == 2
+    assert f"search '{TINY}' INDEX photos/b.png" in " ".join(capsys.readouterr().err.split())
+
+
+def test_images_are_searched_as_they_were_indexed(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    levels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    Image.fromarray(levels).save(folder / "a.png")
+    Image.fromarray(levels.T.copy()).save(folder / "b.png")
+    index = str(tmp_path / "index")
+    asked = [TINY, f"data.path={folder}", index]
+    assert main(["search", *asked, "decode.white_level=1000"]) == 65
+    err = " ".join(capsys.readouterr().err.split())
+    assert "decode.white_level" in err
+    assert "data.decode" not in err
+    assert main(["search", *asked, "decode.white_level=4095"]) == 0
+    capsys.readouterr()
+    assert main(["search", TINY, index, str(folder / "a.png"), "k=1"]) == 0
+    captured = capsys.readouterr()
+    assert f"1.0000  {folder / 'a.png'}" in captured.out
+    assert "nearly black" not in captured.err  # as without the white level of the index
+    meta = tmp_path / "index/index.json"
+    meta.write_text(meta.read_text().replace("4095", '"x"'))
+    assert main(["search", TINY, index, str(folder / "a.png")]) == 65
+    assert "damaged" in capsys.readouterr().err

@@ -107,3 +107,32 @@ def test_croco_run_completes_pairs_and_shows_single_images(recipe, photo, tmp_pa
     assert any("a single image is no pair" in note for note in notes)
     with pytest.raises(DataError, match="a single image is no pair"):
         visualize(run, [photo], tmp_path / "other", what=["reconstruction"])
+
+
+def test_unreadable_images_are_left_out_where_that_is_asked(
+    photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not an image")
+    words = ["visualize", VIT, photo, str(bad), str(tmp_path / "out"), "what=features"]
+    assert main(words) == 65
+    err = " ".join(capsys.readouterr().err.split())
+    assert "set on_error=substitute" in err
+    assert "data.on_error" not in err
+    assert main([*words, "on_error=substitute"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"1 of 2 samples cannot be read and are left out, first {bad}:" in out
+    with Image.open(tmp_path / "out/features.png") as picture:
+        assert picture.height < 2 * 224  # one image
+    only = ["visualize", VIT, str(bad), str(tmp_path / "other"), "on_error=substitute"]
+    assert main(only) == 65
+    assert "none of 1 samples can be read" in " ".join(capsys.readouterr().err.split())
+    assert main([*only[:-1], "on_error=skip"]) == 2
+
+
+def test_a_size_that_shows_nothing_is_said_as_typed(photo: str, tmp_path: Path) -> None:
+    notes: list[str] = []
+    network = "timm:resnet18?pretrained=false"
+    with pytest.raises(ConfigError, match="try a larger size_px"):
+        visualize(network, photo, tmp_path / "out", what=["features"], size_px=2, note=notes.append)
+    assert [line.partition(":")[0] for line in notes] == ["size_px=2"]

@@ -80,3 +80,34 @@ def test_val_path_without_test_images_is_not_trained_ones(tmp_path: Path) -> Non
     _pictures(tmp_path / "a" / "train", cat=2)
     with pytest.raises(DataError, match=r"has no folder 'val'"):
         make_module(path=str(tmp_path / "a"), val_path=str(tmp_path / "a"))
+
+
+def test_views_of_one_pixel_are_among_the_warnings() -> None:
+    views = {"a": ViewConfig(size_px=1), "b": ViewConfig(size_px=8)}
+    lines = make_module(views=views, eval_size_px=2).warnings()
+    assert [line.partition(":")[0] for line in lines] == [
+        "data.views.a.size_px=1",
+        "data.eval_size_px=2",
+    ]
+
+
+def test_a_share_too_small_for_an_update_is_to_blame_and_not_the_batch(tmp_path: Path) -> None:
+    module = make_module(train_fraction=1e-9)
+    assert module.notes[0] == (
+        "data.train_fraction=1e-09: 10 of 1,497 samples are used, as at least one of each class "
+        "stays."
+    )
+    with pytest.raises(DataError, match=r"^data\.train_fraction=1e-09 leaves 10 of 1,497 samples"):
+        module.train_loader()
+    assert len(make_module(train_fraction=1e-9, drop_last=False).train_loader()) == 1
+    names = tmp_path / "names.txt"
+    names.write_text(make_module().bank_source.name(0))
+    listed = make_module(train_list=str(names))
+    with pytest.raises(DataError, match=r"^data\.train_list=\S+names\.txt leaves 1 of 1,497"):
+        listed.train_loader()
+    whole = make_module(train_fraction=0.5, global_batch_size=4096)  # all would not suffice either
+    with pytest.raises(DataError, match=r"^data\.train_fraction=0\.5 leaves"):
+        whole.train_loader()
+    assert not any("train_fraction" in line for line in make_module(train_fraction=0.1).notes)
+    with pytest.raises(DataError, match=r"fewer than one global batch.*data\.global_batch_size"):
+        make_module(global_batch_size=4096).train_loader()

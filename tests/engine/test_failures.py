@@ -45,9 +45,20 @@ def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(recipe, monke
     with pytest.raises(DeviceMemoryError) as caught:
         train(config)
     message = str(caught.value)
-    assert "update 2: 256 samples per process, views 1 x 16 px, 1 x 16 px, precision 32" in message
+    views = "data.views.a of 1 x 16 px, data.views.b of 1 x 16 px"
+    assert f"update 2: 256 samples per process, {views}, precision 32" in message
     ways = message[message.index("In this order") :]
-    places = [ways.index(w) for w in ("accumulate=2", "precision=bf16", "is_checkpointed", "views")]
+    places = [
+        ways.index(w)
+        for w in (
+            "accumulate=2",
+            "precision=bf16",
+            "is_checkpointed",
+            "data.views.a.size_px",
+            "data.views.b.size_px",
+            "data.global_batch_size",
+        )
+    ]
     assert places == sorted(places)
     assert caught.value.exit_code == 70
     found = newest_complete(config.run_path / "checkpoints", warn=silent)

@@ -166,6 +166,11 @@ def test_image_networks_and_views_are_refused() -> None:
         PointMae(PointMaeConfig(), backbone, optim=OptimConfig(), plan=PLAN)
     config = PointMaeConfig()
     config.check_views({"cloud": PointViewConfig()})
-    for views in ({}, {"a": PointViewConfig(count=2)}):
-        with pytest.raises(ConfigError, match="exactly one view"):
+    one, two = PointViewConfig(), PointViewConfig(count=2)
+    for views, words in (
+        ({}, "exactly one view.* got none"),
+        ({"a": one, "b": one}, r"exactly one view.* got data\.views\.a, data\.views\.b"),
+        ({"a": two}, r"data\.views\.a\.count=2 must be 1"),
+    ):
+        with pytest.raises(ConfigError, match=words):
             config.check_views(views)

@@ -179,3 +179,9 @@ def test_clouds_with_nan_or_no_points_are_named() -> None:
         choose(torch.tensor([[0.0, 0, math.nan], [0, 0, 0]]), sample_id=7)
     with pytest.raises(DataError, match="have 0 points"):
         choose(torch.zeros(0, 3), sample_id=7)
+
+
+def test_a_view_of_few_points_is_said() -> None:
+    (line,) = PointViewConfig(num_points=1).doubts("data.views.cloud.")
+    assert line.startswith("data.views.cloud.num_points=1:")
+    assert PointViewConfig(num_points=16).doubts("") == []

@@ -22,6 +22,8 @@ def write_run(folder: Path, losses: list[float], knn: list[float], **changes: ob
         "data": {"path": "photos"},
         "optim": {"base_lr": 0.001},
         "run_dir": str(folder),
+        **{name: {} for name in ("backbone", "trainer", "online_eval")},
+        **{name: None for name in ("seed", "resume", "init_from", "loggers")},
     }
     for key, value in changes.items():
         config[key] = value

@@ -63,7 +63,7 @@ def test_weights_carry_them_and_evaluation_embed_and_visualize_follow(run, tmp_p
     other, notes = pooled("other", background=[255, 255, 255])
     assert np.abs(other - own)[:4].max() > 1e-3
     np.testing.assert_array_equal(other[4], own[4])  # the white level stays that of the run
-    assert any("were trained with decode.background=[0, 10, 200]" in line for line in notes)
+    assert any("were trained with data.decode.background=[0, 10, 200]" in line for line in notes)
 
     found = evaluate(str(folder), tasks=["knn"], data=str(path), knn={"k": [1]}, out=tmp_path / "e")
     assert any("as in training" in line for line in found.data["notes"])

@@ -116,3 +116,14 @@ def test_a_module_is_exported(network: Net, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         features, ssl_vision.embed(network, _colours(3)[0], transform=_SHOWN)
     )
+
+
+def test_an_unreadable_image_is_told_with_what_a_call_can_do(network: Net, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"bad\.png.*Leave it out of the images") as caught:
+        ssl_vision.embed(network, [tmp_path / "bad.png"], transform=_SHOWN)
+    assert "data.on_error" not in str(caught.value)
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(tmp_path / "deep.tiff")
+    with pytest.raises(DataError, match="scale it to 8 bits") as caught:
+        ssl_vision.embed(network, [tmp_path / "deep.tiff"], transform=_SHOWN)
+    assert "data.decode" not in str(caught.value)

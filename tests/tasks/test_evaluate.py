@@ -15,11 +15,13 @@ from PIL import Image
 import ssl_vision
 from ssl_vision.commands.embed import embed
 from ssl_vision.commands.main import main
+from ssl_vision.config import load_train_config, to_yaml
 from ssl_vision.engine.train import train
 from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from ssl_vision.evaluation.knn import knn_accuracy
 from ssl_vision.evaluation.report import load_evaluation
 from ssl_vision.evaluation.results import Evaluation
+from ssl_vision.recipes import find_recipe
 from ssl_vision.tasks import TASKS
 from ssl_vision.tasks import run as tasks_run
 from ssl_vision.tasks.evaluate import evaluate, method_of, report_folder
@@ -290,7 +292,8 @@ def test_a_network_that_changes_under_evaluation_is_noticed(
 def test_where_reports_go_and_what_method_weights_have(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "export").mkdir(parents=True)
-    (run / "config.yaml").write_text("method: {name: dino}\n")
+    config = load_train_config([find_recipe("dino/tiny_cpu")])
+    (run / "config.yaml").write_text(to_yaml(config))
     for weights, folder in (
         (str(run), run / "evaluation"),
         (str(run / "export"), run / "evaluation"),

@@ -77,6 +77,9 @@ def test_what_timm_makes_of_its_own_config_reads_as_that_config() -> None:
         *[({"size": size}, r"transform\.size=.* must be a side")
           for size in ("big", -1, 0, 8.5, True, [], [8, 0], {}, float("nan"))],
         ({"input_size": (3, 8, "x")}, r"transform\.input_size="),
+        *[({key: size}, rf"transform\.{key}=.* must be square")
+          for key, size in (("size", [8, 9]), ("size", (9, 8)), ("input_size", (3, 8, 9)))],
+        (T.Compose([T.Resize(8), T.CenterCrop((8, 9)), _NORMALIZE]), "must be square"),
         (InputSpec(-1), r"transform\.size=-1"),
         *[({"size": 8, key: value}, rf"transform\.{key}=.* must be")
           for key in ("mean", "std")

@@ -11,7 +11,7 @@ import timm
 import torch
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
-from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError, SslVisionWarning
 from ssl_vision.zoo.export import describe_backbone, export_backbone
 from ssl_vision.zoo.weights import load_backbone, resolve_weights, split_options
 
@@ -57,7 +57,8 @@ def test_run_without_export_gives_the_newest_complete_checkpoints_teacher(tmp_pa
     write_checkpoint(tmp_path, 5, seed=0)
     newest = write_checkpoint(tmp_path, 1_000_000, seed=1)
     write_checkpoint(tmp_path, 2_000_000, seed=2, is_complete=False)
-    loaded = resolve_weights(tmp_path)
+    with pytest.warns(SslVisionWarning, match=r"no complete export/.*checkpoint, step_1000000\.$"):
+        loaded = resolve_weights(tmp_path)
     assert is_same(loaded.backbone, newest)
     assert "step_1000000" in loaded.source
     assert (loaded.mean, loaded.std) == (INPUT["mean"], INPUT["std"])
@@ -196,3 +197,24 @@ def test_a_position_rule_that_cannot_be_is_an_error(rule: object, tmp_path: Path
     path.write_text(json.dumps(json.loads(path.read_text()) | {"position_rule": rule}))
     with pytest.raises(CheckpointError, match="position_rule"):
         resolve_weights(tmp_path / "export")
+
+
+@pytest.mark.parametrize("size", [[3, 24, 32], [3, 32, 24]])
+def test_an_export_for_images_that_are_not_square_is_refused(tmp_path: Path, size: Any) -> None:
+    export_backbone(make_backbone(seed=0), tmp_path, **INPUT)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["pretrained_cfg"]["input_size"] = size
+    path.write_text(json.dumps(config))
+    words = rf"{size[-2]} x {size[-1]} px, which are not square"
+    with pytest.raises(CheckpointError, match=words):
+        resolve_weights(tmp_path)
+    with pytest.raises(ConfigError, match=r"16 x 32 px, which are not square"):
+        resolve_weights(f"timm:{TINY.replace('img_size=32', 'img_size=[16,32]')}")
+
+
+def test_a_whole_export_is_taken_without_a_word(tmp_path: Path, recwarn: Any) -> None:
+    write_checkpoint(tmp_path, 5, seed=0)
+    export_backbone(make_backbone(seed=7), tmp_path / "export", **INPUT)
+    resolve_weights(tmp_path)
+    assert not [each for each in recwarn if issubclass(each.category, SslVisionWarning)]

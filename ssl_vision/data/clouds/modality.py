@@ -62,7 +62,11 @@ class Clouds(Modality):
             num_points=asked.num_points or spec.size, is_normalized=asked.is_normalized
         )
         return Shown(
-            view=view, normalize=as_is, transform=asdict(view), num_groups=asked.num_groups
+            view=view,
+            normalize=as_is,
+            transform=asdict(view),
+            num_groups=asked.num_groups,
+            note=" ".join(view.doubts("data.")),
         )
 
     def augmented(self, view: PointViewConfig, *, count: int) -> NoReturn:

@@ -90,7 +90,7 @@ class BetonSource(Source):
                 )
         elif stated := self.decided.conflict(asked):
             raise DataError(
-                f"{self.path} was packed with {stated}, and {asked.text()} is asked: set data."
+                f"{self.path} was packed with {stated}, and {asked.text()} is asked: set "
                 f"{stated.partition(' ')[0]} to use it as it is, or pack it again."
             )
 
@@ -312,7 +312,7 @@ def multi_view_decoder(views: Mapping[str, ViewConfig], *, seed: int) -> Any:
     for name, view in views.items():
         if policies := policies_of(view):
             raise ConfigError(
-                f"view {name} has {' and '.join(policies)}, which the ffcv decoder does not draw; "
+                f"data.views.{name}.{policies[0]} is not drawn by the ffcv decoder; "
                 "use null, or read the file with MultiViewLoader."
             )
     library = turbojpeg()

@@ -59,6 +59,12 @@ class ImageData(DataConfig):
             return self.views
         return {name: crops_only(view) for name, view in self.views.items()}
 
+    def doubts(self) -> list[str]:
+        """Also of the size that scores are of."""
+        if self.eval_size_px is None:
+            return super().doubts()
+        return [*super().doubts(), *self.evaluation_view().doubts("data.eval_")]
+
     @property
     def input_spec(self) -> InputSpec:
         """Of the evaluation view."""

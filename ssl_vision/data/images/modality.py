@@ -79,7 +79,7 @@ class Images(Modality):
             view=view,
             normalize=normalizer(mean, std),
             decode=(decode := asked.decode.over(spec.decode)),
-            note=asked.decode.note(spec.decode),
+            note=" ".join(filter(None, [asked.decode.note(spec.decode), *view.doubts("data.")])),
             transform={
                 "size_px": view.size_px,
                 "center_fraction": view.center_fraction,

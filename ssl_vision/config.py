@@ -407,7 +407,7 @@ def _finish(
 
 def _refused(node: DictConfig, section: str = "") -> str | None:
     """What the innermost section that refuses its values says, by whole keys."""
-    for name in node:
+    for name in map(str, node):
         child = None if OmegaConf.is_missing(node, name) else node[name]
         if isinstance(child, DictConfig):
             found = _refused(child, f"{section}.{name}".lstrip("."))

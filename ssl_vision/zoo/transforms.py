@@ -121,7 +121,7 @@ def _side(size: Any, key: str) -> int:
 
 
 def _is_side(side: Any) -> bool:
-    return not isinstance(side, bool) and isinstance(side, int | np.integer) and side >= 1
+    return not isinstance(side, bool) and isinstance(side, int | np.integer) and int(side) >= 1
 
 
 def _numbers(values: Any, key: str) -> tuple[float, ...]:

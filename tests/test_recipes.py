@@ -4,6 +4,7 @@ Expected values are written out here, from the authors' formulas, not read from 
 """
 
 import math
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,12 +18,14 @@ from torchvision.transforms import GaussianBlur, RandomApply
 from ssl_vision.backbones.build import build_backbone
 from ssl_vision.config import TrainConfig, load_train_config
 from ssl_vision.data.images.arrays import ArraySource
+from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.loader import MultiViewLoader
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.methods.supervised import SupervisedConfig
 from ssl_vision.optim.lars import LARS
 from ssl_vision.optim.recipe import learning_rate
+from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -53,6 +56,64 @@ def test_recipes_of_papers_ask_for_the_data_and_name_what_differs(path: Path) ->
     header = path.read_text().split("method:")[0]
     assert "\n  path: ???\n" in path.read_text()
     assert "\n# Differs:" in header
+
+
+# Recipes for people's own images ------------------------------------------------------------------
+
+SMALL = [path for path in RECIPES if path.stem == "small"]
+# Sides that keep whole patches, so that an update takes a second.
+SHRUNK = {224: 64, 96: 32}
+
+
+def test_every_method_of_images_has_a_small_and_a_tiny_recipe() -> None:
+    names = {f"{path.parent.name}/{path.stem}" for path in RECIPES}
+    of_images = [name for name, entry in METHODS.items() if entry.data is ImageData]
+    assert len(of_images) == len(SMALL)
+    assert {f"{m}/{size}" for m in of_images for size in ("small", "tiny_cpu")} <= names
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda p: p.parent.name)
+def test_small_recipes_say_when_to_take_them_and_what_was_measured(path: Path) -> None:
+    text = path.read_text()
+    words = " ".join(text.split("method:")[0].replace("#", " ").split())
+    assert re.search(r"\b[Tt]ake it (when|where|after)\b", words)
+    assert "not run" in words or "kNN" in words.split("Expect:")[1]
+    assert f"ssl-vision train {path.parent.name}/small " in words
+    assert "\n  path: ???\n" in text
+    assert "mean:" not in text  # people's own photos: ImageNet's, or measured by data.mean=auto
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SMALL, ids=lambda p: p.parent.name)
+def test_small_recipes_make_an_update(path: Path) -> None:
+    name = path.parent.name
+    views = load(f"{name}/small").data.views
+    words = [f"data.views.{each}.size_px={SHRUNK[view.size_px]}" for each, view in views.items()]
+    if name == "distill":  # a teacher that needs no download; its maps of 28 px are one cell
+        words += ["method.teachers.one.weights=zoo:barlow_twins_mnist5k", "method.patch_weight=0"]
+    config = load(f"{name}/small", *words)
+    num, generator = 8, torch.Generator().manual_seed(0)
+    plan = TrainPlan(
+        steps_per_epoch=10, epochs=2, global_batch_size=num, input_size=64, num_classes=3
+    )
+    torch.manual_seed(0)
+    method = METHODS[config.method.name].module(
+        config.method, build_backbone(config.backbone, input_size=64), optim=config.optim, plan=plan
+    )
+    before = {n: p.detach().clone() for n, p in method.backbone.named_parameters()}
+    batch = Batch(
+        views={
+            each: torch.randn(num * view.count, 3, view.size_px, view.size_px, generator=generator)
+            for each, view in config.data.views.items()
+        },
+        index=torch.arange(num),
+        label=torch.arange(num) % 3,
+    )
+    optimizer = method.make_optimizer()
+    losses = [float(method.update(batch, optimizer).loss) for _ in range(2)]
+    assert all(map(math.isfinite, losses))
+    moved = [n for n, p in method.backbone.named_parameters() if not torch.equal(p, before[n])]
+    assert len(moved) > len(before) / 2
 
 
 # Shares of views an operation changes ---------------------------------------------------------

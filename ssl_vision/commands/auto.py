@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from ssl_vision.config import TrainConfig, load_train_config, to_yaml
+from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.find import build_source
 from ssl_vision.data.images.statistics import ImageStatistics, measure
 from ssl_vision.data.source import Source
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.files import write_atomically
-from ssl_vision.recipes import find_recipe
+from ssl_vision.recipes import find_recipe, recipe_names
 
 _MAY_BE_AUTO = ("trainer.epochs", "data.mean", "data.std")
 RECIPE_NAME = "recipe.yaml"  # in the run folder
@@ -51,7 +52,7 @@ def load_auto(overrides: Sequence[str]) -> tuple[TrainConfig, list[str]]:
         raise ConfigError("train auto needs images to choose by; add data.path=DIR.")
     source = _opened(overrides, path)
     seen, has_gpu = measure(source), _has_gpu(overrides)
-    choice = choose(len(source), seen, has_gpu=has_gpu)
+    choice = choose(len(source), seen, has_gpu=has_gpu, method=_last(overrides, "method.name"))
     given = {each.partition("=")[0] for each in overrides}
     own = [o for o in choice.overrides if o.partition("=")[0] not in given]
     layers, lines = resolve_auto([*own, *overrides])
@@ -62,23 +63,32 @@ def load_auto(overrides: Sequence[str]) -> tuple[TrainConfig, list[str]]:
     return config, [*reasons, f"the recipe with these reasons: {file}"]
 
 
-def choose(num: int, seen: ImageStatistics, *, has_gpu: bool) -> Choice:
+def choose(num: int, seen: ImageStatistics, *, has_gpu: bool, method: str | None = None) -> Choice:
     """A recipe for a number of images of a size, on this kind of machine.
 
     Args:
         num: Images.
         seen: Of the images.
         has_gpu: Whether there is a GPU.
+        method: The one asked for; by default one is chosen.
+
+    Raises:
+        ConfigError: The method has no recipes to choose from.
     """
     reasons = [f"{num:,} images, shorter side {seen.side} px (median of {seen.num})"]
     overrides = ["trainer.epochs=auto", "data.mean=auto", "data.std=auto"]
+    if method is not None:
+        _check_method(method)
     if not has_gpu:
-        recipe, side = "barlow_twins/tiny_cpu", 32 if seen.side < 64 else 64
-        changed = (f"size_px={side}", "flip_prob=0.5")
-        overrides += [f"data.views.{view}.{each}" for view in ("a", "b") for each in changed]
+        recipe, side = f"{method or 'barlow_twins'}/tiny_cpu", 32 if seen.side < 64 else 64
+        overrides += _views_of_side(side, load_train_config([find_recipe(recipe)]))
         reasons.append(
-            f"no GPU: {recipe}, a small ResNet on views of {side} px, which learns from few updates"
+            f"no GPU: {recipe} on views of at most {side} px, a network that learns from few "
+            "updates"
         )
+    elif method is not None:
+        recipe = f"{method}/small"
+        reasons.append(f"a GPU and method.name={method}: {recipe}, views of 224 px")
     elif seen.side < 64:
         recipe = "dino/vit_tiny_cifar10"
         reasons.append(f"a GPU and images below 64 px: {recipe}, patches of 4 px")
@@ -100,6 +110,37 @@ def choose(num: int, seen: ImageStatistics, *, has_gpu: bool) -> Choice:
             overrides.append(f"data.global_batch_size={smaller}")
             reasons.append(f"batches of {smaller}, not {batch}: an epoch has at least 4 updates")
     return Choice(recipe=recipe, overrides=tuple(overrides), reasons=tuple(reasons))
+
+
+def _check_method(method: str) -> None:
+    """Raise ConfigError where there are no recipes to choose from."""
+    if method == "distill":
+        raise ConfigError(
+            "train auto knows no teacher for method.name=distill; use ssl-vision train "
+            "distill/small data.path=DIR method.teachers.one.weights=WEIGHTS."
+        )
+    names = recipe_names()
+    if f"{method}/small" not in names:
+        known = ", ".join(n.split("/")[0] for n in names if n.endswith("/small"))
+        raise ConfigError(f"train auto has no recipes for method.name={method}; choose of {known}.")
+
+
+def _views_of_side(side: int, config: TrainConfig) -> list[str]:
+    """Overrides that make the largest view of a recipe this large, others in proportion.
+
+    Sides are whole patches. Views are mirrored, which those of digits are not.
+    """
+    assert isinstance(config.data, ImageData)
+    views = config.data.views
+    largest = max(view.size_px for view in views.values())
+    patch = int(config.backbone.args.get("patch_size", 1))
+    sizes = {n: patch * (view.size_px * side // largest // patch) for n, view in views.items()}
+    has_own = config.data.eval_size_px is not None
+    return [f"data.eval_size_px={max(sizes.values())}"] * has_own + [
+        f"data.views.{name}.{each}"
+        for name, size in sizes.items()
+        for each in (f"size_px={size}", "flip_prob=0.5")
+    ]
 
 
 def resolve_auto(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

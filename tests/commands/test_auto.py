@@ -9,8 +9,11 @@ from PIL import Image
 from ssl_vision.commands.auto import auto_epochs, choose, load_auto, resolve_auto
 from ssl_vision.commands.train import recipe_config
 from ssl_vision.config import load_train_config
+from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.statistics import ImageStatistics
 from ssl_vision.errors import ConfigError
+from ssl_vision.methods import METHODS
+from ssl_vision.recipes import find_recipe
 
 
 @pytest.fixture
@@ -41,6 +44,35 @@ def test_choice(num: int, side: int, has_gpu: bool, recipe: str) -> None:
     choice = choose(num, seen(side), has_gpu=has_gpu)
     assert choice.recipe == recipe
     assert any(recipe in reason for reason in choice.reasons)
+
+
+METHODS_OF_IMAGES = [m for m in METHODS if METHODS[m].data is ImageData and m != "distill"]
+
+
+@pytest.mark.parametrize("side", [40, 500])
+@pytest.mark.parametrize("has_gpu", [False, True])
+@pytest.mark.parametrize("method", METHODS_OF_IMAGES)
+def test_a_method_that_is_asked_for(method: str, has_gpu: bool, side: int) -> None:
+    choice = choose(5000, seen(side), has_gpu=has_gpu, method=method)
+    assert choice.recipe == f"{method}/{'small' if has_gpu else 'tiny_cpu'}"
+    words = [o for o in choice.overrides if not o.endswith("=auto")]
+    config = load_train_config([find_recipe(choice.recipe)], ["data.path=-", *words])
+    sizes = [view.size_px for view in config.data.views.values()]
+    if has_gpu:
+        assert max(sizes) == 224
+    else:
+        patch = config.backbone.args.get("patch_size", 1)
+        assert not any(size % patch for size in sizes)
+        limit = 32 if side < 64 else 64
+        assert limit - patch < max(sizes) <= limit
+        assert all(view.flip_prob == 0.5 for view in config.data.views.values())
+
+
+def test_a_method_without_recipes_to_choose_from() -> None:
+    with pytest.raises(ConfigError, match=r"no teacher .* distill/small"):
+        choose(100, seen(100), has_gpu=True, method="distill")
+    with pytest.raises(ConfigError, match="simclr"):
+        choose(100, seen(100), has_gpu=True, method="point_mae")
 
 
 @pytest.mark.parametrize("num", [8, 30, 100, 1000])

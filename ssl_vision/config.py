@@ -58,7 +58,7 @@ class TrainerConfig:
     log_every_steps: int = 50
     checkpoint_every_epochs: int = 1
     checkpoint_every_steps: int | None = None  # in addition
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest; that of the best score stays beside them
     compile: bool = False  # pays on GPUs, not on CPUs
     channels_last: bool = False  # pays for convolutional networks at 224 px
     on_nonfinite: Literal["skip", "stop", "rollback"] = "skip"

@@ -58,6 +58,11 @@ class Checkpoint:
     path: Path
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of an update is, among others in `folder`."""
+    return folder / f"{_PREFIX}{step:06d}"
+
+
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
     """All checkpoints by name, oldest first; whether they are complete is not looked at."""
     if not folder.is_dir():
@@ -152,7 +157,7 @@ def write_checkpoint(
         CheckpointError: No space, no permission, or content that could not be loaded safely.
             Earlier checkpoints are untouched.
     """
-    target = Checkpoint(step, folder / f"{_PREFIX}{step:06d}")
+    target = Checkpoint(step, checkpoint_path(folder, step))
     temporary = folder / f"{_TEMPORARY}{target.path.name}-{os.getpid()}"
     _check_plain(state, "state")
     try:
@@ -215,12 +220,27 @@ class CheckpointWriter:
         self._error: BaseException | None = None
 
     def submit(
-        self, state: Mapping[str, object], *, step: int, texts: Mapping[str, str] | None = None
+        self,
+        state: Mapping[str, object],
+        *,
+        step: int,
+        texts: Mapping[str, str] | None = None,
+        spared: int | None = None,
     ) -> None:
-        """Start writing; waits for the previous write first, and raises what it raised."""
+        """Start writing; waits for the previous write first, and raises what it raised.
+
+        Args:
+            state: As `write_checkpoint` has it.
+            step: Optimizer updates done.
+            texts: Small files beside the state.
+            spared: Step of a checkpoint that stays beside the last n.
+        """
         self.wait()
         self._thread = threading.Thread(
-            target=self._run, args=(state, step, texts), name="checkpoint-writer", daemon=True
+            target=self._run,
+            args=(state, step, texts, spared),
+            name="checkpoint-writer",
+            daemon=True,
         )
         self._thread.start()
 
@@ -242,12 +262,19 @@ class CheckpointWriter:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, state: Mapping[str, object], step: int, texts: Mapping[str, str] | None) -> None:
+    def _run(
+        self,
+        state: Mapping[str, object],
+        step: int,
+        texts: Mapping[str, str] | None,
+        spared: int | None,
+    ) -> None:
         try:
             written = write_checkpoint(self._folder, state, step=step, texts=texts)
             older = [c for c in list_checkpoints(self._folder) if c < written]
             for checkpoint in older[: max(0, len(older) - self._keep + 1)]:
-                shutil.rmtree(checkpoint.path, ignore_errors=True)
+                if checkpoint.step != spared:
+                    shutil.rmtree(checkpoint.path, ignore_errors=True)
         except BaseException as error:  # handed to the training thread
             self._error = error
 

@@ -8,7 +8,7 @@ from ssl_vision.config import to_yaml
 from ssl_vision.distributed import any_rank, barrier, broadcast_object
 from ssl_vision.engine.checkpoint import CheckpointWriter, State, load_state, newest_complete
 from ssl_vision.engine.run import Run
-from ssl_vision.engine.run_dir import lines_left_out
+from ssl_vision.engine.run_dir import lines_left_out, read_best
 from ssl_vision.engine.state import capture, restore
 from ssl_vision.engine.strategy import loss_scaler
 from ssl_vision.engine.watchers import Update
@@ -17,7 +17,7 @@ from ssl_vision.methods.base import Method
 
 
 class Checkpointer:
-    """Saves every n steps, every n epochs and at the end; restores; rolls back.
+    """Saves every n steps, every n epochs, at the best score and at the end; restores; rolls back.
 
     Args:
         run: The run.
@@ -48,6 +48,7 @@ class Checkpointer:
         epoch_steps = settings.checkpoint_every_epochs * method.plan.steps_per_epoch
         self._is_due |= step % epoch_steps == 0
         self._is_due |= every_steps is not None and step % every_steps == 0
+        self._is_due |= run.best_step == step
         # A checkpoint in the middle of bad updates is not one to return to; the next good one is.
         if step == run.stop_step or (self._is_due and not update.outcome.is_skipped):
             self.save(method)
@@ -135,7 +136,9 @@ class Checkpointer:
         described = self._describe(method)
         texts = {} if described is None else {"backbone.json": described}
         self._run.folder.sync("metrics.jsonl")
-        self._writer.submit(state, step=method.step, texts=texts)
+        best = read_best(self._run.folder)
+        spared = None if best is None else best.step
+        self._writer.submit(state, step=method.step, texts=texts, spared=spared)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Do something on the main process; fail on all processes if it fails there."""

@@ -87,21 +87,25 @@ class Exporter:
         """Write export/; `refresh` first."""
         self._write(self._run.folder.export, method)
 
-    def keep_best(self, method: Method, *, score: str, value: float) -> None:
+    def keep_best(self, method: Method, *, score: str, value: float) -> bool:
         """Write export_best/ and best.json if this score is above all before it; `refresh` first.
 
         Args:
             method: The method; `method.step` updates are done.
             score: Its name.
             value: From 0 to 1.
+
+        Returns:
+            Whether it is.
         """
         folder = self._run.folder
         best = read_best(folder)
         # What a run that was set back to an earlier update has not reached yet is no rival.
         if best is not None and best.step <= method.step and best.value >= value:
-            return
+            return False
         self._write(folder.path / BEST_FOLDER, method)
         folder.write_json(BEST_NAME, {"step": method.step, "score": score, "value": value})
+        return True
 
     def _write(self, folder: Path, method: Method) -> None:
         export_backbone(

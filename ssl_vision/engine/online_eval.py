@@ -15,7 +15,7 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.classifier import classify
 from ssl_vision.data.loader import EpochLoader
 from ssl_vision.data.module import DataModule
-from ssl_vision.distributed import all_gather_object, is_distributed, rank, world_size
+from ssl_vision.distributed import all_gather_object, any_rank, is_distributed, rank, world_size
 from ssl_vision.engine.collapse import Reference, Verdict, diagnose
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.loss_trend import logged_losses, loss_sentence
@@ -88,9 +88,12 @@ class OnlineEval:
             seen = self._look(self._exporter.refresh(method), is_start=method.step == 0)
             if method.step == 0 and run.config.init_from is None and seen.has_labels:
                 seen = self._better_fitted(seen)._replace(floors=seen.floors)
-        if not run.is_main:
-            return
-        scores = seen.scores
+        if any_rank(run.is_main and self._report(method, seen), device=run.fabric.device):
+            run.best_step = method.step
+
+    def _report(self, method: Method, seen: _Look) -> bool:
+        """Record and print what was seen, on the main process; whether it is the best so far."""
+        run, scores = self._run, seen.scores
         if seen.queries is not None and self._tells_classes(method, seen.queries):
             scores |= self._classify(seen.backbone, seen.queries)
         signs = _signs(_spread(seen.bank.features["pooled"].float(), _MAX_RANK_ROWS))
@@ -108,9 +111,11 @@ class OnlineEval:
         )
         run.scored_step = method.step
         score = "top1" if method.reads_labels else "knn_top1"
-        if method.step and score in scores:
-            self._exporter.keep_best(method, score=score, value=scores[score])
+        is_best = bool(method.step) and score in scores
+        if is_best:
+            is_best = self._exporter.keep_best(method, score=score, value=scores[score])
         _announce(run, method.step, scores | seen.floors, verdict, loss=self._loss_in_words())
+        return is_best
 
     def _loss_in_words(self) -> str | None:
         """Where the loss goes, by what was logged."""

@@ -29,6 +29,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)  # latest value of each
     start: dict[str, float] = field(default_factory=dict)  # scores and signs before any update
     scored_step: int = -1  # of the last scoring of this session
+    best_step: int = -1  # of the best score of this session; the same on all processes
 
     def record(self, step: int, values: dict[str, object]) -> None:
         """Add a line to metrics.jsonl and remember the numbers."""

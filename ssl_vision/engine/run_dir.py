@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
 
+from ssl_vision.engine.checkpoint import checkpoint_path
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import MAX_LOG_BYTES, fsync_path, plain_text, write_atomically
 
@@ -173,9 +174,11 @@ def best_sentence(folder: RunFolder, *, last_step: int) -> str | None:
             f"the last update, {last_step}, scored best of those exported ({name}): export/ and "
             f"{BEST_FOLDER}/"
         )
+    whole = checkpoint_path(folder.checkpoints, best.step)
+    beside = f" (whole state: checkpoints/{whole.name}/)" if whole.is_dir() else ""
     return (
-        f"best by {name} is update {best.step} in {BEST_FOLDER}/; export/ is the last, update "
-        f"{last_step}"
+        f"best by {name} is update {best.step} in {BEST_FOLDER}/{beside}; export/ is the last, "
+        f"update {last_step}"
     )
 
 

@@ -149,6 +149,16 @@ def test_one_write_at_a_time_in_order_of_weights_at_the_call(folder, monkeypatch
     assert [c.step for c in list_checkpoints(folder)] == [4, 5]
 
 
+def test_a_spared_checkpoint_stays_beside_the_last_ones(folder):
+    writer = CheckpointWriter(folder, keep=2)
+    for step, spared in ((1, None), (2, 2), (3, 2), (4, 2), (5, 2), (6, 5), (7, 5), (8, 5)):
+        writer.submit(state(step), step=step, spared=spared)
+        writer.wait()
+        kept = {1: [1], 2: [1, 2], 4: [2, 3, 4], 5: [2, 4, 5], 6: [5, 6], 8: [5, 7, 8]}
+        if step in kept:
+            assert [c.step for c in list_checkpoints(folder)] == kept[step]
+
+
 def test_old_checkpoints_stay_until_the_new_one_is_complete(folder, monkeypatch):
     writer = CheckpointWriter(folder, keep=1)
     writer.submit(state(1), step=1)

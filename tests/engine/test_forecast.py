@@ -6,12 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ssl_vision.config import TrainConfig
+from ssl_vision.engine.checkpoint import list_checkpoints, load_state
+from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.forecast import Forecast, long_run_advice, memory_gib
 from ssl_vision.engine.metrics import duration
 from ssl_vision.engine.run_dir import Best, RunFolder, best_sentence, read_best
 from ssl_vision.engine.train import train
+from ssl_vision.methods.base import Method
 from ssl_vision.zoo.weights import resolve_weights
 
 
@@ -91,6 +95,29 @@ def test_a_run_begins_with_a_table_and_ends_with_best_and_next(
     assert "Go on from here" in report
     assert "ssl-vision evaluate" in report
     assert "export_best/" in report
+
+
+def test_the_whole_state_of_the_best_outlives_later_checkpoints(
+    recipe: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first score is made the best; it falls between checkpoints, of which one is kept."""
+    keep = Exporter.keep_best
+
+    def first(self: Exporter, method: Method, *, score: str, value: float) -> bool:
+        return keep(self, method, score=score, value=1 / (1 + method.step))
+
+    monkeypatch.setattr(Exporter, "keep_best", first)
+    words = ["online_eval.every_epochs=1", "trainer.epochs=4", "trainer.keep_checkpoints=1"]
+    result = train(recipe("mae", *words, "trainer.checkpoint_every_epochs=3"))
+    folder = result.run_dir / "checkpoints"
+    best, last = list_checkpoints(folder)
+    assert (4 * best.step, last.step) == (result.steps, result.steps)
+    tensors = dict(load_file(result.run_dir / "export_best/model.safetensors"))
+    described = json.loads((best.path / "backbone.json").read_text())
+    state = load_state(best)["state_dict"]
+    assert all(torch.equal(t, state[described["prefix"] + n]) for n, t in tensors.items())
+    sentence = f"(whole state: checkpoints/{best.path.name}/); export/ is the last"
+    assert sentence in (result.run_dir / "report.html").read_text()
 
 
 def test_the_best_export_holds_what_the_last_one_holds(recipe: Callable[..., TrainConfig]) -> None:

@@ -1,6 +1,6 @@
 """Shell completion: recipes by name, keys of settings, words a setting allows; else files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from click.shell_completion import CompletionItem
 
@@ -11,13 +11,17 @@ from ssl_vision.recipes import recipe_names
 _RECIPES = ("train", "quickstart", "recipes")
 
 
-def complete(command: str, incomplete: str) -> list[CompletionItem]:
+def complete(command: str, incomplete: str, before: Sequence[str] = ()) -> list[CompletionItem]:
     """What a word of a command may become.
 
     Args:
         command: Name of the command.
         incomplete: The word as far as it is typed.
+        before: Words before it. To bash `key=value` is three, of which the last is completed.
     """
+    if (key := _key_before(command, incomplete, before)) is not None:
+        found = [word for word in _words(command, key) if word.startswith(incomplete)]
+        return [CompletionItem(word) for word in found] or [CompletionItem(incomplete, type="file")]
     key, equals, value = incomplete.partition("=")
     if equals:
         return [CompletionItem(f"{key}={w}") for w in _words(command, key) if w.startswith(value)]
@@ -26,7 +30,18 @@ def complete(command: str, incomplete: str) -> list[CompletionItem]:
     return items or [CompletionItem(incomplete, type="file")]
 
 
+def _key_before(command: str, incomplete: str, before: Sequence[str]) -> str | None:
+    """The key whose value is completed, where a shell has cut it off."""
+    if len(before) > 1 and before[-1] == "=":
+        return before[-2]
+    if before and not incomplete and before[-1] in {s.key for s in _settings(command)}:
+        return before[-1]  # click takes a lone = for nothing typed
+    return None
+
+
 def _names(command: str) -> Iterator[str]:
+    if command == "train":
+        yield "auto"
     if command in _RECIPES:
         yield from recipe_names()
     for setting in _settings(command):

@@ -158,7 +158,7 @@ def _command(name: str) -> click.Command:
         ["given"],
         nargs=-1,
         type=click.UNPROCESSED,
-        shell_complete=lambda c, p, s: complete(name, s),
+        shell_complete=lambda c, p, s: complete(name, s, c.params.get("given") or ()),
     )
     return click.Command(
         name,

@@ -12,12 +12,13 @@ from ssl_vision.data.config import DataConfig
 from ssl_vision.data.modalities import modality_of
 from ssl_vision.data.source import Source, Split
 from ssl_vision.data.splits import TRAIN_NAMES, VAL_NAMES, NotSplitError
-from ssl_vision.errors import DataError
+from ssl_vision.errors import ConfigError, DataError
 
 # A path or name; or an object: a list of files, an array or tensor, (images, labels), a data frame,
 # a torch or Hugging Face data set; or a dictionary of the two splits. No type says all of these.
 DataLike: TypeAlias = Any
 
+_NOT_GIVEN = "???"  # in a recipe, what whoever uses it has to say
 SCHEME = "object:"  # begins what settings say of an object
 
 
@@ -30,11 +31,17 @@ def find_source(data: DataLike, *, split: Split, config: DataConfig) -> Source:
         config: Settings of the data; their class says of which modality.
 
     Raises:
+        ConfigError: A recipe's path was left open.
         DataError: Nothing is there, or it is of no kind that is read; NotSplitError,
             NoValSplitError as in `data.splits`.
     """
     if isinstance(data, str | os.PathLike):
         path = os.fspath(data)
+        if path == _NOT_GIVEN:
+            raise ConfigError(
+                "data.path is not given: the recipe is for data of your own; add data.path=DIR, or "
+                "a name that has a data set."
+            )
         if path.startswith(SCHEME):
             raise _gone(path)
         return modality_of(config).open(path, split=split, config=config)

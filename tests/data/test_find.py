@@ -463,3 +463,9 @@ def test_objects_are_described_in_a_word() -> None:
     assert describe({"train": ["a"], "val": "photos"}) == "{train:list[1],val:photos}"
     assert given(Path("a/b")).path == "a/b"
     assert given((["a"], [1])).path == "object:list[1]+labels"
+
+
+@pytest.mark.parametrize("config", [ImageData(path="???"), CloudData(path="???")])
+def test_a_path_that_a_recipe_left_open_is_asked_for(config: Any) -> None:
+    with pytest.raises(ConfigError, match=r"data\.path is not given.*add data\.path=DIR"):
+        find_source("???", split="train", config=config)

@@ -8,10 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= configs/barlow_twins/tiny_cpu.yaml
 RUN ?= runs/quickstart
-# What a user's first command needs; the rest is for building the tests' ffcv and for their pictures.
+# What a user's first command needs; the rest is for building the tests' ffcv, for their pictures, and
+# for looking at reports in a browser (100 MB).
 SYSTEM_PACKAGES := python3-venv libturbojpeg0
 FFCV_PACKAGES := python3-dev g++ pkg-config libturbojpeg0-dev libopencv-dev
-TEST_PACKAGES := $(FFCV_PACKAGES) tuxpaint-stamps-default
+TEST_PACKAGES := $(FFCV_PACKAGES) tuxpaint-stamps-default chromium-headless-shell
 
 .PHONY: quickstart test lint docs system system-test clean
 

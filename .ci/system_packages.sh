@@ -13,7 +13,9 @@ elif [ "$(id -u)" != 0 ]; then
     echo "Not root, going on without some system packages. To add them: sudo apt-get install$missing"
 else
     echo "Installing system packages:$missing"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing; } \
+    # Without what is recommended beside them: a browser's are printers and a desktop.
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends $missing; } \
         >/dev/null 2>&1 || echo "Some system packages could not be installed:$missing"
 fi
 exit 0

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -180,3 +181,9 @@ def mae_run(recipe: Callable[..., TrainConfig]) -> Path:
         size_px=16,
     )
     return run
+
+
+def bars_of(page: str) -> dict[str, tuple[str, float]]:
+    """Scores of a report: name -> what is written beside its bar, and the bar's share."""
+    bar = r"<span>([^<]*)</span><span><i[^>]*width:([\d.]+)%[^>]*></i></span><b>([^<]*)</b>"
+    return {name: (value, float(length) / 100) for name, length, value in re.findall(bar, page)}

@@ -12,10 +12,10 @@ from rich.text import Text
 from ssl_vision.commands.arguments import parse
 from ssl_vision.commands.saying import say
 from ssl_vision.errors import CheckpointError
+from ssl_vision.evaluation.page import html_table, page
 from ssl_vision.evaluation.plots import Axis, line_chart
-from ssl_vision.evaluation.report import html_table, page
 from ssl_vision.files import write_atomically
-from ssl_vision.tasks.comparison import Comparison, compare, sparkline
+from ssl_vision.tasks.comparison import ABSENT, Comparison, compare, sparkline
 
 _KEY_WIDTH, _CELL_WIDTH = 26, 18  # letters of the terminal's columns
 
@@ -116,15 +116,39 @@ def _html(found: Comparison) -> str:
     parts = ["<h1>Comparison</h1>"]
     rows = [[n, p] for n, p in zip(found.names, found.paths, strict=True)]
     parts.append(html_table(["name", "note"], rows))
-    parts += [f"<p class='warn'>{html.escape(note)}</p>" for note in found.notes]
-    for title, table in _tables(found):
-        parts.append(f"<h2>{title}</h2>")
-        parts.append(html_table(["", *found.names], [[key, *v] for key, v in table.items()]))
-    x = Axis("update")
+    parts += [f'<p class="warn">{html.escape(note)}</p>' for note in found.notes]
+    if found.scores:
+        parts += ["<h2>Scores</h2>", _rows_as_html(found.scores, found.names)]
+    parts.append(_curves_as_html(found))
+    # Methods differ in what can be set: such rows say little, and there are many.
+    own = {key for key, values in found.settings.items() if ABSENT in values}
+    both = {key: values for key, values in found.settings.items() if key not in own}
+    if both:
+        parts += ["<h2>Settings that differ</h2>", _rows_as_html(both, found.names)]
+    if own:
+        rest = {key: found.settings[key] for key in found.settings if key in own}
+        table = _rows_as_html(rest, found.names)
+        title = f"{len(rest)} settings that not all have"
+        parts.append(f"<details><summary>{title}</summary>{table}</details>")
+    return page("Comparison", "\n".join(parts))
+
+
+def _rows_as_html(rows: Mapping[str, list[str]], names: Sequence[str]) -> str:
+    return html_table(["", *names], [[key, *values] for key, values in rows.items()])
+
+
+def _curves_as_html(found: Comparison) -> str:
+    """A chart for each metric, each with all names, so that a run has one colour throughout."""
+    drawn = {name for curves in found.curves.values() for name in curves}
+    shown = [name for name in found.names if name in drawn]
     charts = [
-        line_chart(metric, curves, x=x, y=Axis(metric), has_markers=False)
+        line_chart(
+            metric,
+            {name: curves.get(name, []) for name in shown},
+            x=Axis("update"),
+            y=Axis(metric),
+            has_markers=False,
+        )
         for metric, curves in found.curves.items()
     ]
-    if charts:
-        parts.append(f"<h2>Curves</h2><div class='plots'>{''.join(charts)}</div>")
-    return page("Comparison", "\n".join(parts))
+    return f'<h2>Curves</h2><div class="plots">{"".join(charts)}</div>' if charts else ""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from math import isqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,18 +11,8 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from ssl_vision.backbones.attention import class_attention, forward_with_attention
-from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.bounds import check_bounds
 from ssl_vision.commands.arguments import parse
-from ssl_vision.commands.pictures import (
-    as_image,
-    largest_mass,
-    overlay,
-    principal_colors,
-    sheet,
-    spotlight,
-)
 from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.find import find_source
 from ssl_vision.data.levels import AskedDecode
@@ -35,12 +24,13 @@ from ssl_vision.data.source import JoinedSource, Source, SubsetSource
 from ssl_vision.engine.saved_config import load_run_config
 from ssl_vision.engine.saved_method import load_method, mae_of_export
 from ssl_vision.errors import ConfigError, DataError, keys_renamed, renamed, warnings_renamed
+from ssl_vision.evaluation.insight import attention_rows, feature_rows, reconstruction_rows
+from ssl_vision.evaluation.pictures import as_image, sheet
 from ssl_vision.files import Output, check_output, check_replaceable, remove_stale
 from ssl_vision.methods.mae import Mae
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
 _PANEL_PX = 224  # side of one picture of a sheet; whole multiples of the image are kept sharp
-_MASS = 0.6  # of attention, in the spotlight: DINO's figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,59 +195,18 @@ def visualize(
     return paths
 
 
-@torch.no_grad()
 def draw_attention(scene: Scene) -> Image.Image:
-    """Per image: itself, the mean map of the last block, its spotlight, and each head.
-
-    Raises:
-        ConfigError: The network has no attention between tokens.
-    """
-    backbone = scene.loaded.backbone
-    if getattr(backbone.model, "cls_token", None) is not None:
-        heads = class_attention(backbone, scene.images)  # (B, heads, N)
-    else:
-        attention = forward_with_attention(backbone, scene.images).attention
-        assert attention is not None
-        heads = attention[:, None]
-    side = _side(heads.shape[-1])
-    rows = []
-    for image, maps in zip(scene.thumbnails(), heads, strict=True):
-        mean = maps.mean(dim=0)
-        row = {
-            "image": image,
-            "attention": overlay(image, mean.reshape(side, side)),
-            f"{_MASS:.0%} of it": spotlight(
-                image, largest_mass(mean, fraction=_MASS).reshape(side, side)
-            ),
-        }
-        if len(maps) > 1:
-            row |= {
-                f"head {i + 1}": overlay(image, head.reshape(side, side))
-                for i, head in enumerate(maps)
-            }
-        rows.append(row)
-    return sheet(rows)
+    """See `attention_rows`."""
+    return sheet(attention_rows(scene.loaded.backbone, scene.images, scene.thumbnails()))
 
 
-@torch.no_grad()
 def draw_features(scene: Scene) -> Image.Image:
-    """Per image: itself, and its patch features' principal components as colours.
-
-    Raises:
-        ConfigError: The network has no patch features, or a single patch.
-    """
-    backbone: Backbone = scene.loaded.backbone
-    patches = backbone(scene.images).patches
-    if patches is None or patches.shape[1] < 4:
-        raise ConfigError(
-            f"{backbone.architecture} has {0 if patches is None else patches.shape[1]} patches at "
-            f"{scene.pixels.shape[-1]} px; try a larger size_px."
-        )
-    side, rows = _side(patches.shape[1]), []
-    for image, colors in zip(scene.thumbnails(), principal_colors(patches), strict=True):
-        grid = colors.unflatten(0, (side, side))
-        rows.append({"image": image, "features": as_image(grid, size_px=image.width)})
-    return sheet(rows)
+    """See `feature_rows`."""
+    backbone, pictures = scene.loaded.backbone, scene.thumbnails()
+    try:
+        return sheet(feature_rows(backbone, scene.images, pictures))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; try a larger size_px.") from error
 
 
 @torch.no_grad()
@@ -282,27 +231,17 @@ def draw_reconstruction(scene: Scene) -> Image.Image:
 
 
 def _filled_in(method: Mae, scene: Scene) -> Image.Image:
-    """Per image: itself, what MAE was shown, what it predicted, and the two together.
-
-    No loss is on patches that were shown, so predictions there mean nothing. With normalised
-    targets, mean and contrast of each hidden patch are the image's own; structure is predicted.
-    """
+    """See `reconstruction_rows`."""
     if scene.pixels.shape[-1] != method.plan.input_size:
         raise ConfigError(f"reconstructions need size_px={method.plan.input_size}.")
-    found = method.reconstruct(scene.images)
-    is_shown = (found.masked != 0).any(dim=1, keepdim=True)
-    columns = {
-        "image": scene.images,
-        "shown": torch.where(is_shown, found.masked, _grey(scene)),
-        "predicted": found.predicted,
-        "together": found.pasted,
-    }
-    size = scene.thumbnails()[0].width
-    pictures = {
-        name: [as_image(p.permute(1, 2, 0), size_px=size) for p in _denormalized(batch, scene)]
-        for name, batch in columns.items()
-    }
-    return sheet([{n: p[i] for n, p in pictures.items()} for i in range(len(scene.pixels))])
+    rows = reconstruction_rows(
+        scene.images,
+        *method.reconstruct(scene.images),
+        mean=scene.loaded.mean,
+        std=scene.loaded.std,
+        size_px=scene.thumbnails()[0].width,
+    )
+    return sheet(rows)
 
 
 KINDS: dict[str, Callable[[Scene], Image.Image]] = {
@@ -400,21 +339,3 @@ def _views_of(loader: EpochLoader[Any]) -> dict[str, Tensor]:
             f"{loader.source.name(first)}: {renamed(reason, _SETTINGS)}"
         )
     return batch.views
-
-
-def _side(num_patches: int) -> int:
-    side = isqrt(num_patches)
-    assert side * side == num_patches, "inputs are square"
-    return side
-
-
-def _grey(scene: Scene) -> Tensor:
-    """Mid-grey in normalised values, (1, 3, 1, 1)."""
-    mean, std = torch.tensor(scene.loaded.mean), torch.tensor(scene.loaded.std)
-    return ((0.5 - mean) / std).view(1, -1, 1, 1)
-
-
-def _denormalized(images: Tensor, scene: Scene) -> Tensor:
-    """Normalised images back to 0..1, (B, 3, S, S)."""
-    mean, std = torch.tensor(scene.loaded.mean), torch.tensor(scene.loaded.std)
-    return images * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)

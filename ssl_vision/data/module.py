@@ -232,22 +232,35 @@ class DataModule:
             max_samples: Take at most so many, evenly over all: folders are sorted by class.
             shuffle: Mix the classes.
         """
-        source = self.bank_source
-        if max_samples is not None and len(source) > max_samples:
-            rows = np.linspace(0, len(source) - 1, max_samples).astype(np.int64)
-            source = SubsetSource(source, rows)
-        return self._plain_loader(source, shuffle=shuffle)
+        return self._plain_loader(_evenly(self.bank_source, max_samples), shuffle=shuffle)
 
     def val_loader(self) -> EpochLoader[Any] | None:
         """Samples to classify, un-augmented, one view; None without labels."""
         return None if self.val_source is None else self._plain_loader(self.val_source)
 
-    def _plain_loader(self, source: Source, *, shuffle: bool = False) -> EpochLoader[Any]:
+    def shown_loader(self, num_samples: int) -> EpochLoader[Any]:
+        """At most so many of the samples to classify, without labels of the others, to look at.
+
+        Un-augmented, one view, all of them on this process, which others need not wait for.
+        """
+        source = self.bank_source if self.val_source is None else self.val_source
+        return self._plain_loader(_evenly(source, num_samples), rank=0, world_size=1)
+
+    def _plain_loader(
+        self,
+        source: Source,
+        *,
+        shuffle: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> EpochLoader[Any]:
         config = self.config
         return self._loader(
             source,
             {self.modality.view_name: config.evaluation_view()},
             batch_size=-(-config.eval_batch_size // self.world_size),
+            rank=rank,
+            world_size=world_size,
             shuffle=shuffle,
             drop_last=False,
             # Where classes are mixed nobody counts samples, and processes agree in batches.
@@ -262,14 +275,19 @@ class DataModule:
         return keys_of_size(self.config.views)  # scores are of the largest
 
     def _loader(
-        self, source: Source, views: Mapping[str, Any], **arguments: Any
+        self,
+        source: Source,
+        views: Mapping[str, Any],
+        rank: int | None = None,
+        world_size: int | None = None,
+        **arguments: Any,
     ) -> EpochLoader[Any]:
         return self.modality.loader(
             source,
             views,
             seed=self.data_seed,
-            rank=self.rank,
-            world_size=self.world_size,
+            rank=self.rank if rank is None else rank,
+            world_size=world_size or self.world_size,
             num_threads=self.config.num_threads,
             pin_memory=torch.cuda.is_available(),
             **arguments,
@@ -291,6 +309,14 @@ class DataModule:
 def on_error_of_scores(on_error: Literal["raise", "substitute"]) -> OnError:
     """What an unreadable sample does where each counts once: no other may take its place."""
     return "raise" if on_error == "raise" else "leave_out"
+
+
+def _evenly(source: Source, num_samples: int | None) -> Source:
+    """At most so many samples, evenly over all: folders are sorted by class."""
+    if num_samples is None or len(source) <= num_samples:
+        return source
+    rows = np.linspace(0, len(source) - 1, num_samples).astype(np.int64)
+    return SubsetSource(source, rows)
 
 
 def _labelled(source: Source) -> Source:

@@ -1,8 +1,6 @@
-"""report.html of a run: one file with curves, views, scores, the verdict, and how to read it."""
+"""report.html of a run: one file with scores, neighbours, views, curves, and how to read them."""
 
-import base64
 import html
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from PIL import Image
 
 from ssl_vision.engine.collapse import FINE
 from ssl_vision.engine.curves import curve
+from ssl_vision.engine.gallery import Section
 from ssl_vision.engine.loss_trend import logged_losses, loss_sentence
 from ssl_vision.engine.run_dir import (
     UNREADABLE_NAME,
@@ -19,37 +18,26 @@ from ssl_vision.engine.run_dir import (
     RunFolder,
     best_sentence,
     lines_left_out,
+    read_best,
     read_jsonl,
 )
 from ssl_vision.errors import CheckpointError
+from ssl_vision.evaluation.page import bars, embedded, folded, html_table, page
 from ssl_vision.files import plain_text, write_atomically
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Picture
 
-TILE_PX = 96  # of the preview
 _MAX_LISTED = 50  # unreadable samples
 
 _FLOORS = {  # of metrics.jsonl: accuracies that cost nothing
     "eval/majority_class": "majority class",
-    "eval/raw_knn_top1": "kNN of the inputs themselves (pixels, or statistics of clouds)",
+    "eval/raw_knn_top1": "kNN of the inputs themselves",  # pixels, or statistics of clouds
 }
+_SCORES = {"eval/top1": "Accuracy, top-1", "eval/knn_top1": "kNN, top-1"}  # the first there is
 _UNREADABLE = {
     "train/unreadable": "training samples could not be read; others took their place",
     "eval/unreadable": "samples could not be read; scores leave them out",
 }
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}
-h1{font-size:1.5em} h2{font-size:1.15em;margin-top:2em}
-table{border-collapse:collapse} td,th{padding:.15em .8em .15em 0;text-align:left}
-.verdict{padding:.7em 1em;border-left:5px solid #3a7;background:#eef7f1}
-.verdict.problem{border-color:#c33;background:#fbeeee}
-.curve{margin:.4em .6em .4em 0;font:11px system-ui,sans-serif}
-.curve .title{font-size:13px;font-weight:600}
-.curve polyline{fill:none;stroke:#26c;stroke-width:1.4} .curve circle{fill:#26c}
-.curve .axis{fill:none;stroke:#999}
-pre{background:#f5f5f5;padding:.8em;overflow:auto;font-size:12px} img{image-rendering:pixelated}
-"""
 
 
 def write_report(
@@ -58,14 +46,16 @@ def write_report(
     preview: Image.Image | None = None,
     picture: Picture | None = None,
     next_commands: Mapping[str, str] | None = None,
+    sections: Sequence[Section] | None = None,
 ) -> Path:
     """Write report.html from the files of a run folder.
 
     Args:
         folder: The run folder.
-        preview: What the network is shown; see `Modality.sheet`.
-        picture: What the method makes of some of it; see `Method.picture`.
+        preview: What the network is shown; see `gallery.preview`.
+        picture: What the method makes of some of it; see `gallery.picture`.
         next_commands: What for -> command to go on with; see `next_steps`.
+        sections: What the network makes of samples; see `gallery.gallery`.
 
     Raises:
         CheckpointError: The folder lacks the run's files or cannot be written.
@@ -80,6 +70,7 @@ def write_report(
         bad = RunFolder(folder).read_json(UNREADABLE_NAME)
         steps = [line["step"] for line in metrics]
         best = best_sentence(RunFolder(folder), last_step=max(steps, default=0))
+        best_step = None if (found := read_best(RunFolder(folder))) is None else found.step
         page = render(
             config_text,
             metrics,
@@ -91,6 +82,8 @@ def write_report(
             damaged,
             next_commands,
             best,
+            best_step,
+            sections or (),
         )
         write_atomically(path, page)
     except OSError as error:
@@ -109,6 +102,8 @@ def render(
     damaged: Sequence[int] = (),
     next_commands: Mapping[str, str] | None = None,
     best: str | None = None,
+    best_step: int | None = None,
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page as text.
 
@@ -123,6 +118,8 @@ def render(
         damaged: Numbers of the lines of metrics.jsonl that are no records.
         next_commands: See `write_report`.
         best: Which export is the best; see `best_sentence`.
+        best_step: Its update.
+        sections: See `write_report`.
     """
     config = yaml.safe_load(config_text)
     method, backbone = config["method"]["name"], config["backbone"]["name"]
@@ -141,27 +138,23 @@ def render(
         _next(next_commands or {}),
         *_unreadable(metrics, unreadable or {}),
         "<h2>Scores during training</h2>",
-        *_floors(metrics),
-        _scores(metrics, by_room["eval"]),
-        *(_curves(metrics, by_room["eval"])),
-        "<h2>Loss</h2>",
-        f"<p>{METHODS[method].module.reading}</p>",
-        *(_curves(metrics, by_room["train"])),
-        "<h2>Schedules and speed</h2>",
-        *(_curves(metrics, by_room["optim"])),
-        *(_curves(speeds, ["images_per_s", "data_wait_share"])),
+        _bars(metrics, best_step),
+        _scores(metrics, by_room["eval"], best_step),
+        _curves(metrics, by_room["eval"]),
+        *(f"<h2>{html.escape(each.title)}</h2>{each.body}" for each in sections),
         _preview(preview, config["data"].get("views", {})),
         _pictured(picture),
+        f"<h2>Loss</h2><p>{METHODS[method].module.reading}</p>",
+        _curves(metrics, by_room["train"]),
+        "<h2>Schedules and speed</h2>",
+        _curves(metrics, by_room["optim"]),
+        _curves(speeds, ["images_per_s", "data_wait_share"]),
         "<h2>Settings</h2>",
-        f"<pre>{html.escape(config_text)}</pre>",
+        folded("config.yaml", config_text),
         "<h2>Machine</h2>",
-        f"<pre>{html.escape(json.dumps(environment, indent=1))}</pre>",
+        folded("environment.json", json.dumps(environment, indent=1)),
     ]
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><body>"
-        f"{''.join(parts)}</body></html>\n"
-    )
+    return page(title, "\n".join(filter(None, parts)))
 
 
 def _verdict(metrics: Sequence[Record]) -> str:
@@ -190,10 +183,19 @@ def _next(commands: Mapping[str, str]) -> str:
     return f"<h2>Go on from here</h2><pre>{html.escape(lines)}</pre>"
 
 
-def _floors(metrics: Sequence[Record]) -> list[str]:
-    """What costs nothing and has to be beaten, where there are labels."""
-    known = {name: record[name] for record in metrics for name in _FLOORS if name in record}
-    return [f"<p>{_FLOORS[name]}: {100 * value:.2f} %</p>" for name, value in known.items()]
+def _bars(metrics: Sequence[Record], best_step: int | None) -> str:
+    """The score at the start, at its best and at the end, beside what costs nothing."""
+    name = next((name for name in _SCORES if _points(metrics, name)), None)
+    by_step = {} if name is None else dict(_points(metrics, name))
+    floors = {_FLOORS[f]: record[f] for record in metrics for f in _FLOORS if f in record}
+    if name is None:
+        return bars(floors)
+    last = max(by_step)
+    own = {f"update {last:,}": by_step[last]}
+    if best_step is not None and best_step in by_step and best_step != last:
+        own[f"update {best_step:,}, the best"] = by_step[best_step]
+    start = {"before training": by_step[0]} if 0 in by_step and last else {}
+    return f"<h3>{_SCORES[name]}</h3>{bars(own | start | floors, own=list(own))}"
 
 
 def _damaged(numbers: Sequence[int]) -> list[str]:
@@ -217,53 +219,51 @@ def _unreadable(metrics: Sequence[Record], reasons: Mapping[str, str]) -> list[s
     return [*lines, f"<ul>{items}</ul>"] if shown else lines
 
 
-def _scores(metrics: Sequence[Record], names: Sequence[str]) -> str:
-    rows = [record for record in metrics if any(name in record for name in names)]
-    numeric = [name for name in names if name != "eval/verdict"]
+def _scores(metrics: Sequence[Record], names: Sequence[str], best_step: int | None) -> str:
+    """A row for each score; columns are the start, the best, and the last."""
+    rows = {r["step"]: r for r in metrics if any(name in r for name in names)}
     if not rows:
         return ""
-    shown = rows if len(rows) <= 8 else [rows[0], *rows[-7:]]
-    head = "".join(f"<th>{html.escape(n.removeprefix('eval/'))}</th>" for n in numeric)
-    body = "".join(
-        f"<tr><td>{record['step']:,}</td>"
-        + "".join(f"<td>{_cell(record.get(name))}</td>" for name in numeric)
-        + "</tr>"
-        for record in shown
-    )
-    return f"<table><tr><th>update</th>{head}</tr>{body}</table>"
+    shown = sorted({min(rows), max(rows), *({best_step} & rows.keys())})
+    heads = [f"update {step:,}" + (" (best)" if step == best_step else "") for step in shown]
+    lines = [
+        [name.removeprefix("eval/"), *(_cell(rows[step].get(name)) for step in shown)]
+        for name in names
+        if name != "eval/verdict"
+    ]
+    return html_table(["", *heads], lines)
 
 
-def _curves(records: Sequence[Record], names: Sequence[str]) -> list[str]:
+def _points(records: Sequence[Record], name: str) -> list[tuple[int, float]]:
+    """Updates and values, where there is a number."""
+    found = ((record["step"], record.get(name)) for record in records)
+    return [(step, value) for step, value in found if isinstance(value, float | int)]
+
+
+def _curves(records: Sequence[Record], names: Sequence[str]) -> str:
     curves = []
     for name in names:
         points = [(r["step"], r[name]) for r in records if name in r]
         if points and not any(isinstance(y, str) for _, y in points):
             curves.append(curve(name.partition("/")[2] or name, points))
-    return curves
+    return f'<div class="plots">{"".join(curves)}</div>' if curves else ""
 
 
 def _preview(sheet: Image.Image | None, views: Iterable[str]) -> str:
     if sheet is None:
         return ""
+    shown = embedded(sheet, alt="training views", is_sheet=True)
     return (
         f"<h2>Views</h2><p>What the network is shown, sample by sample: "
-        f"{html.escape(', '.join(views))}.</p>{_image(sheet, alt='training views')}"
+        f"{html.escape(', '.join(views))}.</p>{shown}"
     )
 
 
 def _pictured(picture: Picture | None) -> str:
     if picture is None:
         return ""
-    return (
-        f"<h2>{picture.title}</h2><p>{picture.caption}</p>{_image(picture.image, alt=picture.alt)}"
-    )
-
-
-def _image(image: Image.Image, *, alt: str) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+    shown = embedded(picture.image, alt=picture.alt, is_sheet=True)
+    return f"<h2>{picture.title}</h2><p>{picture.caption}</p>{shown}"
 
 
 def _cell(value: object) -> str:

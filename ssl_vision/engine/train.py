@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import lightning as L
 import torch
-from PIL import Image
 from rich.console import Console
 from torch import nn
 
@@ -16,9 +16,7 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_backbone, check_architecture
 from ssl_vision.backbones.own import check_layers
 from ssl_vision.config import TrainConfig, to_yaml
-from ssl_vision.data.config import DataConfig
 from ssl_vision.data.find import DataLike
-from ssl_vision.data.modalities import modality_of
 from ssl_vision.data.module import DataModule, per_process_batch
 from ssl_vision.distributed import world_size
 from ssl_vision.engine.callbacks import Callbacks, CallbackWatcher
@@ -28,12 +26,13 @@ from ssl_vision.engine.data_guard import DataGuard
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.failures import explained
 from ssl_vision.engine.forecast import Forecast, plan_table
+from ssl_vision.engine.gallery import gallery, picture, preview
 from ssl_vision.engine.loop import Loop
 from ssl_vision.engine.metrics import MetricsLog, SpeedMeter, UnreadableLog
 from ssl_vision.engine.nonfinite import NonFiniteGuard, check_weights
 from ssl_vision.engine.online_eval import OnlineEval
 from ssl_vision.engine.preemption import PreemptionWatcher, StopSignals
-from ssl_vision.engine.report import TILE_PX, write_report
+from ssl_vision.engine.report import write_report
 from ssl_vision.engine.resume import (
     check_changes,
     config_changes,
@@ -51,9 +50,11 @@ from ssl_vision.engine.watchers import Watcher
 from ssl_vision.errors import CheckpointError
 from ssl_vision.files import check_output, read_text
 from ssl_vision.methods import METHODS
-from ssl_vision.methods.base import Method, Picture, TrainPlan
+from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
+
+Drawing = TypeVar("Drawing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ def train(config: TrainConfig, *, handed: Handed | None = None) -> RunResult:
             has_labels=data.has_labels,
         )
         fit(run, method, data, exporter, handed, watching=[start])
-        return _finish(run, method, exporter)
+        return _finish(run, method, data, exporter)
 
 
 def _say_of_data(run: Run, data: DataModule) -> None:
@@ -416,7 +417,7 @@ def _device_name(method: Method) -> str:
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
-def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
+def _finish(run: Run, method: Method, data: DataModule, exporter: Exporter) -> RunResult:
     """Export, report, and the lines a user pastes next."""
     check_weights(run, method)
     exporter.refresh(method)
@@ -425,9 +426,10 @@ def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
         first = run.stream.first
         write_report(
             run.folder.path,
-            preview=None if first is None else _preview(first, run.config.data),
-            picture=None if first is None else _picture(method, first, run.config.data),
+            preview=_drawn(run, "views", lambda: preview(first, run.config.data)),
+            picture=_drawn(run, "picture", lambda: picture(method, first, run.config.data)),
             next_commands=exporter.next_commands(),
+            sections=_drawn(run, "neighbours and map", lambda: gallery(data, exporter.backbone)),
         )
         run.say(exporter.snippet())
     return RunResult(
@@ -439,13 +441,10 @@ def _finish(run: Run, method: Method, exporter: Exporter) -> RunResult:
     )
 
 
-def _picture(method: Method, batch: Batch, config: DataConfig) -> Picture | None:
-    """What the method makes of two samples of a training batch."""
-    normalize = modality_of(config).normalizer(config)
-    return method.picture({name: normalize(view[:2]) for name, view in batch.views.items()})
-
-
-def _preview(batch: Batch, config: DataConfig) -> Image.Image | None:
-    """What the network is shown, of some samples of a training batch."""
-    modality = modality_of(config)
-    return modality.sheet(batch.views, num_samples=batch.num_samples, tile_px=TILE_PX)
+def _drawn(run: Run, what: str, draw: Callable[[], Drawing]) -> Drawing | None:
+    """A part of the report; a run is not lost for want of one."""
+    try:
+        return draw()
+    except Exception as error:
+        run.warn(f"report.html lacks its {what}: {type(error).__name__}: {error}")
+        return None

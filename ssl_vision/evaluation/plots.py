@@ -1,10 +1,12 @@
-"""Pictures of a report, as SVG text: no plotting library, no files, sharp at any size."""
+"""Pictures of a report, as SVG text: no plotting library, no files, sharp at any size.
 
-import base64
+Text and lines are drawn in `currentColor`, so that a picture is legible on light and dark pages.
+"""
+
 import colorsys
 import html
-import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_vision.evaluation.page import image_uri
+
 WIDTH, HEIGHT = 460, 300
 PICTURE_PX = 160  # longest side in a `picture_table`
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 30, 44
+_LEGEND_LETTERS = 64  # of a line
 # Okabe and Ito's colours, told apart with any colour vision; then darker and lighter ones.
 COLORS = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a900", "#7f7f7f",
@@ -79,6 +84,8 @@ def line_chart(
     for number, (name, points) in enumerate(drawn.items()):
         color = COLORS[number % len(COLORS)]
         places = [frame.at(x.place(a), y.place(b)) for a, b in points]
+        if not places:
+            continue  # its name stays in the legend, its colour its own
         path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
         parts.append(f'<path d="{path}" fill="none" stroke="{color}" stroke-width="1.8"/>')
         for (a, _), (low, high) in zip(points, (bars or {}).get(name, ()), strict=False):
@@ -91,9 +98,8 @@ def line_chart(
             parts += [
                 f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{color}"/>' for a, b in places
             ]
-    if len(drawn) > 1:
-        parts.append(_legend(list(drawn)))
-    return _frame(title, "".join(parts))
+    legend, below = _legend(list(drawn)) if len(drawn) > 1 else ("", 0)
+    return _frame(title, "".join([*parts, legend]), height=HEIGHT + below)
 
 
 def heat_map(
@@ -166,32 +172,29 @@ def picture_map(
         pictures: Point -> uint8 image, (H, W, 3).
         side_px: Side of a picture in the map.
     """
-    size = 720
+    size = WIDTH
     low, high = points.min(axis=0), points.max(axis=0)
-    places = 20 + (size - 40) * (points - low) / np.where(high > low, high - low, 1)
+    places = 16 + (size - 32) * (points - low) / np.where(high > low, high - low, 1)
     places[:, 1] = size - places[:, 1]
     parts = []
     for i, (left, top) in enumerate(places):
         color = COLORS[0] if groups is None else COLORS[groups[i] % len(COLORS)]
         if pictures is None or i not in pictures:
-            parts.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="2.2" fill="{color}"/>')
+            parts.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="1.8" fill="{color}"/>')
     for i, picture in (pictures or {}).items():
         color = COLORS[0] if groups is None else COLORS[groups[i] % len(COLORS)]
         left, top = places[i] - side_px / 2
         parts.append(
             f'<image x="{left:.1f}" y="{top:.1f}" width="{side_px}" height="{side_px}" '
-            f'href="{data_uri(picture)}"/><rect x="{left:.1f}" y="{top:.1f}" width="{side_px}" '
-            f'height="{side_px}" fill="none" stroke="{color}" stroke-width="2"/>'
+            f'href="{image_uri(Image.fromarray(picture), quality=80)}"/>'
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{side_px}" height="{side_px}" '
+            f'fill="none" stroke="{color}" stroke-width="1.5"/>'
         )
     is_named = groups is not None and 1 < len(group_names) <= len(COLORS)
-    height = size + _TOP
-    body = f'<g transform="translate(0 {_TOP - 10})">{"".join(parts)}</g>'
-    if is_named:
-        for i, name in enumerate(group_names):
-            top = _TOP + 16 * i
-            body += f'<rect x="{size}" y="{top}" width="10" height="10" fill="{COLORS[i]}"/>'
-            body += _text(size + 15, top + 9, name)
-    return _frame(title, body, width=size + (110 if is_named else 10), height=height)
+    top = size + _TOP - 10
+    legend, below = _legend(list(group_names), top=top) if is_named else ("", 0)
+    body = f'<g transform="translate(0 {_TOP - 10})">{"".join(parts)}</g>{legend}'
+    return _frame(title, body, width=size, height=top + below, kind="plot map")
 
 
 def picture_table(
@@ -217,7 +220,7 @@ def picture_table(
             height, width = picture.shape[:2]
             parts.append(
                 f'<image x="{8 + i * step}" y="{top:.0f}" width="{width}" height="{height}" '
-                f'href="{data_uri(picture, is_exact=i > 0)}"/>'
+                f'href="{image_uri(Image.fromarray(picture), quality=0 if i else 80)}"/>'
             )
         top += max(picture.shape[0] for picture in row) + 8
     left = 8 + step * len(columns)
@@ -246,17 +249,6 @@ def ramp_colors(shares: NDArray[np.floating]) -> NDArray[np.uint8]:
     ends = np.linspace(0, 1, len(_RAMP))
     levels = np.stack([np.interp(known, ends, band) for band in _RAMP.T], axis=-1)
     return np.where(np.isnan(shares)[..., None], 0, levels.round()).astype(np.uint8)
-
-
-def data_uri(picture: NDArray[np.uint8], *, quality: int = 80, is_exact: bool = False) -> str:
-    """An image (H, W, 3) as text for an HTML or SVG attribute, JPEG or where exact PNG."""
-    buffer = io.BytesIO()
-    if is_exact:
-        Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-    else:
-        Image.fromarray(picture).save(buffer, format="JPEG", quality=quality)
-    kind = "png" if is_exact else "jpeg"
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 # Parts -----------------------------------------------------------------------------------------
@@ -309,39 +301,44 @@ def _ticks(limits: tuple[float, float], axis: Axis) -> list[tuple[float, str]]:
 
 def _axes(frame: _Frame, x: Axis, y: Axis) -> str:
     bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
-    parts = [f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" fill="none" stroke="#888"/>']
+    parts = [
+        f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" fill="none" stroke="currentColor" '
+        'stroke-opacity=".5"/>'
+    ]
     for place, label in _ticks(frame.x, x):
         left = frame.at(place, frame.y[0])[0]
-        parts.append(f'<path d="M{left:.1f} {bottom}v4" stroke="#888"/>')
+        parts.append(f'<path d="M{left:.1f} {bottom}v4" stroke="currentColor"/>')
         parts.append(_text(left, bottom + 16, label, anchor="middle"))
     for place, label in _ticks(frame.y, y):
         top = frame.at(frame.x[0], place)[1]
-        parts.append(f'<path d="M{_LEFT} {top:.1f}H{right}" stroke="#e4e4e4"/>')
+        parts.append(
+            f'<path d="M{_LEFT} {top:.1f}H{right}" stroke="currentColor" stroke-opacity=".12"/>'
+        )
         parts.append(_text(_LEFT - 6, top + 4, label, anchor="end"))
     parts.append(_text((_LEFT + right) / 2, HEIGHT - 8, x.label, anchor="middle"))
     middle = (_TOP + bottom) / 2
     parts.append(
-        f'<text x="14" y="{middle}" text-anchor="middle" font-size="11" fill="#444" '
+        f'<text x="14" y="{middle}" text-anchor="middle" font-size="12" fill="currentColor" '
         f'transform="rotate(-90 14 {middle})">{html.escape(y.label)}</text>'
     )
     return "".join(parts)
 
 
-def _legend(names: Sequence[str]) -> str:
-    parts = []
+def _legend(names: Sequence[str], *, top: float = HEIGHT) -> tuple[str, float]:
+    """Names below what ends at `top`, long ones on several lines, and the height they take."""
+    parts, start = [], top
     for number, name in enumerate(names):
-        top = _TOP + 8 + 15 * number
         color = COLORS[number % len(COLORS)]
-        parts.append(
-            f'<rect x="{WIDTH - 150}" y="{top - 8}" width="10" height="10" fill="{color}"/>'
-        )
-        parts.append(_text(WIDTH - 136, top + 1, name))
-    return "".join(parts)
+        parts.append(f'<rect x="8" y="{top}" width="10" height="10" fill="{color}"/>')
+        for line in textwrap.wrap(name, _LEGEND_LETTERS) or [""]:
+            parts.append(_text(24, top + 9, line))
+            top += 16
+    return "".join(parts), top + 4 - start
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="11" fill="#444">'
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="12" fill="currentColor">'
         f"{html.escape(text)}</text>"
     )
 
@@ -353,11 +350,18 @@ def _mix_color(share: float) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _frame(title: str, content: str, *, width: float = WIDTH, height: float = HEIGHT) -> str:
+def _frame(
+    title: str,
+    content: str,
+    *,
+    width: float = WIDTH,
+    height: float = HEIGHT,
+    kind: str = "plot",
+) -> str:
     name = html.escape(title, quote=True)
     return (
-        f'<svg class="plot" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img" aria-label="{name}" xmlns="http://www.w3.org/2000/svg" '
+        f'<svg class="{kind}" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+        f'height="{height:.0f}" role="img" aria-label="{name}" '
         f'font-family="system-ui, sans-serif"><text x="8" y="17" font-size="13" '
-        f'font-weight="600" fill="#222">{name}</text>{content}</svg>'
+        f'font-weight="600" fill="currentColor">{name}</text>{content}</svg>'
     )

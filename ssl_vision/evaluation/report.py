@@ -12,23 +12,9 @@ from ssl_vision.evaluation.anchors import (
     find_anchors,
     published_protocol,
 )
+from ssl_vision.evaluation.page import folded, html_table, page
 from ssl_vision.evaluation.results import Evaluation, TaskResult
 from ssl_vision.files import plain_text
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem;
-       color: #222; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .3rem; }
-.sub { color: #666; margin-top: .2rem; } code { background: #f2f2f2; padding: 0 .25em; }
-table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-tr.main td { font-weight: 600; } td.text { color: #555; font-weight: 400; }
-.warn { background: #fff3d6; border-left: 4px solid #e69f00; padding: .4rem .8rem;
-        margin: .4rem 0; }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem; } svg.plot { border: 1px solid #eee; }
-details { margin: 1rem 0; } pre { background: #f7f7f7; padding: .8rem; overflow-x: auto; }
-"""
 
 
 def to_markdown(evaluation: Evaluation) -> str:
@@ -57,22 +43,17 @@ def to_html(evaluation: Evaluation) -> str:
     """The report as one HTML page without outside files."""
     parts = [f"<h1>{html.escape(_title(evaluation))}</h1>"]
     parts.append(f'<p class="sub">{html.escape(_subtitle(evaluation))}</p>')
-    parts += [f"<p class='warn'>{html.escape(line)}</p>" for line in data_warnings(evaluation)]
-    parts += [f"<p class='warn'>{html.escape(line)}</p>" for line in failure_lines(evaluation)]
+    parts += [f'<p class="warn">{html.escape(line)}</p>' for line in data_warnings(evaluation)]
+    parts += [f'<p class="warn">{html.escape(line)}</p>' for line in failure_lines(evaluation)]
     parts.append(_headlines(evaluation))
     for result in evaluation.tasks.values():
         parts.append(_task_section(evaluation, result))
-    config = html.escape(json.dumps(evaluation.config, indent=1))
-    about = html.escape(
-        json.dumps({"weights": evaluation.weights, "data": evaluation.data}, indent=1)
-    )
-    environment = html.escape(json.dumps(evaluation.environment, indent=1))
-    for name, text in (
-        ("Weights and data", about),
-        ("Resolved settings", config),
-        ("Environment", environment),
+    for name, content in (
+        ("Weights and data", {"weights": evaluation.weights, "data": evaluation.data}),
+        ("Resolved settings", evaluation.config),
+        ("Environment", evaluation.environment),
     ):
-        parts.append(f"<details><summary>{name}</summary><pre>{text}</pre></details>")
+        parts.append(folded(name, json.dumps(content, indent=1)))
     parts.append(f"<p>Command: <code>{html.escape(evaluation.command)}</code></p>")
     return page(_title(evaluation), "\n".join(parts))
 
@@ -227,7 +208,7 @@ def _headlines(evaluation: Evaluation) -> str:
 def _task_section(evaluation: Evaluation, result: TaskResult) -> str:
     parts = [f"<h2>{html.escape(result.task)}</h2>"]
     parts.append(f"<p class='sub'>Protocol <code>{html.escape(result.protocol)}</code></p>")
-    parts += [f"<p class='warn'>{html.escape(warning)}</p>" for warning in result.warnings]
+    parts += [f'<p class="warn">{html.escape(warning)}</p>' for warning in result.warnings]
     rows = [[each.name, str(each), each.note] for each in result.measurements]
     main = next(i for i, each in enumerate(result.measurements) if each.name == result.headline)
     parts.append(html_table(["measure", "value", "note"], rows, main_row=main))
@@ -236,30 +217,6 @@ def _task_section(evaluation: Evaluation, result: TaskResult) -> str:
     if result.plots:
         parts.append(f"<div class='plots'>{''.join(result.plots)}</div>")
     return "\n".join(parts)
-
-
-def html_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, main_row: int | None = None
-) -> str:
-    """A table; columns named note and protocol are set as text.
-
-    Args:
-        header: Names of the columns.
-        rows: Cells.
-        main_row: Number of a row to stress.
-    """
-    kinds = [" class='text'" if name in ("note", "protocol") else "" for name in header]
-    head = "".join(
-        f"<th{kind}>{html.escape(cell)}</th>" for kind, cell in zip(kinds, header, strict=True)
-    )
-    lines = []
-    for number, row in enumerate(rows):
-        cells = "".join(
-            f"<td{kind}>{html.escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)
-        )
-        kind = " class='main'" if number == main_row else ""
-        lines.append(f"<tr{kind}>{cells}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
 def _interval_chart(task: str, evaluations: Sequence[Evaluation]) -> str:
@@ -290,14 +247,7 @@ def _interval_chart(task: str, evaluations: Sequence[Evaluation]) -> str:
     height = 44 + 24 * len(spans)
     return (
         f'<svg class="plot" viewBox="0 0 590 {height}" width="590" height="{height}" '
-        f'font-family="system-ui, sans-serif"><text x="8" y="17" font-size="13" '
-        f'font-weight="600">{html.escape(task)}, %</text>{"".join(rows)}</svg>'
-    )
-
-
-def page(title: str, body: str) -> str:
-    """A whole HTML page, in the style of all reports, of a body that is HTML."""
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
-        f"</title><style>{_STYLE}</style></head><body>{body}</body></html>\n"
+        'fill="currentColor" font-family="system-ui, sans-serif">'
+        f'<text x="8" y="17" font-size="13" font-weight="600">{html.escape(task)}, %</text>'
+        f"{''.join(rows)}</svg>"
     )

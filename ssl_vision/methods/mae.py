@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.data.config import InputSpec
 from ssl_vision.errors import ConfigError
+from ssl_vision.evaluation.insight import reconstruction_rows
+from ssl_vision.evaluation.pictures import sheet
 from ssl_vision.losses.reconstruction import (
     denormalize_patches,
     masked_patch_loss,
@@ -29,6 +32,7 @@ from ssl_vision.masking import MaskSplit, num_kept, random_mask
 from ssl_vision.methods.base import (
     Method,
     MethodConfig,
+    Picture,
     TrainPlan,
     check_view_names,
     detached,
@@ -41,6 +45,8 @@ from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.randomness import keyed_uniform
 from ssl_vision.types import Batch, LossOutput
 from ssl_vision.views import ViewConfig
+
+_PICTURE_PX = 160  # side of one picture of a reconstruction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +169,30 @@ class Mae(Method):
             split.mask,
             patch_px=self.patch_px,
             is_normalized=self.config.is_target_normalized,
+        )
+
+    def picture(self, views: Mapping[str, Tensor]) -> Picture:
+        """Images with hidden patches filled in, in evaluation mode; the mode is put back."""
+        (images,) = views.values()
+        was_training = self.training
+        self.eval()
+        found = self.reconstruct(images.to(self.device))
+        self.train(was_training)
+        spec = self.plan.input_spec or InputSpec(size=self.plan.input_size)
+        side = images.shape[-1]
+        rows = reconstruction_rows(
+            images.cpu(),
+            *(each.cpu() for each in found),
+            mean=spec.mean,
+            std=spec.std,
+            size_px=side * max(1, round(_PICTURE_PX / side)),
+        )
+        return Picture(
+            sheet(rows),
+            title="Reconstruction",
+            caption="Images, the patches the encoder sees, what is predicted for all of them "
+            "(only the hidden ones are trained), and the two together.",
+            alt="reconstructed images",
         )
 
 

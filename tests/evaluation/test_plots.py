@@ -11,7 +11,6 @@ from ssl_vision.evaluation.plots import (
     HEIGHT,
     WIDTH,
     Axis,
-    data_uri,
     distinct_colors,
     heat_map,
     line_chart,
@@ -53,10 +52,29 @@ def test_odd_curves_draw_something(points: list[tuple[float, float]]) -> None:
         assert all(math.isfinite(value) for place in circles(svg) for value in place)
 
 
+def test_names_stand_below_and_keep_their_colour_where_one_has_no_points() -> None:
+    names = ["a", "none", "a long name, " + "very " * 30 + "long"]
+    some = [(0.0, 1.0), (1.0, 2.0)]
+    svg = line_chart("t", {n: [] if n == "none" else some for n in names}, x=Axis("x"), y=Axis("y"))
+    root = ET.fromstring(svg)
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
+    keys = [(e.attrib["fill"], float(e.attrib["y"])) for e in root.iter("rect")]
+    assert len(keys) == 3
+    assert all(HEIGHT <= y < height for _, y in keys)
+    words = [e.text for e in root.iter("text") if e.attrib.get("x") == "24.0"]
+    assert " ".join(words).split() == " ".join(names).split()
+    assert max(map(len, words)) * 7 < width
+    drawn = {e.attrib["stroke"] for e in root.iter("path") if e.attrib.get("stroke-width") == "1.8"}
+    assert drawn == {keys[0][0], keys[2][0]}
+    assert 'd="M"' not in svg
+
+
 def test_ticks_are_few_and_round() -> None:
     for high in (0.003, 0.7, 1.0, 17.0, 4000.0):
         svg = line_chart("t", {"a": [(0.0, 0.0), (high, high)]}, x=Axis("x"), y=Axis("y"))
-        labels = re.findall(r'text-anchor="middle" font-size="11" fill="#444">([\d.e-]+)<', svg)
+        labels = re.findall(
+            r'text-anchor="middle" font-size="12" fill="currentColor">([\d.e-]+)<', svg
+        )
         assert 3 <= len(labels) <= 8, (high, labels)
 
 
@@ -84,7 +102,7 @@ def test_map_has_points_and_pictures() -> None:
     )
     assert len(circles(svg)) == 18
     assert svg.count("<image") == 2
-    assert data_uri(picture).startswith("data:image/jpeg;base64,")
+    assert svg.count('href="data:image/jpeg;base64,') == 2
     same = picture_map("t", np.zeros((4, 2)))
     assert len(circles(same)) == 4
 

@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.data.config import InputSpec
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.methods.mae import Mae, MaeConfig
@@ -241,6 +243,30 @@ def test_reconstructions_keep_what_was_seen():
     assert torch.equal(pictures.masked[~is_hidden], images[~is_hidden])
     assert torch.equal(pictures.pasted[~is_hidden], images[~is_hidden])
     assert torch.equal(pictures.pasted[is_hidden], pictures.predicted[is_hidden])
+
+
+def test_its_picture_shows_what_was_seen_in_the_images_own_levels():
+    """Columns of a sheet, of patches of 10 px: seen ones are the image, hidden ones grey."""
+    spec = InputSpec(size=16, mean=(0.1, 0.5, 0.7), std=(0.2, 0.3, 0.4))
+    method = _method().train()
+    method.plan = replace(method.plan, input_spec=spec)
+    levels = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (spec.mean, spec.std))
+    found = method.picture({"view": (levels / 255 - mean) / std})
+    assert method.training
+    pixels = np.asarray(found.image)[20:]  # below the words
+    step = 160 + 6
+    for row in range(2):
+        image, shown, _, together = (
+            torch.from_numpy(pixels[row * step :, 6 + i * step :][5:160:10, 5:160:10].copy()).long()
+            for i in range(4)
+        )
+        assert torch.equal(image, levels[row].permute(1, 2, 0))
+        is_hidden = (shown == 128).all(dim=-1)
+        assert is_hidden.float().mean() == pytest.approx(0.75, abs=0.01)
+        assert torch.equal(shown[~is_hidden], image[~is_hidden])
+        assert torch.equal(together[~is_hidden], image[~is_hidden])
+        assert not torch.equal(together[is_hidden], image[is_hidden])
 
 
 def test_overfits_four_images(random_views):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_vision.commands.pictures import (
+from ssl_vision.evaluation.pictures import (
     as_image,
     colorize,
     largest_mass,

@@ -321,8 +321,8 @@ def load_settings(
     kind: type[_Schema], overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> _Schema:
     """As `load_train_config` or `make_train_config`, where the settings are one dataclass."""
-    is_given = isinstance(overrides, Mapping)
-    layers = layers_of(overrides) if is_given else read_layers([], overrides)
+    given = overrides
+    layers = layers_of(given) if isinstance(given, Mapping) else read_layers([], given)
     return _finish(OmegaConf.structured(kind), layers, kind)
 
 

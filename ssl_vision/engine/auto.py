@@ -87,8 +87,8 @@ class Auto:
         of_images = [key.removeprefix("data.") for key in wanted if key.startswith("data.")]
         for name in of_images:
             seen = self._measured(source, config.data)
-            value = getattr(seen, name)
-            self._filled[name] = f"data.{name}={list(value)}, measured on {seen.num:,} images"
+            value, of = getattr(seen, name), f"{seen.num:,} {source.modality}"
+            self._filled[name] = f"data.{name}={list(value)}, measured on {of}"
             config = replace(config, data=replace(config.data, **{name: value}))
         return config
 

@@ -10,10 +10,11 @@ from PIL import Image
 import ssl_vision
 from ssl_vision.commands.train import recipe_config
 from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.data.find import find_source
 from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.statistics import ImageStatistics
 from ssl_vision.engine.auto import Auto, auto_epochs, choose
-from ssl_vision.engine.callbacks import Callbacks
+from ssl_vision.engine.callbacks import Callbacks, Progress
 from ssl_vision.errors import ConfigError
 from ssl_vision.layers import read_layers
 from ssl_vision.methods import METHODS
@@ -144,8 +145,8 @@ def test_auto_from_a_file_and_from_a_program(
             settings = {"trainer": {"epochs": "auto"}}
             data = {"data": {"path": photos, "mean": "auto", "std": "auto"}}
         config = started("barlow_twins/tiny_cpu", tmp_path / "run", **data, **settings)
-    np.testing.assert_allclose(config.data.mean, mean, atol=1e-4)
-    np.testing.assert_allclose(config.data.std, std, atol=1e-4)
+    np.testing.assert_allclose(config.data.input_spec.mean, mean, atol=1e-4)
+    np.testing.assert_allclose(config.data.input_spec.std, std, atol=1e-4)
     assert config.trainer.epochs == 100  # on a CPU: 200,000 / 40 images, at most 100
 
 
@@ -153,7 +154,7 @@ def started(recipe: str, run_dir: Path, **given: object) -> TrainConfig:
     """Settings of a run that ends after its first update."""
     given = {"trainer.accelerator": "cpu", "data.global_batch_size": 8} | given
 
-    def stop(progress: object) -> None:
+    def stop(progress: Progress) -> None:
         progress.stop()
 
     with pytest.raises(KeyboardInterrupt):
@@ -167,7 +168,7 @@ def test_train_auto_from_a_program(pixels: np.ndarray, tmp_path: Path) -> None:
     config = started("auto", tmp_path / "run", data=pixels, **{"trainer.epochs": 3})
     assert config.trainer.epochs == 3
     assert config.data.views["a"].size_px == 64
-    assert max(config.data.mean) < 0.25
+    assert max(config.data.input_spec.mean) < 0.25
     assert load_train_config([tmp_path / "run/recipe.yaml"]) == config
 
 
@@ -202,6 +203,19 @@ def test_epochs_of_clouds_and_what_only_images_have() -> None:
     assert auto.lines[0].endswith("clouds")
     with pytest.raises(ConfigError, match=r"data\.mean: there is no such setting"):
         load_train_config(recipe, ["data.mean=auto"], fill=auto.fill)
+
+
+def test_statistics_of_pairs_are_those_of_both_images() -> None:
+    words, auto = [_CPU, "data.mean=auto", "data.std=auto"], Auto()
+    config = load_train_config([find_recipe("croco/tiny_cpu")], words, fill=auto.fill)
+    source = find_source(config.data.path, split="train", config=config.data)
+    pairs = np.stack([source.sample(i) for i in range(len(source))]) / 255
+    assert pairs.shape[1] == 2
+    if len(source) <= 1000:
+        np.testing.assert_allclose(
+            config.data.input_spec.mean, pairs.mean(axis=(0, 1, 2, 3)), atol=1e-4
+        )
+    assert auto.lines[0].endswith("pairs")
 
 
 def test_epochs_fall_with_the_number_of_images() -> None:

@@ -28,9 +28,7 @@ from ssl_vision.bounds import MAX_NEIGHBOURS, MAX_SEED, check_bounds
 from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.modalities import AnyEvalData
 from ssl_vision.errors import ConfigError, did_you_mean, keys_renamed, with_whole_key
-from ssl_vision.evaluation.settings import (
-    CacheConfig,
-)
+from ssl_vision.evaluation.settings import CacheConfig, OnlineDenseConfig
 from ssl_vision.layers import (
     Layer,
     last_given,
@@ -90,6 +88,7 @@ class OnlineEvalConfig:
     k: int = 20
     temperature: float = 0.07
     max_bank: int = 50_000  # samples of the training set kept for the search
+    dense: OnlineDenseConfig = field(default_factory=OnlineDenseConfig)
 
     def __post_init__(self) -> None:
         check_bounds("online_eval.every_epochs", self.every_epochs, least=0)

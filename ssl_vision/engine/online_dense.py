@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.masks import MASKS, LabelTable, table_of
 from ssl_vision.data.images.paired import Images, Paired, pair_up
 from ssl_vision.data.images.two_views import WarpedSource, size_of
+from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.module import DataModule
 from ssl_vision.data.source import Source, Split, SubsetSource
 from ssl_vision.data.splits import NoValSplitError
@@ -25,6 +27,7 @@ from ssl_vision.evaluation.segmentation import read_targets, score_masks
 from ssl_vision.evaluation.settings import OnlineDenseConfig
 from ssl_vision.randomness import derive_key
 
+_IMAGES = MODALITIES["images"]  # also where a run is of pairs of them
 DENSE_MIOU = "dense_miou"
 CORRESPOND = f"correspond_{CorrespondConfig().quoted_px:g}px"
 _OWN_KEYS = {"masks.": "online_eval.dense.", "data.path": "online_eval.dense.images"}
@@ -55,6 +58,12 @@ class OnlineDense:
         if config.images is None and not config.correspond_images:
             return
         self._side = _side(backbone, data)
+        if config.images is None and data.modality.name != _IMAGES.name:
+            raise ConfigError(
+                f"online_eval.dense.correspond_images={config.correspond_images} is of single "
+                f"images; {data.config.path} holds {data.modality.name}. Give "
+                "online_eval.dense.images= and path=, whose images it then takes."
+            )
         if config.images is not None:
             with keys_renamed(_OWN_KEYS):
                 self._masked = self._open(config.images)
@@ -96,7 +105,7 @@ class OnlineDense:
 
     def _source(self, path: str, split: Split) -> Source | None:
         try:
-            return self._data.modality.open(path, split=split, config=self._data.config)
+            return _IMAGES.open(path, split=split, config=self._data.config)
         except NoValSplitError:
             return None
 
@@ -126,7 +135,7 @@ class OnlineDense:
 
     def _correspond(self, backbone: Backbone) -> dict[str, float]:
         settings, data = CorrespondConfig(), self._data
-        source = _spread(data.val_source or data.bank_source, self._config.correspond_images)
+        source = _spread(self._single_images(), self._config.correspond_images)
         key = derive_key(data.data_seed, "homographies")
         warped = WarpedSource(source, strength=settings.warp, key=key)
         maps = [self._patches(backbone, each) for each in (source, warped)]
@@ -141,12 +150,18 @@ class OnlineDense:
             shares.append((found.errors_px <= settings.quoted_px).mean())
         return {CORRESPOND: float(np.mean(shares))}
 
+    def _single_images(self) -> Source:
+        """Test images: those with masks, or the run's."""
+        if self._masked is not None:
+            return self._masked[0].val
+        return self._data.val_source or self._data.bank_source
+
     def _patches(self, backbone: Backbone, source: Source) -> PatchMaps:
         """Patches of images that are shown whole."""
         data = self._data
-        loader = data.modality.loader(
+        loader = _IMAGES.loader(
             source,
-            {data.modality.view_name: replace(data.config.evaluation_view(), crop="whole")},
+            {_IMAGES.view_name: replace(data.config.evaluation_view(), crop="whole")},
             batch_size=data.config.eval_batch_size,
             seed=data.data_seed,
             num_threads=data.config.num_threads,
@@ -167,7 +182,7 @@ def _side(backbone: Backbone, data: DataModule) -> int:
     Raises:
         ConfigError: There is no square map of them.
     """
-    if data.modality.name != "images":
+    if not isinstance(data.config, ImageData):
         raise ConfigError(
             f"online_eval.dense is of images; {data.config.path} holds {data.modality.name}."
         )

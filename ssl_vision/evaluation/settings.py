@@ -29,7 +29,8 @@ class OnlineDenseConfig(MasksConfig):
     max_train: int = 500  # of its training images, evenly over all; their patches are the memory
     max_val: int = 200  # of its test images
     max_patches: int = 20_000  # of the memory
-    correspond_images: int = 0  # test images beside themselves under homographies; 0: no such score
+    correspond_images: int = 0  # test images (of `images`, or the run's) beside themselves under
+    # homographies; 0: no such score
 
     def __post_init__(self) -> None:
         with keys_renamed({"masks.": "online_eval.dense."}):

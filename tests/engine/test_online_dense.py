@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ssl_vision.config import load_train_config
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.tasks.evaluate import evaluate
@@ -46,7 +47,9 @@ def test_the_curves_are_what_an_evaluation_says_of_the_weights(recipe, root, cap
         cache={"mode": "off"},
         **{"masks.path": str(root / "masks")},
     )
-    assert last["eval/dense_miou"] == pytest.approx(found["dense_knn"].main.value)
+    # Features differ in the last bit (by 7e-7), and between two patches of one class each a pixel
+    # in the middle is a tie: of 16,000 pixels two or three may fall to the other side.
+    assert last["eval/dense_miou"] == pytest.approx(found["dense_knn"].main.value, abs=3e-4)
     assert 0 < last["eval/correspond_16px"] <= 1
     said = capsys.readouterr().out
     assert "masks are read as ids (3 classes)" in said
@@ -71,6 +74,23 @@ def test_the_curves_are_what_an_evaluation_says_of_the_weights(recipe, root, cap
 def test_settings_that_cannot_be_are_named(recipe, settings, words):
     with pytest.raises(ConfigError, match=words):
         recipe("mae", *settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"), [("croco", "holds pairs"), ("point_mae", "holds clouds")]
+)
+def test_runs_without_single_images_say_so_and_those_of_pairs_may_have_others(root, method, words):
+    recipe = Path(__file__).parents[2] / "configs" / method / "tiny_cpu.yaml"
+    asked = [
+        f"run_dir={root / 'run'}",
+        *("online_eval.every_epochs=1", "trainer.max_steps=1", "data.global_batch_size=16"),
+        "online_eval.dense.correspond_images=4",
+    ]
+    with pytest.raises(ConfigError, match=words):
+        train(load_train_config([recipe], asked))
+    if method == "croco":
+        run = train(load_train_config([recipe], [*asked, *masks(root)])).run_dir
+        assert {"eval/dense_miou", "eval/correspond_16px"} <= scored(run)[-1].keys()
 
 
 @pytest.mark.parametrize("gone", ["masks/val/1.png", "images"])

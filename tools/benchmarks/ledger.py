@@ -45,6 +45,7 @@ from ssl_vision.data.source import Source
 from ssl_vision.engine.run_dir import describe_environment, git_state, read_jsonl
 from ssl_vision.files import write_atomically
 from ssl_vision.recipes import find_recipe
+from ssl_vision.tasks.baselines import MAJORITY
 from ssl_vision.tasks.few_shot import draw_shots
 
 _DEFAULTS = {
@@ -211,7 +212,8 @@ def _scores(found: Mapping[str, Any]) -> Record:
     for task, result in found["tasks"].items():
         for each in result["measurements"]:
             name = each["name"]
-            if name == "top1" or (name.startswith("top1 of ") and task == "knn"):
+            is_baseline = name.startswith("top1 of ") and name != f"top1 of {MAJORITY}"
+            if name == "top1" or (is_baseline and task == "knn"):
                 key = f"{task}{name.removeprefix('top1')}"
                 scores[key] = {"value": each["value"], "interval": each["interval"]}
         scores[task]["protocol"] = result["protocol"]

@@ -7,10 +7,10 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset
 
 import ssl_vision
-from ssl_vision.backbones.build import BackboneConfig, build_backbone
+from ssl_vision.backbones import BackboneConfig, build_backbone
+from ssl_vision.methods import TrainPlan
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
-from ssl_vision.methods.base import TrainPlan
-from ssl_vision.optim.recipe import OptimConfig
+from ssl_vision.optim import OptimConfig
 from ssl_vision.views import BlurConfig, ViewConfig
 
 _VIEW = ViewConfig(size_px=28, crop_area=(0.4, 1.0), flip_prob=0.0, blur=BlurConfig(prob=0.5))

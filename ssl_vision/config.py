@@ -6,7 +6,7 @@ here, as one `ConfigError` line, before data or a model is touched.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import (
     asdict,
     dataclass,
@@ -17,7 +17,7 @@ from dataclasses import (
     replace,
 )
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -28,25 +28,34 @@ from ssl_vision.bounds import MAX_NEIGHBOURS, MAX_SEED, check_bounds
 from ssl_vision.data.config import DataConfig, EvalDataConfig
 from ssl_vision.data.modalities import AnyEvalData
 from ssl_vision.errors import ConfigError, did_you_mean, keys_renamed, with_whole_key
-from ssl_vision.evaluation.settings import (
-    CacheConfig,
+from ssl_vision.evaluation.settings import CacheConfig, OnlineDenseConfig
+from ssl_vision.layers import (
+    Layer,
+    last_given,
+    layers_of,
+    one_line,
+    read_file,
+    read_layers,
+    take_auto,
 )
-from ssl_vision.files import plain_text
 from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import MethodConfig
 from ssl_vision.optim.recipe import OptimConfig
-from ssl_vision.typed import Typed, convert, guess, read_yaml
+from ssl_vision.typed import convert, guess
 
 _Schema = TypeVar("_Schema")
 _Entry = TypeVar("_Entry")
-_Layer = tuple[str, dict[str, Any]]  # where it comes from, and its content as `typed` reads it
+# Settings that may be `auto`; and what makes a configuration whole then: it gets the configuration,
+# with some value in their place, and their keys.
+AUTO_KEYS = ("trainer.epochs", "data.mean", "data.std")
+Fill: TypeAlias = Callable[["TrainConfig", tuple[str, ...]], "TrainConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """How long, where and how safely a run runs."""
 
-    epochs: int = 100
+    epochs: int = 100  # or auto: by the number of training samples
     max_steps: int | None = None  # stop early; schedules keep the length of `epochs`
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | None = None  # processes per node; None takes every GPU, or one CPU process
@@ -79,6 +88,7 @@ class OnlineEvalConfig:
     k: int = 20
     temperature: float = 0.07
     max_bank: int = 50_000  # samples of the training set kept for the search
+    dense: OnlineDenseConfig = field(default_factory=OnlineDenseConfig)
 
     def __post_init__(self) -> None:
         check_bounds("online_eval.every_epochs", self.every_epochs, least=0)
@@ -181,17 +191,20 @@ class Sections:
         return make_dataclass("EvalConfig", made, bases=(EvalConfig,), frozen=True, kw_only=True)
 
 
-def load_train_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> TrainConfig:
+def load_train_config(
+    paths: Sequence[str | Path], overrides: Sequence[str] = (), *, fill: Fill | None = None
+) -> TrainConfig:
     """Recipe files and overrides -> a checked, frozen configuration.
 
     Args:
         paths: YAML files, merged left to right.
         overrides: `key=value`, applied last.
+        fill: Chooses what is `auto` (`engine.auto`); without one that is refused.
 
     Raises:
         ConfigError: One line that names the file or override, the full key, and the way out.
     """
-    return _finish_train(_read_layers(paths, overrides))
+    return finish_train(read_layers(paths, overrides), fill=fill)
 
 
 def make_train_config(
@@ -199,6 +212,7 @@ def make_train_config(
     values: Mapping[str, Any],
     *,
     backbone: Mapping[str, Any] | None = None,
+    fill: Fill | None = None,
 ) -> TrainConfig:
     """As `load_train_config`, for programs.
 
@@ -206,19 +220,28 @@ def make_train_config(
         recipe: A YAML file, or its content.
         values: Settings by full name (`trainer.epochs`) or nested, applied last.
         backbone: Settings that replace the recipe's whole `backbone`; its args fit no other.
+        fill: As of `load_train_config`.
 
     Raises:
         ConfigError: As `load_train_config`.
     """
+    return finish_train([recipe_layer(recipe, backbone), *layers_of(values)], fill=fill)
+
+
+def recipe_layer(
+    recipe: str | Path | Mapping[str, Any], backbone: Mapping[str, Any] | None = None
+) -> Layer:
+    """A recipe as the lowest layer; `backbone` as of `make_train_config`."""
     is_content = isinstance(recipe, Mapping)
-    content = dict(recipe) if is_content else _read_file(Path(recipe))  # type: ignore[arg-type]
+    content = dict(recipe) if is_content else read_file(Path(recipe))  # type: ignore[arg-type]
     if backbone is not None:
         content = {**content, "backbone": dict(backbone)}
-    layers = [("recipe" if is_content else str(recipe), content)]
-    return _finish_train(layers + [(name, _nested(name, value)) for name, value in values.items()])
+    return ("recipe" if is_content else str(recipe), content)
 
 
-def _finish_train(layers: Sequence[_Layer]) -> TrainConfig:
+def finish_train(layers: Iterable[Layer], *, fill: Fill | None = None) -> TrainConfig:
+    """The configuration of layers; as `load_train_config`."""
+    layers = list(layers)
     method = METHODS[_method_name(layers)]
     schema = OmegaConf.structured(TrainConfig)
     OmegaConf.set_readonly(schema, False)  # frozen dataclasses make read-only schemas
@@ -227,11 +250,24 @@ def _finish_train(layers: Sequence[_Layer]) -> TrainConfig:
     schema.optim = OmegaConf.structured(OptimConfig)
     kinds = {"method": method.config, "data": method.data}
     layers = [(origin, upgraded(content, method.data)) for origin, content in layers]
+    layers, wanted = take_auto(layers, _auto_keys(method.data))
     # What a method has depends on which it is: a setting of another one is the common mistake.
     with keys_renamed({"; method has ": f"; method.name={_method_name(layers)} has "}):
         config = _finish(schema, layers, TrainConfig, kinds=kinds)
     config.method.check_views(config.data.views)
-    return config
+    if not wanted:
+        return config
+    if fill is None:
+        raise ConfigError(
+            f"{wanted[0]}=auto is chosen where a run starts (ssl-vision train, ssl_vision.train); "
+            "give a number here."
+        )
+    return fill(config, wanted)
+
+
+def _auto_keys(data: type[DataConfig]) -> list[str]:
+    own = {f"data.{each.name}" for each in fields(data)}
+    return [key for key in AUTO_KEYS if not key.startswith("data.") or key in own]
 
 
 def upgraded(content: dict[str, Any], data: type[DataConfig]) -> dict[str, Any]:
@@ -257,7 +293,7 @@ def load_eval_config(
         overrides: `key=value`, applied last.
         sections: Of the tasks; none by default (`tasks.settings` has all).
     """
-    return _finish_eval(_read_layers(paths, overrides), sections or Sections())
+    return _finish_eval(read_layers(paths, overrides), sections or Sections())
 
 
 def make_eval_config(values: Mapping[str, Any], *, sections: Sections | None = None) -> EvalConfig:
@@ -265,25 +301,28 @@ def make_eval_config(values: Mapping[str, Any], *, sections: Sections | None = N
 
     Nested: `{"weights": ..., "data": {"path": ...}}`.
     """
-    layers = [(name, _nested(name, value)) for name, value in values.items()]
-    return _finish_eval(layers, sections or Sections())
+    return _finish_eval(layers_of(values), sections or Sections())
 
 
-def _finish_eval(layers: Sequence[_Layer], sections: Sections) -> EvalConfig:
+def _finish_eval(layers: Sequence[Layer], sections: Sections) -> EvalConfig:
     kind = sections.config()
     schema = OmegaConf.structured(kind)
     OmegaConf.set_readonly(schema, False)
     schema.data = OmegaConf.structured(AnyEvalData)
     for section, presets in sections.presets.items():
-        name = _last_given(layers, section, "preset")
+        name = last_given(layers, section, "preset")
         if name is not None:
             schema[section] = OmegaConf.structured(_look_up(name, presets, f"{section}.preset"))
     return _finish(schema, layers, kind)
 
 
-def load_settings(kind: type[_Schema], overrides: Sequence[str] = ()) -> _Schema:
-    """As `load_train_config`, for a command whose settings are one dataclass."""
-    return _finish(OmegaConf.structured(kind), _read_layers([], overrides), kind)
+def load_settings(
+    kind: type[_Schema], overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> _Schema:
+    """As `load_train_config` or `make_train_config`, where the settings are one dataclass."""
+    given = overrides
+    layers = layers_of(given) if isinstance(given, Mapping) else read_layers([], given)
+    return _finish(OmegaConf.structured(kind), layers, kind)
 
 
 def to_yaml(config: TrainConfig | EvalConfig) -> str:
@@ -307,64 +346,15 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _represent_text)
 
 
-def _read_layers(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[_Layer]:
-    layers = [(str(path), _read_file(Path(path))) for path in paths]
-    return layers + [(repr(override), _read_override(override)) for override in overrides]
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        content = read_yaml(plain_text(path))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe file.") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of settings, not a list or a value.")
-    return content
-
-
-def _read_override(override: str) -> dict[str, Any]:
-    """`a.b=text` -> {a: {b: text}}; all that follows the first `=` is the value, as typed."""
-    key, separator, value = override.partition("=")
-    names = key.split(".")
-    if not separator or not all(names) or key.startswith("-"):
-        raise ConfigError(f"{override!r}: overrides are written key=value.")
-    return _nested(key, Typed(value, is_plain=True, is_argument=True))
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    """`a.b`, value -> {a: {b: value}}."""
-    for name in reversed(key.split(".")):
-        value = {name: value}
-    return cast(dict[str, Any], value)
-
-
-def _method_name(layers: Sequence[_Layer]) -> str:
+def _method_name(layers: Sequence[Layer]) -> str:
     """`method.name` after merging; the schema of `method` depends on it."""
-    name = _last_given(layers, "method", "name")
+    name = last_given(layers, "method", "name")
     if name is None:
         raise ConfigError(
             f"method.name is missing; give a recipe file, or method.name={'|'.join(METHODS)}."
         )
     _look_up(name, METHODS, "method.name")
     return str(name)
-
-
-def _last_given(layers: Sequence[_Layer], section: str, key: str) -> Any:
-    """Value of `section.key` after merging, None where no layer has it."""
-    value = None
-    for _, content in layers:
-        part = content.get(section)
-        if isinstance(part, Typed) and part.lstrip().startswith("{"):  # of the command line
-            part = convert(part, dict[str, Any], key=section)
-        if isinstance(part, dict):
-            value = part.get(key, value)
-    return value
 
 
 def _look_up(name: Any, table: Mapping[str, _Entry], key: str) -> _Entry:
@@ -376,7 +366,7 @@ def _look_up(name: Any, table: Mapping[str, _Entry], key: str) -> _Entry:
 
 def _finish(
     schema: Any,
-    layers: Sequence[_Layer],
+    layers: Sequence[Layer],
     kind: type[_Schema],
     kinds: Mapping[str, Any] | None = None,
 ) -> _Schema:
@@ -459,13 +449,5 @@ def _reveal(value: Any) -> Any:
 def _explain(error: OmegaConfBaseException) -> str:
     """First line of the message, led by the full key."""
     key = getattr(error, "full_key", None)
-    message = _shown(_one_line(error))
+    message = _shown(one_line(error))
     return f"{key}: {message}" if key and str(key) not in message else message
-
-
-def _one_line(error: Exception) -> str:
-    message = str(error).replace("Did you mean: ", "Did you mean ")  # as `did_you_mean` says it
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return lines[0] if lines else type(error).__name__

@@ -8,10 +8,24 @@ RandAugment, random erasing.
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ssl_vision.bounds import check_bounds, check_prob, check_range
 from ssl_vision.errors import ConfigError
+
+if TYPE_CHECKING:  # see below
+    from ssl_vision.data.images.transform import transform as transform
+
+__all__ = [
+    "BlurConfig",
+    "EraseConfig",
+    "JitterConfig",
+    "RandAugmentConfig",
+    "SolarizeConfig",
+    "ViewConfig",
+    "evaluation_view",
+    "transform",
+]
 
 _FEW_PX = 8  # a view's side below it is said
 _SMALL_SHARE = 0.001  # likewise, of an image: 14 px of ImageNet's
@@ -175,8 +189,10 @@ def evaluation_view(
     )
 
 
-def __getattr__(name: str) -> Any:
-    """`ssl_vision.views.transform`, which draws views, lies with the kernels that do it."""
-    if name == "transform":
-        return import_module("ssl_vision.data.images.transform").transform
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for something it returns
+
+    def __getattr__(name: str) -> object:
+        """`ssl_vision.views.transform`, which draws views, lies with the kernels that do it."""
+        if name == "transform":
+            return import_module("ssl_vision.data.images.transform").transform
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

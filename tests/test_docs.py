@@ -1,6 +1,7 @@
 """The documentation: links lead somewhere, commands are commands, names are names."""
 
 import ast
+import html
 import importlib.util
 import inspect
 import re
@@ -19,24 +20,31 @@ from ssl_vision.commands.reference import PAGES
 from ssl_vision.commands.settings import EVAL_CONFIG, settings_of
 from ssl_vision.commands.table import COMMANDS
 from ssl_vision.config import load_train_config
-from ssl_vision.recipes import find_recipe
+from ssl_vision.recipes import find_recipe, recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES_AND_README = [*DOCS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-NUM_WORDS = re.compile(r"RECIPE|WEIGHTS|SOURCE|RUN")
+RUN_PAGES = [*DOCS, ROOT / "README.md"]
+PAGES_AND_README = [*RUN_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
+# What may stand before our command in a line.
+_COMMAND = re.compile(r"^(?:srun .*?|torchrun .*? -m )?(?:ssl-vision|ssl_vision) (.*)$")
+_MARK = "<!-- not run:"  # above a block that needs what a test has not, and why
 
 
-def blocks(path: Path, language: str) -> Iterator[str]:
-    yield from re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.M | re.S)
+def blocks(path: Path, language: str, *, is_run: bool = False) -> Iterator[str]:
+    """Code blocks of a page, or those that are run."""
+    found = re.finditer(
+        rf"^(<!--.*?-->\n+)?```{language}\n(.*?)^```", path.read_text(), re.M | re.S
+    )
+    yield from (each[2] for each in found if not (is_run and (each[1] or "").startswith(_MARK)))
 
 
 def commands() -> list[tuple[str, str]]:
     found = []
-    for path in DOCS:
+    for path in RUN_PAGES:
         for block in blocks(path, "sh"):
             lines = block.replace("\\\n", " ").splitlines()
-            found += [(path.name, each) for each in lines if each.startswith("ssl-vision ")]
+            found += [(path.name, each[1]) for each in map(_COMMAND.match, lines) if each]
     return found
 
 
@@ -57,22 +65,18 @@ def test_every_page_is_in_the_menu() -> None:
 
 def test_there_are_commands() -> None:
     assert len(commands()) > 30
-    assert len({line.split()[1] for _, line in commands()}) > 10
+    assert len({line.split()[0] for _, line in commands()}) > 10
+    assert any("num_nodes=4" in line for _, line in commands())
 
 
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_commands_are_taken_by_their_parsers(page: str, line: str) -> None:
-    _, name, *arguments = shlex.split(line)
+    name, *arguments = shlex.split(line, comments=True)
     assert name in COMMANDS
     given = parse(name, arguments, num_words=(0, None))
     if name == "train" and given.words != ("auto",):
-        own = [o for o in given.overrides if not o.endswith("=auto")]
-        config = load_train_config([find_recipe(word) for word in given.words], own)
-        assert config.method.name
-        given_keys = {o.partition("=")[0] for o in given.overrides} - {
-            o.partition("=")[0] for o in own
-        }
-        assert given_keys <= {"trainer.epochs", "data.mean", "data.std"}
+        recipes = [find_recipe(word) for word in given.words if word != "my_machine.yaml"]
+        assert load_train_config(recipes, given.overrides, fill=lambda config, keys: config)
         return
     place = COMMANDS[name].settings
     known = {s.key for s in settings_of(place)} if place else set()
@@ -84,7 +88,20 @@ def test_commands_are_taken_by_their_parsers(page: str, line: str) -> None:
     assert not unknown, f"{page}: {line}"
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_names_of_recipes_are_recipes() -> None:
+    methods = "|".join(sorted({name.partition("/")[0] for name in recipe_names()}))
+    for path in PAGES_AND_README:
+        for name in re.findall(rf"`((?:{methods})/\w+)`", path.read_text()):
+            assert name in recipe_names(), f"{path.name}: {name}"
+
+
+def test_commands_in_the_text_are_commands() -> None:
+    for path in PAGES_AND_README:
+        for name in re.findall(r"`ssl-vision (\w+)", path.read_text()):
+            assert name in COMMANDS or name == "X", f"{path.name}: ssl-vision {name}"
+
+
+@pytest.mark.parametrize("path", RUN_PAGES, ids=lambda path: path.name)
 def test_python_uses_names_and_arguments_that_exist(path: Path) -> None:
     for block in blocks(path, "python"):
         for node in ast.walk(ast.parse(block)):
@@ -97,6 +114,8 @@ def test_python_uses_names_and_arguments_that_exist(path: Path) -> None:
             for part in name.split(".")[1:]:
                 thing = getattr(thing, part)
             assert callable(thing)
+            if any(k.arg is None for k in node.keywords):
+                continue  # **settings, which the block's run tells of
             keywords = {k.arg: None for k in node.keywords if k.arg}
             inspect.signature(thing).bind(*node.args, **keywords)
 
@@ -113,6 +132,16 @@ def test_every_public_name_and_setting_is_in_the_reference() -> None:
         assert f"| `{key}` |" in settings
 
 
+_WITH_PYTHON = [path for path in RUN_PAGES if any(blocks(path, "python"))]
+
+
+def test_pages_with_code_are_many_and_marks_have_reasons() -> None:
+    assert len(_WITH_PYTHON) >= 7
+    for path in RUN_PAGES:
+        for reason in re.findall(rf"{_MARK}(.*?)-->", path.read_text()):
+            assert len(reason.split()) >= 3, path.name
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="mkdocs is not installed")
 def test_pages_build_without_a_warning(tmp_path: Path) -> None:
@@ -121,4 +150,21 @@ def test_pages_build_without_a_warning(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path / "site")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "site/reference_settings.html").exists()
+    site = tmp_path / "site"
+    assert (site / "reference_settings.html").exists()
+    assert 'href="repository/BENCHMARKS.html"' in (site / "numbers.html").read_text()
+    assert (site / "repository/examples/first_steps.ipynb").exists()
+    # Every link and picture of every page leads to a file, and to a place in it.
+    pages = {path: path.read_text() for path in site.rglob("*.html")}
+    assert len(pages) > 15
+    for path, text in pages.items():
+        for link in re.findall(r'(?:href|src)="([^"]+)"', text):
+            target, _, place = html.unescape(link).partition("#")
+            if re.match(r"[a-z]+:|//|/", target):
+                assert not target.startswith("http:")
+                continue
+            file = (path.parent / target).resolve() if target else path
+            file = file / "index.html" if file.is_dir() else file
+            assert file.exists(), f"{path.name}: {link}"
+            if place and file in pages:
+                assert f'id="{place}"' in pages[file], f"{path.name}: {link}"

@@ -1,6 +1,8 @@
 """The command that packs a data set into one .beton file."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -13,9 +15,11 @@ from rich.progress import (
 )
 
 from ssl_vision.commands.arguments import parse
-from ssl_vision.data.find import find_source
+from ssl_vision.config import load_settings
+from ssl_vision.data.find import DataLike, find_source, given
 from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.pack import PackReport, PrepareConfig, pack
+from ssl_vision.data.source import Source
 from ssl_vision.data.splits import NoValSplitError
 from ssl_vision.errors import DataError, keys_renamed
 from ssl_vision.files import check_output
@@ -33,10 +37,8 @@ def run_prepare(arguments: Sequence[str]) -> int:
     given = parse("prepare", arguments, num_words=(2, 2))
     places, config = given.words, given.settings(PrepareConfig)
     check_output(places[1], key="OUT")
-    with keys_renamed(_AS_TYPED):
-        data = ImageData(path=places[0], download=config.download, decode=config.decode)
-        source = find_source(data.path, split=config.split, config=data)
-    left = _left_out(data, config)
+    source = _opened(places[0], config)
+    left = _left_out(places[0], config)
     console = Console(stderr=True)
     for line in source.notes:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -56,12 +58,39 @@ def run_prepare(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _left_out(data: ImageData, config: PrepareConfig) -> str:
+def prepare(data: DataLike, out: str | Path, **settings: Any) -> PackReport:
+    """Pack images into one checked .beton file; how many, and what was left out.
+
+    Args:
+        data: Path, name or object, as `ssl_vision.train` takes.
+        out: The file, whose name ends with .beton.
+        settings: Of the command `prepare`: `mode="raw"`, `split="val"`, `overwrite=True`, ...
+
+    Raises:
+        ConfigError: A setting cannot be used.
+        DataError: Too many images are bad, the file exists, or it cannot be written.
+    """
+    config = load_settings(PrepareConfig, settings)
+    check_output(Path(out), key="out")
+    return pack(_opened(data, config), out, config)
+
+
+def _opened(data: DataLike, config: PrepareConfig) -> Source:
+    with keys_renamed(_AS_TYPED):
+        return find_source(data, split=config.split, config=_settings_of(data, config))
+
+
+def _settings_of(data: DataLike, config: PrepareConfig) -> ImageData:
+    path = given(data).path
+    return ImageData(path=path, download=config.download, decode=config.decode)
+
+
+def _left_out(path: str, config: PrepareConfig) -> str:
     """A line on the test split that a training split does not hold; empty where there is none."""
     if config.split != "train":
         return ""
     try:
-        val = find_source(data.path, split="val", config=data)
+        val = find_source(path, split="val", config=_settings_of(path, config))
     except NoValSplitError:
         return ""
     except DataError as error:

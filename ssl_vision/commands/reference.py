@@ -3,7 +3,7 @@
 import html
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
+from types import ModuleType
 
 import ssl_vision
 from ssl_vision.commands.recipes import method_settings
@@ -11,8 +11,6 @@ from ssl_vision.commands.settings import Setting, settings_of, table_of_classes
 from ssl_vision.commands.table import COMMANDS
 
 _TRAIN = "ssl_vision.config:TrainConfig"
-# Functions of tensors alone, beside the names of the package itself.
-_ROOMS = ("ssl_vision.losses", "ssl_vision.evaluation", "ssl_vision.optim", "ssl_vision.mixing")
 
 
 def python_page() -> str:
@@ -22,12 +20,33 @@ def python_page() -> str:
         thing = getattr(ssl_vision, name)
         if callable(thing):
             parts += _described(f"ssl_vision.{name}", thing)
-    for room in _ROOMS:
-        module = import_module(room)
-        parts += [f"## `{room}`", "", inspect.getdoc(module) or "", ""]
-        for name in getattr(module, "__all__", ()):
-            parts += _described(f"{room}.{name}", getattr(module, name), level=3)
+    for name, room in _rooms("ssl_vision", ssl_vision):
+        parts += [f"## `{name}`", "", inspect.getdoc(room) or "", ""]
+        for own in names_of(room):
+            parts += _described(f"{name}.{own}", getattr(room, own), level=3)
     return "\n".join(parts)
+
+
+def _rooms(name: str, module: ModuleType) -> Iterator[tuple[str, ModuleType]]:
+    """The modules that a module names, and theirs."""
+    for each in sorted(getattr(module, "__all__", ())):
+        room = getattr(module, each)
+        if inspect.ismodule(room):
+            yield f"{name}.{each}", room
+            yield from _rooms(f"{name}.{each}", room)
+
+
+def names_of(room: ModuleType) -> list[str]:
+    """Public functions and classes of a room: what it names, else what it defines."""
+    named = getattr(room, "__all__", None)
+    found = sorted(vars(room)) if named is None else sorted(named)
+    things = {name: getattr(room, name) for name in found if not name.startswith("_")}
+    return [
+        name
+        for name, thing in things.items()
+        if inspect.isroutine(thing) or inspect.isclass(thing)
+        if named is not None or thing.__module__ == room.__name__
+    ]
 
 
 def settings_page() -> str:

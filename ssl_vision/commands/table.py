@@ -74,7 +74,7 @@ COMMANDS: dict[str, Command] = {
         },
         settings="ssl_vision.config:TrainConfig",
         examples=(
-            "ssl-vision train dino/tiny_cpu run_dir=runs/first",
+            "ssl-vision train dino/tiny_cpu data.path=digits run_dir=runs/first",
             "ssl-vision train barlow_twins/tiny_cpu data.path=photos/ trainer.epochs=5",
             "ssl-vision train auto data.path=photos/ run_dir=runs/photos",
             "ssl-vision train dino/small data.path=photos/ trainer.epochs=auto data.mean=auto",
@@ -95,7 +95,7 @@ COMMANDS: dict[str, Command] = {
         meanings={"WEIGHTS": _WEIGHTS},
         settings="ssl_vision.config:EvalConfig",
         examples=(
-            "ssl-vision evaluate runs/first data.path=mnist5k",
+            "ssl-vision evaluate runs/first data.path=digits",
             "ssl-vision evaluate runs/a runs/b data.path=labelled/ tasks=knn,logreg baselines=true",
         ),
     ),
@@ -213,7 +213,7 @@ COMMANDS: dict[str, Command] = {
         words="RECIPE [KEY=VALUE ...]",
         meanings={"RECIPE": "as of train"},
         settings="ssl_vision.config:TrainConfig",
-        examples=("ssl-vision quickstart barlow_twins/tiny_cpu",),
+        examples=("ssl-vision quickstart barlow_twins/tiny_cpu data.path=digits",),
     ),
     "doctor": Command(
         run=f"{_ROOM}.doctor:run_doctor",

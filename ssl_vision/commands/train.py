@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ssl_vision.commands.arguments import parse
-from ssl_vision.commands.auto import load_auto, resolve_auto
 from ssl_vision.commands.saying import say
 from ssl_vision.config import TrainConfig, load_train_config
+from ssl_vision.engine.auto import Auto
 from ssl_vision.engine.start_weights import with_network_of_start
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError
+from ssl_vision.layers import read_layers
 from ssl_vision.recipes import find_recipe
 
 
@@ -33,13 +34,14 @@ def recipe_config(command: str, arguments: Sequence[str]) -> TrainConfig:
             f"{command} needs a recipe, for example: {command} barlow_twins/tiny_cpu; "
             "ssl-vision recipes lists those there are."
         )
+    auto = Auto()
     if given.words == ("auto",):
-        config, lines = load_auto(given.overrides)
+        config = auto.load(read_layers([], given.overrides))
     else:
-        overrides, lines = resolve_auto(given.overrides)
-        config = load_train_config([find_recipe(word) for word in given.words], overrides)
+        recipes = [find_recipe(word) for word in given.words]
+        config = load_train_config(recipes, given.overrides, fill=auto.fill)
     config, line = with_network_of_start(config, given.given)
-    lines += [] if line is None else [line]
+    lines = auto.lines + ([] if line is None else [line])
     if int(os.environ.get("RANK", "0")) == 0:
         for each in lines:
             say(Console(), each)

@@ -94,9 +94,9 @@ class DataModule:
         if is_supervised and self.train_source.labels is not None:
             self.train_source = self.bank_source
         self._num_before = len(self.train_source)
-        self.train_source = self._chosen(self.train_source)
+        self.train_source = chosen_samples(self.train_source, config)
         self._say_share()
-        self.bank_source = self._chosen(self.bank_source)
+        self.bank_source = chosen_samples(self.bank_source, config)
         self._train_loader: EpochLoader[Any] | None = None
         self._normalize = self.modality.normalizer(config)
 
@@ -172,15 +172,6 @@ class DataModule:
             f"class, are held out to be scored{rest}."
         )
         return SubsetSource(bank, kept), SubsetSource(bank, held)
-
-    def _chosen(self, source: Source) -> Source:
-        """The part of a training source that the settings name."""
-        if self.config.train_list is not None:
-            return SubsetSource(source, rows_of_list(source, Path(self.config.train_list)))
-        if self.config.train_fraction < 1:
-            rows = fraction_rows(len(source), source.labels, fraction=self.config.train_fraction)
-            return SubsetSource(source, rows)
-        return source
 
     def _say_share(self) -> None:
         """Note a share so small that it is one sample a class, which is more."""
@@ -304,6 +295,16 @@ class DataModule:
         """The batch with its views as the network takes them, where they lie."""
         views = {name: self._normalize(view) for name, view in batch.views.items()}
         return replace(batch, views=views)
+
+
+def chosen_samples(source: Source, config: DataConfig) -> Source:
+    """The part of a training source that the settings name."""
+    if config.train_list is not None:
+        return SubsetSource(source, rows_of_list(source, Path(config.train_list)))
+    if config.train_fraction < 1:
+        rows = fraction_rows(len(source), source.labels, fraction=config.train_fraction)
+        return SubsetSource(source, rows)
+    return source
 
 
 def on_error_of_scores(on_error: Literal["raise", "substitute"]) -> OnError:

@@ -93,11 +93,11 @@ class SpeedMeter:
         self._began: tuple[float, int] = (0.0, 0)  # when, after which update
 
     def start(self, run: Run, method: Method) -> None:
-        """Begin timing; draw the bar if there is a terminal."""
+        """Begin timing; draw the bar where one can be drawn."""
         self._window_start = (time.perf_counter(), method.step, run.stream.waited_s)
         self._last_shown = time.perf_counter()
         self._began = (self._last_shown, method.step)
-        if run.is_main and run.console.is_terminal:
+        if run.shows_bar:
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=20),

@@ -1,4 +1,4 @@
-"""Scores during training: kNN where the data has labels, signs of collapse always.
+"""Scores during training: kNN where there are labels, signs of collapse always, patches if asked.
 
 Scored is a copy of the network that would be exported (the teacher where there is one), on
 un-augmented images, by all processes together. Nothing of the training is touched.
@@ -19,6 +19,7 @@ from ssl_vision.distributed import all_gather_object, any_rank, is_distributed, 
 from ssl_vision.engine.collapse import Reference, Verdict, diagnose
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.loss_trend import logged_losses, loss_sentence
+from ssl_vision.engine.online_dense import CORRESPOND, DENSE_MIOU, OnlineDense
 from ssl_vision.engine.run import Run
 from ssl_vision.engine.run_dir import read_jsonl
 from ssl_vision.engine.watchers import Update
@@ -64,6 +65,9 @@ class OnlineEval:
         self._data = data
         self._exporter = exporter
         self._every_epochs = run.config.online_eval.every_epochs
+        self._dense = OnlineDense(run.config.online_eval.dense, data, exporter.backbone)
+        for note in self._dense.notes:
+            run.say(note)
 
     def start(self, method: Method) -> None:
         """Score the network and its inputs as they are: what the later scores are compared to.
@@ -93,7 +97,7 @@ class OnlineEval:
 
     def _report(self, method: Method, seen: _Look) -> bool:
         """Record and print what was seen, on the main process; whether it is the best so far."""
-        run, scores = self._run, seen.scores
+        run, scores = self._run, seen.scores | self._dense.scores(seen.backbone)
         if seen.queries is not None and self._tells_classes(method, seen.queries):
             scores |= self._classify(seen.backbone, seen.queries)
         signs = _signs(_spread(seen.bank.features["pooled"].float(), _MAX_RANK_ROWS))
@@ -281,7 +285,7 @@ def _signs(features: Tensor) -> dict[str, float]:
 def _announce(
     run: Run, step: int, scores: dict[str, float], verdict: Verdict, *, loss: str | None
 ) -> None:
-    shown = ("knn_top1", "top1", "majority_class", "raw_knn_top1")
+    shown = ("knn_top1", "top1", "majority_class", "raw_knn_top1", DENSE_MIOU, CORRESPOND)
     parts = [f"{n.replace('_', ' ')} {scores[n]:.2%}" for n in shown if n in scores]
     line = f"update {step}: {', '.join([*parts, str(verdict)])}"
     line += "" if loss is None else f" {loss[0].upper()}{loss[1:]}."

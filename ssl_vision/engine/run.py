@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import lightning as L
 from rich.console import Console
@@ -30,6 +31,15 @@ class Run:
     start: dict[str, float] = field(default_factory=dict)  # scores and signs before any update
     scored_step: int = -1  # of the last scoring of this session
     best_step: int = -1  # of the best score of this session; the same on all processes
+
+    @property
+    def shows_bar(self) -> bool:
+        """Whether progress is drawn in place: on a terminal, or in a notebook with ipywidgets."""
+        if self.is_quiet or not self.is_main:
+            return False
+        if self.console.is_jupyter:
+            return find_spec("ipywidgets") is not None  # by which rich draws there
+        return self.console.is_terminal
 
     def record(self, step: int, values: dict[str, object]) -> None:
         """Add a line to metrics.jsonl and remember the numbers."""

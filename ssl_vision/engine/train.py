@@ -404,7 +404,7 @@ def _note_session(run: Run, method: Method, step: int) -> None:
 
 def _introduce(run: Run, method: Method, data: DataModule) -> None:
     """What a user should check before leaving the machine alone."""
-    if run.is_main:
+    if run.is_main and not run.is_quiet:
         num, device = len(data.train_source), _device_name(method)
         run.console.print(plan_table(run, method, num_images=num, device=device))
     for line in method.notes():

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ssl_vision.bounds import check_bounds, check_some
-from ssl_vision.data.images.two_views import Correspondence, Points
+from ssl_vision.data.images.two_views import Correspondence, Geometry, Points
 from ssl_vision.errors import ConfigError
 
 
@@ -95,6 +95,12 @@ def patch_centers(side: int, size: tuple[int, int]) -> Points:
     """Centres of the patches of an image of a size (H, W), row-major, (side^2, 2), x and y."""
     y, x = (((np.arange(side) + 0.5) / side) * length for length in size)
     return np.stack([np.tile(x, side), np.repeat(y, side)], axis=1)
+
+
+def match_views(first: View, second: View, geometry: Geometry, *, size_px: int) -> Matches:
+    """Match the centres of the first view's patches, or the points that a geometry has."""
+    places = geometry.at(patch_centers(first.side, first.size))
+    return match_places(first, second, places, size_px=size_px)
 
 
 def match_places(first: View, second: View, places: Correspondence, *, size_px: int) -> Matches:

@@ -6,6 +6,7 @@ weighted by exp(cosine / T), and shares are enlarged bilinearly to the pixels. W
 search is exact, images are not augmented, and the memory is a fixed draw of patches.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -114,3 +115,16 @@ def vote_shares(
     chunk = max(1, _CHUNK_VALUES // (weights.shape[1] * memory.shares.shape[1]))
     pairs = zip(weights.split(chunk), found.rows.split(chunk), strict=True)
     return torch.cat([torch.einsum("qk,qkc->qc", w, memory.shares[rows]) for w, rows in pairs])
+
+
+def nearest_scores(
+    memory: Memory, *, config: DenseKnnConfig, device: torch.device | str = "cpu"
+) -> Callable[[Tensor], Tensor]:
+    """A function of maps (B, D, h, w) -> shares of classes, (B, C, h, w); see `vote_shares`."""
+
+    def scores_of(maps: Tensor) -> Tensor:
+        queries = maps.flatten(2).transpose(1, 2).flatten(0, 1)
+        shares = vote_shares(memory, queries, config=config, device=device)
+        return shares.unflatten(0, (len(maps), *maps.shape[2:])).permute(0, 3, 1, 2)
+
+    return scores_of

@@ -9,6 +9,7 @@ counts).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -17,15 +18,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssl_vision.data.images.masks import IGNORED
+from ssl_vision.data.images.masks import IGNORED, Classes, LabelTable, read_mask
+from ssl_vision.errors import DataError
 from ssl_vision.evaluation.accuracy import Interval
 from ssl_vision.evaluation.dense import (
     BLOCK,
+    CELLS,
     HeadConfig,
     PatchMaps,
     bootstrap,
     fit_head,
     linear_head,
+    sample_nearest,
 )
 
 
@@ -98,6 +102,74 @@ def class_iou(counts: Counts) -> NDArray[np.float64]:
     union = counts.of_class + counts.as_class - counts.hits
     with np.errstate(invalid="ignore"):
         return counts.hits / np.where(union > 0, union, np.nan)
+
+
+class Targets(NamedTuple):
+    """Masks of training images.
+
+    Attributes:
+        classes: At the centres of a grid of cells, int16, (n, T, T); IGNORED where there is none.
+        pixels: Of each class in the whole masks, (C,).
+    """
+
+    classes: Classes
+    pixels: NDArray[np.int64]
+
+
+def read_targets(masks: Sequence[Path], table: LabelTable, *, side: int) -> Targets:
+    """Classes that patches are trained with, and how many pixels are of each.
+
+    Args:
+        masks: Of the training images.
+        table: What their values mean.
+        side: Patches along a side of an image.
+
+    Raises:
+        DataError: A mask cannot be read, or none has a class.
+    """
+    classes = np.empty((len(masks), CELLS * side, CELLS * side), np.int16)
+    pixels = np.zeros(len(table.names), np.int64)
+    for row, path in enumerate(masks):
+        mask = read_mask(path, table)
+        classes[row] = sample_nearest(mask, CELLS * side)
+        pixels += np.bincount(mask[mask != IGNORED], minlength=len(pixels))
+    if not pixels.any():
+        raise DataError(
+            f"no pixel of the training masks has one of the {len(pixels)} classes; set "
+            "masks.labels or masks.ignore."
+        )
+    return Targets(classes, pixels)
+
+
+def score_masks(
+    scores_of: Callable[[Tensor], Tensor],
+    maps: PatchMaps,
+    masks: Sequence[Path],
+    table: LabelTable,
+    *,
+    trained: NDArray[np.int64],
+    seed: int,
+) -> Segmentation:
+    """Scores of predictions at every pixel of test masks.
+
+    Args:
+        scores_of: Maps (B, D, h, w) -> class scores, (B, C, h, w).
+        maps: Of the test images.
+        masks: Of the same.
+        table: What their values mean.
+        trained: Training pixels of each class, (C,).
+        seed: Of the interval's draws.
+
+    Raises:
+        DataError: A mask cannot be read, or no pixel of any has a class.
+    """
+    counts = []
+    for path, scores in zip(masks, class_scores(scores_of, maps), strict=True):
+        truth = read_mask(path, table)
+        counts.append(count_pixels(truth, classes_at(scores, truth.shape), len(table.names)))
+    if not any(each.of_class.any() for each in counts):
+        raise DataError("no pixel of the test masks has a class; set masks.labels or masks.ignore.")
+    return score_pixels(counts, trained, seed=seed)
 
 
 def score_pixels(

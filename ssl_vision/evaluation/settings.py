@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ssl_vision.bounds import MAX_NEIGHBOURS, check_bounds, check_some
+from ssl_vision.data.images.masks import MasksConfig
+from ssl_vision.errors import ConfigError, keys_renamed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,30 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         check_bounds("cache.max_gb", self.max_gb, least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineDenseConfig(MasksConfig):
+    """Scores of patches during training, off by default: of masks, and of the same place twice."""
+
+    images: str | None = None  # folder of images, whose masks are in `path`; None: no such score
+    max_train: int = 500  # of its training images, evenly over all; their patches are the memory
+    max_val: int = 200  # of its test images
+    max_patches: int = 20_000  # of the memory
+    correspond_images: int = 0  # test images (of `images`, or the run's) beside themselves under
+    # homographies; 0: no such score
+
+    def __post_init__(self) -> None:
+        with keys_renamed({"masks.": "online_eval.dense."}):
+            super().__post_init__()
+        for name in ("max_train", "max_val", "max_patches"):
+            check_bounds(f"online_eval.dense.{name}", getattr(self, name), least=1)
+        check_bounds("online_eval.dense.correspond_images", self.correspond_images, least=0)
+        if (self.images is None) != (self.path is None):
+            raise ConfigError(
+                f"online_eval.dense.images={self.images} and online_eval.dense.path={self.path} "
+                "belong together: a folder of images, and one of their masks; give both or none."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

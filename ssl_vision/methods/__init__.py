@@ -7,7 +7,9 @@ from ssl_vision.data.config import DataConfig
 from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.pairs.config import PairData
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
-from ssl_vision.methods.base import Method, MethodConfig
+from ssl_vision.methods.base import Method as Method
+from ssl_vision.methods.base import MethodConfig as MethodConfig
+from ssl_vision.methods.base import TrainPlan as TrainPlan
 from ssl_vision.methods.croco import Croco, CrocoConfig
 from ssl_vision.methods.dino import Dino, DinoConfig
 from ssl_vision.methods.distill import Distill, DistillConfig

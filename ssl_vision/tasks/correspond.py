@@ -13,16 +13,21 @@ from PIL import Image, ImageDraw
 
 from ssl_vision.data.decode import upright_size
 from ssl_vision.data.images.files import FilesSource
-from ssl_vision.data.images.two_views import Geometry, WarpedSource, read_geometry, read_pairs
-from ssl_vision.data.source import JoinedSource, Source, SubsetSource
+from ssl_vision.data.images.two_views import (
+    Geometry,
+    WarpedSource,
+    read_geometry,
+    read_pairs,
+    size_of,
+)
+from ssl_vision.data.source import JoinedSource, SubsetSource
 from ssl_vision.errors import DataError
 from ssl_vision.evaluation.correspondence import (
     CorrespondConfig,
     Matches,
     Shares,
     View,
-    match_places,
-    patch_centers,
+    match_views,
     shares_within,
 )
 from ssl_vision.evaluation.dense import PatchMaps, bootstrap
@@ -157,7 +162,7 @@ def _warped(run: EvalRun, config: CorrespondConfig) -> TwoViews:
     joined = JoinedSource([source, warped])
     joined.is_identified = source.is_identified
     run.bank_source, num = joined, len(source)
-    size = cache(lambda row: _size(source, row))
+    size = cache(lambda row: size_of(source, row))
     run.say(f"no correspond.pairs: {num} images beside themselves under random homographies")
     return TwoViews(
         run=run,
@@ -167,15 +172,6 @@ def _warped(run: EvalRun, config: CorrespondConfig) -> TwoViews:
         name=lambda row: shown(joined.name(row)),
         mark=f"warp{config.warp:g}",
     )
-
-
-def _size(source: Source, row: int) -> tuple[int, int]:
-    """Height and width of an image."""
-    file = source.file(row)
-    if file is not None:
-        return upright_size(file)
-    height, width = source.sample(row).shape[:2]
-    return height, width
 
 
 def _readable_pairs(views: TwoViews) -> list[int]:
@@ -207,8 +203,7 @@ def _matches(views: TwoViews, pair: int, maps: PatchMaps, places: dict[int, int]
     numbers = views.rows[pair].tolist()
     patches = maps.patches(torch.tensor([places[number] for number in numbers]))
     first, second = (View(p, views.size(n)) for p, n in zip(patches, numbers, strict=True))
-    asked = views.geometry(pair).at(patch_centers(maps.side, first.size))
-    found = match_places(first, second, asked, size_px=views.run.view.size_px)
+    found = match_views(first, second, views.geometry(pair), size_px=views.run.view.size_px)
     if not len(found.first):
         raise DataError(
             f"no place of {views.name(numbers[0])} is seen in {views.name(numbers[1])} by their "

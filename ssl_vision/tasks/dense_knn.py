@@ -1,8 +1,6 @@
 """The task `dense_knn`: segmentation by the nearest patches of a memory, without training."""
 
-from torch import Tensor
-
-from ssl_vision.evaluation.dense_knn import DenseKnnConfig, remember, vote_shares
+from ssl_vision.evaluation.dense_knn import DenseKnnConfig, nearest_scores, remember
 from ssl_vision.evaluation.neighbours import check_search
 from ssl_vision.evaluation.results import TaskResult
 from ssl_vision.tasks.dense import patch_maps
@@ -19,18 +17,12 @@ def run_dense_knn(run: EvalRun) -> TaskResult:
     def fit(other: EvalRun) -> ScoresOf:
         memory = remember(
             patch_maps(other, "train"),
-            images.targets,
+            images.targets.classes,
             images.num_classes,
             max_patches=config.max_patches,
             seed=run.config.seed,
         )
-
-        def scores_of(maps: Tensor) -> Tensor:
-            queries = maps.flatten(2).transpose(1, 2).flatten(0, 1)
-            shares = vote_shares(memory, queries, config=config, device=run.device)
-            return shares.unflatten(0, (len(maps), *maps.shape[2:])).permute(0, 3, 1, 2)
-
-        return scores_of
+        return nearest_scores(memory, config=config, device=run.device)
 
     memory = f"m{config.max_patches}"
     return masks_result(

@@ -11,22 +11,20 @@ from torch import Tensor
 from ssl_vision.data.images.masks import (
     IGNORED,
     MASKS,
-    Classes,
     LabelTable,
     MasksConfig,
     read_mask,
     table_of,
 )
-from ssl_vision.errors import DataError
-from ssl_vision.evaluation.dense import CELLS, sample_nearest
 from ssl_vision.evaluation.plots import distinct_colors, heat_map, picture_table
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.evaluation.segmentation import (
     Segmentation,
+    Targets,
     class_scores,
     classes_at,
-    count_pixels,
-    score_pixels,
+    read_targets,
+    score_masks,
 )
 from ssl_vision.tasks.baselines import MAJORITY, compare_with_baselines
 from ssl_vision.tasks.dense import (
@@ -50,14 +48,12 @@ class MaskedImages:
     Attributes:
         dense: The images, and which file is whose.
         table: What the masks' values mean.
-        targets: Classes of the training images at the centres of cells, int16, (n, T, T).
-        trained: Training pixels of each class, (C,).
+        targets: Of the training images.
     """
 
     dense: Dense
     table: LabelTable
-    targets: Classes
-    trained: NDArray[np.int64]
+    targets: Targets
 
     @property
     def run(self) -> EvalRun:
@@ -80,7 +76,7 @@ def masked_images(run: EvalRun, *, task: str) -> MaskedImages:
 
     Raises:
         ConfigError: As of `open_dense`.
-        DataError: As of `open_dense`, `table_of` and `read_mask`; no training pixel has a class.
+        DataError: As of `open_dense`, `table_of` and `read_targets`.
     """
     if "masked images" not in run.made:
         run.made["masked images"] = _read(run, task)
@@ -98,19 +94,8 @@ def _read(run: EvalRun, task: str) -> MaskedImages:
     if note:
         run.say(note)
     assert dense.run.patch_side is not None
-    side = CELLS * dense.run.patch_side
-    targets = np.empty((len(masks), side, side), np.int16)
-    trained = np.zeros(len(table.names), np.int64)
-    for row, path in enumerate(masks):
-        classes = read_mask(path, table)
-        targets[row] = sample_nearest(classes, side)
-        trained += np.bincount(classes[classes != IGNORED], minlength=len(trained))
-    if not trained.any():
-        raise DataError(
-            f"masks.path={config.path}: no pixel of the training masks has one of the "
-            f"{len(table.names)} classes; set masks.labels or masks.ignore."
-        )
-    return MaskedImages(dense=dense, table=table, targets=targets, trained=trained)
+    targets = read_targets(masks, table, side=dense.run.patch_side)
+    return MaskedImages(dense=dense, table=table, targets=targets)
 
 
 def masks_result(
@@ -132,16 +117,18 @@ def masks_result(
         protocol: What two results must have in common to compare.
         plots: Further ones.
     """
-    own = score_masks(images, images.run, scores_of)
+    own = _score(images, images.run, scores_of)
     compared, problems = compare_with_baselines(
         images.run,
         _miou(own),
-        lambda other: _miou(score_masks(images, other, fit(other))),
+        lambda other: _miou(_score(images, other, fit(other))),
     )
     floor = f"mIoU of {MAJORITY}"
     if own.miou <= own.majority:
         problems.append(f"not better than {MAJORITY} everywhere: {100 * own.majority:.1f} % mIoU.")
-    untrained = [images.table.names[i] for i in np.flatnonzero((images.trained == 0) & own.occurs)]
+    untrained = [
+        images.table.names[i] for i in np.flatnonzero((images.targets.pixels == 0) & own.occurs)
+    ]
     if untrained:
         names = ", ".join(untrained[:5])
         problems.append(f"no training pixels of {names}, which the test masks have.")
@@ -160,7 +147,7 @@ def masks_result(
         ),
         details={
             "classes": _class_rows(images, own),
-            "num_train": len(images.targets),
+            "num_train": len(images.targets.classes),
             "num_test": own.num,
             "labels": images.table.layout,
         },
@@ -169,19 +156,16 @@ def masks_result(
     )
 
 
-def score_masks(images: MaskedImages, run: EvalRun, scores_of: ScoresOf) -> Segmentation:
-    """Scores of a network on the test images, at every pixel of their masks.
-
-    Raises:
-        DataError: A mask cannot be read, or no pixel of any has a class.
-    """
-    counts, masks = [], images.dense.partners("val")
-    for path, scores in zip(masks, class_scores(scores_of, patch_maps(run, "val")), strict=True):
-        truth = read_mask(path, images.table)
-        counts.append(count_pixels(truth, classes_at(scores, truth.shape), images.num_classes))
-    if not any(each.of_class.any() for each in counts):
-        raise DataError("no pixel of the test masks has a class; set masks.labels or masks.ignore.")
-    return score_pixels(counts, images.trained, seed=run.config.seed)
+def _score(images: MaskedImages, run: EvalRun, scores_of: ScoresOf) -> Segmentation:
+    """Scores of a network on the test images."""
+    return score_masks(
+        scores_of,
+        patch_maps(run, "val"),
+        images.dense.partners("val"),
+        images.table,
+        trained=images.targets.pixels,
+        seed=run.config.seed,
+    )
 
 
 def _miou(scores: Segmentation) -> Measurement:

@@ -20,7 +20,7 @@ def run_segment(run: EvalRun) -> TaskResult:
     def fit(other: EvalRun) -> tuple[nn.Module, list[float]]:
         return train_segmenter(
             patch_maps(other, "train"),
-            images.targets,
+            images.targets.classes,
             images.num_classes,
             config=config,
             seed=run.config.seed,

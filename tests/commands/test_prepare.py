@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ssl_vision
 from ssl_vision.commands.prepare import run_prepare
 from ssl_vision.data.images.beton import BetonSource
 from ssl_vision.errors import ConfigError, DataError
@@ -25,6 +26,27 @@ def test_a_folder_becomes_a_beton(images, capsys) -> None:
     assert run_prepare([str(images), str(target), "mode=raw"]) == 0
     assert BetonSource(target).labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert "6 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["path", "array", "files"])
+def test_a_program_packs_what_it_has(images, kind) -> None:
+    files = sorted(images.rglob("*.png"))
+    data = {
+        "path": images,
+        "array": np.stack([np.asarray(Image.open(path)) for path in files]),
+        "files": files,
+    }[kind]
+    target = images.parent / "out.beton"
+    report = ssl_vision.prepare(data, target, mode="raw")
+    assert (report.num_samples, report.num_raw) == (6, 6)
+    source = BetonSource(target)
+    for row, path in enumerate(files):
+        np.testing.assert_array_equal(source.sample(row), np.asarray(Image.open(path)))
+    with pytest.raises(DataError, match="exists"):
+        ssl_vision.prepare(data, target)
+    assert ssl_vision.prepare(data, target, overwrite=True, split="train").num_samples == 6
+    with pytest.raises(ConfigError, match="mod: there is no such setting"):
+        ssl_vision.prepare(data, target, mod="raw")
 
 
 def test_a_table_is_packed_and_its_columns_are_said(images, capsys) -> None:

@@ -10,7 +10,16 @@ def test_signatures_are_those_of_the_functions() -> None:
     page = python_page()
     assert f"ssl_vision.predict{inspect.signature(ssl_vision.predict)}" in page
     assert "ssl_vision.ImageIndex.search" in page
-    assert "ssl_vision.losses.dino_loss" in page
+    for name in (
+        "losses.dino_loss",
+        "backbones.wrap",
+        "backbones.elastic.extract",
+        "views.ViewConfig",
+        "views.transform",
+        "errors.DataError",
+        "recipes.recipe_names",
+    ):
+        assert f"### `ssl_vision.{name}`" in page, name
 
 
 def test_tables_have_one_row_per_setting_and_no_stray_columns() -> None:

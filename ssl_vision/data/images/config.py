@@ -17,8 +17,8 @@ class ImageData(DataConfig):
     """Which images to train on, and how they are shown."""
 
     views: dict[str, ViewConfig] = field(default_factory=dict)  # the method says which
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, values 0..1
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of 0..1; ImageNet's. auto: measured
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # likewise
     decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
     augment_on: Literal["cpu", "device"] = "cpu"  # device: crops on CPU, colour on the device
     eval_size_px: int | None = None  # of frozen evaluation; default: size of the largest view

@@ -44,7 +44,7 @@ def measure(source: Source, *, max_images: int = 1000) -> ImageStatistics:
             image = source.sample(int(row), decoder)
         except DataError:
             continue
-        sides.append(min(image.shape[:2]))
+        sides.append(min(image.shape[-3:-1]))  # of one image or of a pair
         pixels = image.reshape(-1, 3)
         # In integers: float64 copies of large photos would take gigabytes.
         total = pixels.sum(axis=0, dtype=np.int64)

@@ -218,11 +218,20 @@ def _as_geometry(array: NDArray[np.generic], pair: Pair) -> Geometry:
     raise DataError(f"{name} has the shape {array.shape}; wanted is {_FORMS}.")
 
 
+def size_of(source: Source, row: int) -> tuple[int, int]:
+    """Height and width of an image."""
+    file = source.file(row)
+    if file is not None:
+        return upright_size(file)
+    height, width = source.sample(row).shape[:2]
+    return height, width
+
+
 # Views that are made ----------------------------------------------------------------------------
 
 
 class WarpedSource(Source):
-    """Each image of a source as seen from elsewhere: a random quarter-filling part of its plane.
+    """Each image of a source as seen from elsewhere: a random four-cornered part, filling the view.
 
     Args:
         source: The images.

@@ -6,13 +6,17 @@ import importlib.util
 import inspect
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import ssl_vision
 from ssl_vision.commands.arguments import parse
@@ -132,7 +136,65 @@ def test_every_public_name_and_setting_is_in_the_reference() -> None:
         assert f"| `{key}` |" in settings
 
 
+# Blocks are run on small data, by the tiny recipe of their method, for two updates.
+_SHORT = {"data.global_batch_size": 8, "trainer.max_steps": 2, "online_eval.every_epochs": 0}
+
+
+def shortened(door: Callable[..., Any]) -> Callable[..., Any]:
+    def run(recipe: str, **given: Any) -> Any:
+        name = recipe if recipe == "auto" else f"{recipe.partition('/')[0]}/tiny_cpu"
+        return door(name, **_SHORT | {"is_quiet": True} | given)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages speak of: photos, classes, runs."""
+    folder, random = tmp_path_factory.mktemp("docs"), np.random.default_rng(0)
+    for number in range(40):
+        pixels = random.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        for place in ("photos", f"labelled/{'ab'[number % 2]}"):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / place / f"{number}.jpg")
+    for name in ("a", "b", "query"):
+        Image.fromarray(pixels).save(folder / f"{name}.jpg")
+    train = shortened(ssl_vision.train)
+    runs = folder / "runs"
+    first = train("barlow_twins/small", data=folder / "photos", run_dir=runs / "photos")
+    train(
+        "supervised/small",
+        data=folder / "labelled",
+        run_dir=runs / "c",
+        init_from=str(first.run_dir),
+        **{"trainer.max_steps": 1, "method.mixing.name": "none"},
+    )
+    train("poa/vit_l16_imagenet1k", data="digits", run_dir=runs / "poa")
+    train("point_mae/tiny_cpu", run_dir=runs / "clouds")
+    train("croco/tiny_cpu", run_dir=runs / "croco")
+    return folder
+
+
 _WITH_PYTHON = [path for path in RUN_PAGES if any(blocks(path, "python"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", _WITH_PYTHON, ids=lambda path: path.name)
+def test_python_runs(
+    path: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All blocks of a page, one after the other, as a reader would run them."""
+    code = list(blocks(path, "python", is_run=True))
+    made = re.findall(r'run_dir="(runs/\w+)"', "".join(code))
+    shutil.copytree(workspace, tmp_path / "w", ignore=lambda at, names: [
+        name for name in names if f"{Path(at).name}/{name}" in made
+    ])  # fmt: skip
+    monkeypatch.chdir(tmp_path / "w")
+    for name in ("train", "start"):
+        monkeypatch.setattr(ssl_vision, name, shortened(getattr(ssl_vision, name)))
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in code:
+        exec(compile(block, path.name, "exec"), names)
 
 
 def test_pages_with_code_are_many_and_marks_have_reasons() -> None:

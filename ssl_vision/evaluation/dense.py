@@ -34,7 +34,7 @@ class HeadConfig:
     section: ClassVar[str]  # of the settings, for messages
     updates: int = 2000
     batch_size: int = 16  # images of an update
-    lr: float = 1e-3
+    lr: float = 5e-3
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:

@@ -93,7 +93,7 @@ def run_depth(run: EvalRun) -> TaskResult:
     top = f"{images.high:.3g}m"
     return TaskResult(
         task="depth",
-        protocol=f"depth-{config.head}-u{config.updates}-{top}{whole.mark}/1",
+        protocol=f"depth-{config.head}-u{config.updates}-lr{config.lr:g}-{top}{whole.mark}/1",
         headline="delta1",
         measurements=(
             main,

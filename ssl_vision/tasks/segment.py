@@ -39,7 +39,7 @@ def run_segment(run: EvalRun) -> TaskResult:
         head,
         lambda other: fit(other)[0],
         task="segment",
-        protocol=f"segment-linear-u{config.updates}{images.run.mark}/1",
+        protocol=f"segment-linear-u{config.updates}-lr{config.lr:g}{images.run.mark}/1",
         plots=(curve,),
     )
 

@@ -44,7 +44,7 @@ def test_an_untrained_network_solves_depth_that_colours_say(root):
     found = scored(root, baselines=True)
     measured = values(found)
     assert found.headline == "delta1"
-    assert found.protocol == "depth-linear-u300-6m-whole32/1"
+    assert found.protocol == "depth-linear-u300-lr0.02-6m-whole32/1"
     assert measured["delta1"] > 0.7
     assert measured["RMSE"] < 1.2
     assert measured["absolute relative error"] < 0.3

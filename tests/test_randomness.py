@@ -1,6 +1,7 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from ssl_vision.randomness import derive_key, keyed_uniform, seeded
@@ -56,4 +57,28 @@ def test_seeded_puts_the_global_generators_back() -> None:
         inside = (torch.rand(1).item(), np.random.rand(), random.random())
     with seeded(5):
         assert inside == (torch.rand(1).item(), np.random.rand(), random.random())
+    assert expected == (torch.rand(1).item(), np.random.rand(), random.random())
+
+
+def test_seeded_draws_are_those_of_a_fresh_seed_also_when_nested() -> None:
+    with seeded(5):
+        first = np.random.rand()
+        with seeded(6):
+            inner = np.random.rand()
+        second = np.random.rand()
+    by_hand = np.random.RandomState(5)
+    assert (first, second) == (by_hand.rand(), by_hand.rand())
+    assert inner == np.random.RandomState(6).rand()
+
+
+def test_seeded_puts_the_generators_back_after_an_error() -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    expected = (torch.rand(1).item(), np.random.rand(), random.random())
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    with pytest.raises(ZeroDivisionError), seeded(5):
+        _ = 1 / 0
     assert expected == (torch.rand(1).item(), np.random.rand(), random.random())

@@ -352,8 +352,8 @@ class Method(L.LightningModule):
         # A norm is finite exactly if every value is (overflow of the sum of squares aside, which
         # deserves the same treatment), and so is a sum; far fewer kernels than isfinite per tensor.
         norms = torch._foreach_norm(gradients) if gradients else ()
-        values = [v if v.dtype == torch.float32 else v.float() for v in (*self._losses, *norms)]
-        return math.isfinite(torch.stack(values).sum())
+        values = torch.stack([*self._losses, *norms])  # of the widest type among them
+        return math.isfinite(values.sum(dtype=torch.float32))
 
     def _bad_gradients(self) -> tuple[str, ...]:
         gradients = {n: _local(p.grad) for n, p in self.named_parameters() if p.grad is not None}

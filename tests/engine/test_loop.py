@@ -203,17 +203,17 @@ def test_two_processes_of_a_stock_trainer_make_the_engines_weights(tmp_path, pro
     overrides = ("trainer.devices=2", "trainer.sync_batch_norm=false")
 
     def go(rank):
-        for name in matrix.METHODS:
-            for accumulate in (1, 2):
-                recipe = Recipe(name, *overrides, accumulate=accumulate, world_size=2)
-                ours, _ = recipe.by_loop(rank)
-                stock, _ = recipe.by_trainer(tmp_path, strategy="ddp", enable_checkpointing=False)
-                assert ours["step"] == stock["step"] == recipe.plan.total_steps
-                assert ours["w"].keys() == stock["w"].keys()
-                for key, value in ours["w"].items():
-                    torch.testing.assert_close(
-                        value, stock["w"][key], rtol=0, atol=1e-6, msg=f"{name}: {key}"
-                    )
+        # Accumulation of each method is compared on one process; here once, with a moving teacher.
+        for name, accumulate in [*((name, 1) for name in matrix.METHODS), ("dino", 2)]:
+            recipe = Recipe(name, *overrides, accumulate=accumulate, world_size=2)
+            ours, _ = recipe.by_loop(rank)
+            stock, _ = recipe.by_trainer(tmp_path, strategy="ddp", enable_checkpointing=False)
+            assert ours["step"] == stock["step"] == recipe.plan.total_steps
+            assert ours["w"].keys() == stock["w"].keys()
+            for key, value in ours["w"].items():
+                torch.testing.assert_close(
+                    value, stock["w"][key], rtol=0, atol=1e-6, msg=f"{name}: {key}"
+                )
 
     assert processes(go) == [0, 0]
 

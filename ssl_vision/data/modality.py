@@ -74,6 +74,7 @@ class Modality(ABC):
         raw: Features without a network.
         finetune: Section of an evaluation's settings by which the task `finetune` trains.
         pictures: Kinds of pictures that `visualize` draws of a network of it.
+        has_pixels: Whether a sample is a picture, whose patches lie on a grid.
     """
 
     name: ClassVar[str]
@@ -84,6 +85,7 @@ class Modality(ABC):
     raw: ClassVar[RawFeatures]
     finetune: ClassVar[str]
     pictures: ClassVar[tuple[str, ...]]
+    has_pixels: ClassVar[bool] = True
 
     @abstractmethod
     def open(self, path: str, *, split: Split, config: DataConfig) -> Source:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -204,12 +204,12 @@ def _views_of_side(side: int, config: TrainConfig) -> dict[str, object]:
 
     Sides are whole patches. Views are mirrored, which those of digits are not.
     """
-    assert isinstance(config.data, ImageData)
-    views = config.data.views
+    data = cast(ImageData, config.data)  # what is chosen here is recipes of images
+    views = data.views
     largest = max(view.size_px for view in views.values())
     patch = int(config.backbone.args.get("patch_size", 1))
     sizes = {n: patch * (view.size_px * side // largest // patch) for n, view in views.items()}
-    has_own = config.data.eval_size_px is not None
+    has_own = data.eval_size_px is not None
     settings: dict[str, object] = {"data.eval_size_px": max(sizes.values())} if has_own else {}
     for name, size in sizes.items():
         settings |= {f"data.views.{name}.size_px": size, f"data.views.{name}.flip_prob": 0.5}

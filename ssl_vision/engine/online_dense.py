@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.masks import MASKS, LabelTable, table_of
 from ssl_vision.data.images.paired import Images, Paired, pair_up
 from ssl_vision.data.images.two_views import WarpedSource, size_of
@@ -182,7 +181,7 @@ def _side(backbone: Backbone, data: DataModule) -> int:
     Raises:
         ConfigError: There is no square map of them.
     """
-    if not isinstance(data.config, ImageData):
+    if not data.modality.has_pixels:
         raise ConfigError(
             f"online_eval.dense is of images; {data.config.path} holds {data.modality.name}."
         )

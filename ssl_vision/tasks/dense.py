@@ -87,7 +87,7 @@ def shown_whole(run: EvalRun, *, task: str) -> EvalRun:
         ConfigError: The network takes no images, or gives no square map of them; or there are
             several processes.
     """
-    if run.modality.name != "images":
+    if not run.modality.has_pixels:
         raise ConfigError(
             f"tasks={task} is of images; {run.loaded.source} takes {run.modality.name}."
         )

@@ -384,7 +384,11 @@ def test_data_without_labels_are_refused() -> None:
     ("name", "size_px", "words"),
     [
         ("resnet10t", 32, "no attention between tokens"),
-        ("pvt_v2_b0", 110, "size_px=110 do not divide by it; use size_px=108"),
+        (
+            "pvt_v2_b0",
+            110,
+            "size_px=110 does not divide by it; use data.views.NAME.size_px=108",
+        ),
     ],
 )
 def test_smmix_without_map_or_whole_cells_is_refused(name: str, size_px: int, words: str) -> None:

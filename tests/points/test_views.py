@@ -161,7 +161,7 @@ def test_jitter_is_normal_and_cut() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_points": 0}, "num_points >= 1"),
+        ({"num_points": 0}, "num_points=0 must be 1 or more"),
         ({"farthest_pool": 10}, "farthest_pool=10 must be at least"),
         ({"farthest_pool": 2000, "choose": "farthest"}, "set it to null"),
         ({"scale": (0.0, 1.0)}, "scale="),

@@ -46,6 +46,7 @@ class Clouds(Modality):
     )
     finetune = "point_finetune"
     pictures = ("reconstruction",)
+    has_pixels = False
 
     def open(self, path: str, *, split: Split, config: DataConfig) -> Source:
         """See `build_point_source`; none is downloaded."""

@@ -28,13 +28,14 @@ def run_quickstart(arguments: Sequence[str]) -> int:
     """
     config = recipe_config("quickstart", arguments)
     result = train(config)
+    console = Console()
+    # Before the score, which not all data allow: without labels, or of pairs, the run stands.
+    console.print(f"report  {result.run_dir / 'report.html'}", soft_wrap=True)
+    console.print(f"model   {result.export}", soft_wrap=True)
     evaluation = evaluate(
         result.run_dir, tasks=("knn",), data={"path": config.data.path}, baselines=True
     )
-    console = Console()
     console.print(score_table(evaluation.tasks["knn"], title=f"kNN on {config.data.path}"))
-    console.print(f"report  {result.run_dir / 'report.html'}", soft_wrap=True)
-    console.print(f"model   {result.export}", soft_wrap=True)
     return 0
 
 

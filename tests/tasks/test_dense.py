@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.plots import PICTURE_PX
 from ssl_vision.tasks.dense import picture_rows, shown_whole, small_picture
@@ -12,7 +13,7 @@ from ssl_vision.tasks.dense import picture_rows, shown_whole, small_picture
 
 def test_clouds_are_refused():
     run = SimpleNamespace(
-        modality=SimpleNamespace(name="clouds"), loaded=SimpleNamespace(source="runs/points")
+        modality=MODALITIES["clouds"], loaded=SimpleNamespace(source="runs/points")
     )
     with pytest.raises(ConfigError, match="tasks=depth is of images; runs/points takes clouds"):
         shown_whole(run, task="depth")

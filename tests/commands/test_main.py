@@ -54,7 +54,11 @@ def fails(tmp_path, capsys, monkeypatch):
         (2, r"resnet51.*Did you mean.*resnet50", ["train", RECIPE, "backbone.name=resnet51"]),
         (2, r"global_batch_size=1\b", ["train", RECIPE, "data.global_batch_size=1"]),
         (2, r"in_chans=5.*cannot take the first batch", ["train", RECIPE, "backbone.in_chans=5"]),
-        (2, r"layers=\[0\] must be 1 or more", ["train", RECIPE, "backbone.args.layers=[0]"]),
+        (
+            2,
+            r"layers=\[0\]: each value must be 1 or more",
+            ["train", RECIPE, "backbone.args.layers=[0]"],
+        ),
         (2, r"max_bank=1 must be 2 or more", ["train", RECIPE, "online_eval.max_bank=1"]),
         (74, r"File name too long", ["train", RECIPE, "run_dir=" + 300 * "r"]),
         (2, r"no such recipe", ["train", "missing.yaml"]),

@@ -219,6 +219,45 @@ def _mae_forward(values: Golden, patches: torch.Tensor) -> Iterator[Row]:
     yield "MAE: whole step", difference(loss, values["full_loss_normpix0"]), gradient
 
 
+def simclr(load: Callable[[str], Golden]) -> Iterator[Row]:
+    """NT-Xent, LARS in classic-momentum order, rates, distillation."""
+    values = load("simclr_tf")
+    for temperature in (0.1, 0.5, 1.0):
+        hidden = torch.tensor(values["ntx_hidden"], requires_grad=True)
+        loss = 2 * losses.nt_xent_loss(*hidden.chunk(2), temperature=temperature).loss
+        loss.backward()
+        yield (
+            f"SimCLR: twice NT-Xent, temperature {temperature}",
+            difference(loss.detach(), values[f"ntx_loss_T{temperature}"]),
+            difference(hidden.grad, values[f"ntx_grad_T{temperature}"]),
+        )
+    names = ("conv.kernel", "batch_normalization.gamma", "head_supervised.kernel")
+    params = [nn.Parameter(torch.tensor(values[f"lars_init_{name}"])) for name in names]
+    groups = [{"params": [p], "is_adapted": p.shape == (3, 4)} for p in params]
+    optimizer = LARS(groups, lr=0.5, weight_decay=0.01, is_lr_in_momentum=True)
+    worst = 0.0
+    for step in range(3):
+        for name, param in zip(names, params, strict=True):
+            param.grad = torch.tensor(values[f"lars_grad_{name}_{step}"])
+        optimizer.step()
+        for name, param in zip(names, params, strict=True):
+            worst = max(
+                worst, difference(param.detach(), values[f"lars_classic_{name}_step{step}"])
+            )
+    yield "SimCLR: LARS with the rate in the momentum, 3 steps", worst, None
+    for temperature in (0.1, 1.0, 2.0):
+        student = torch.tensor(values["kd_student"], requires_grad=True)
+        loss = losses.class_distillation(
+            student, torch.tensor(values["kd_teacher"]), temperature=temperature
+        )
+        loss.backward()
+        yield (
+            f"SimCLRv2: distillation of classes, temperature {temperature}",
+            difference(loss.detach(), values[f"kd_loss_T{temperature}"]),
+            difference(student.grad, values[f"kd_grad_T{temperature}"]),
+        )
+
+
 def shared_parts(load: Callable[[str], Golden]) -> Iterator[Row]:
     """What POA, Point-MAE and SMMix share with the methods above."""
     values = load("poa_loss")
@@ -277,7 +316,7 @@ def main(arguments: list[str]) -> int:
 
     torch.set_num_threads(1)  # sums in the order of the authors' run
     print("| what | value | gradient |\n| --- | --- | --- |")
-    for part in (barlow_twins, dino, mae, shared_parts):
+    for part in (barlow_twins, dino, mae, simclr, shared_parts):
         for what, value, gradient in part(load):
             print(f"| {what} | {value:.1e} | {'' if gradient is None else f'{gradient:.1e}'} |")
     return 0

@@ -250,7 +250,7 @@ def test_shared_clouds_are_counted(tmp_path) -> None:
             (tmp_path / name / kind).mkdir(parents=True)
             for i in range(num):
                 np.save(tmp_path / name / kind / f"{i}.npy", random.normal(size=(20, 3)))
-    views = {"points": PointViewConfig(num_points=8)}
+    views = {"points": PointViewConfig(num_points=16)}
     config = CloudData(path=str(tmp_path), global_batch_size=1, views=views)
     assert DataModule(config, seed=0).warnings() == []
     shutil.copy(tmp_path / "train/box/1.npy", tmp_path / "test/cup/9.npy")

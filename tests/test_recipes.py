@@ -92,7 +92,7 @@ def test_small_recipes_make_an_update(path: Path) -> None:
     if name == "distill":  # a teacher that needs no download; its maps of 28 px are one cell
         words += ["method.teachers.one.weights=zoo:barlow_twins_mnist5k", "method.patch_weight=0"]
     config = load(f"{name}/small", *words)
-    num, generator = 8, torch.Generator().manual_seed(0)
+    num, generator = 4, torch.Generator().manual_seed(0)
     plan = TrainPlan(
         steps_per_epoch=10, epochs=2, global_batch_size=num, input_size=64, num_classes=3
     )

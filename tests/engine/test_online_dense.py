@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ssl_vision.config import load_train_config
+from ssl_vision.data.pairs import scenes
 from ssl_vision.engine.train import train
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.tasks.evaluate import evaluate
@@ -79,7 +80,10 @@ def test_settings_that_cannot_be_are_named(recipe, settings, words):
 @pytest.mark.parametrize(
     ("method", "words"), [("croco", "holds pairs"), ("point_mae", "holds clouds")]
 )
-def test_runs_without_single_images_say_so_and_those_of_pairs_may_have_others(root, method, words):
+def test_runs_without_single_images_say_so_and_those_of_pairs_may_have_others(
+    root, method, words, monkeypatch
+):
+    monkeypatch.setattr(scenes, "ROOMS", {"train": 20, "val": 4})  # rendering takes its time
     recipe = Path(__file__).parents[2] / "configs" / method / "tiny_cpu.yaml"
     asked = [
         f"run_dir={root / 'run'}",

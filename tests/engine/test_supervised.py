@@ -90,7 +90,9 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_loads(path: Path) -> None:
-    config = load_train_config([path], ["data.path=somewhere", "data.train_list=list.txt"])
+    config = load_train_config(
+        [path], ["data.path=somewhere", "data.train_list=list.txt", "data.train_fraction=1"]
+    )
     assert config.method.name == "supervised"
     assert len(config.data.views) == 1
 

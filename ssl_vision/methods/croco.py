@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.rotary_vit import RotaryViT
 from ssl_vision.errors import ConfigError
-from ssl_vision.losses.reconstruction import masked_patch_loss, normalize_patches
+from ssl_vision.losses.reconstruction import masked_patch_loss
 from ssl_vision.masking import MaskSplit, raster_mask
 from ssl_vision.methods.base import (
     Method,
@@ -39,9 +39,8 @@ from ssl_vision.methods.base import (
     feature_std,
 )
 from ssl_vision.methods.mae import Reconstruction, filled_in
-from ssl_vision.methods.vit_encoder import check_patches_only, init_as_mae_encoder
+from ssl_vision.methods.vit_encoder import check_patches_only, init_as_mae_encoder, pixel_targets
 from ssl_vision.nn.cross_decoder import CrossDecoder
-from ssl_vision.nn.patches import patchify
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.randomness import keyed_uniform
 from ssl_vision.types import Batch, LossOutput
@@ -169,8 +168,8 @@ class Croco(Method):
 
     def target(self, images: Tensor) -> Tensor:
         """Patches as the decoder should predict them, (B, N, P)."""
-        patches = patchify(images, patch_px=self.patch_px)
-        return normalize_patches(patches) if self.config.is_target_normalized else patches
+        is_normalized = self.config.is_target_normalized
+        return pixel_targets(images, patch_px=self.patch_px, is_normalized=is_normalized)
 
     def encode_pair(self, first: Tensor, second: Tensor) -> PairFeatures:
         """Features of two views, nothing hidden.

@@ -26,7 +26,6 @@ from ssl_vision.evaluation.pictures import sheet
 from ssl_vision.losses.reconstruction import (
     denormalize_patches,
     masked_patch_loss,
-    normalize_patches,
 )
 from ssl_vision.masking import MaskSplit, num_kept, random_mask
 from ssl_vision.methods.base import (
@@ -38,7 +37,7 @@ from ssl_vision.methods.base import (
     detached,
     feature_std,
 )
-from ssl_vision.methods.vit_encoder import check_tokens, init_as_mae_encoder
+from ssl_vision.methods.vit_encoder import check_tokens, init_as_mae_encoder, pixel_targets
 from ssl_vision.nn.decoder import MaskedDecoder
 from ssl_vision.nn.patches import patchify, unpatchify
 from ssl_vision.optim.recipe import OptimConfig
@@ -147,8 +146,8 @@ class Mae(Method):
 
     def target(self, images: Tensor) -> Tensor:
         """Patches as the decoder should predict them, (B, N, P)."""
-        patches = patchify(images, patch_px=self.patch_px)
-        return normalize_patches(patches) if self.config.is_target_normalized else patches
+        is_normalized = self.config.is_target_normalized
+        return pixel_targets(images, patch_px=self.patch_px, is_normalized=is_normalized)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, *, index: Tensor | None = None) -> Reconstruction:

@@ -2,12 +2,13 @@
 
 from math import isqrt
 
-from torch import nn
+from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.errors import ConfigError
+from ssl_vision.losses.reconstruction import normalize_patches
 from ssl_vision.nn.decoder import init_as_mae
-from ssl_vision.nn.patches import sincos_2d
+from ssl_vision.nn.patches import patchify, sincos_2d
 
 
 def check_tokens(backbone: Backbone, *, method: str) -> int:
@@ -78,3 +79,9 @@ def fix_positions(backbone: Backbone, *, method: str) -> None:
     grid = isqrt(model.pos_embed.shape[1] - num_prefix)
     model.pos_embed.data.copy_(sincos_2d(width, grid=grid, num_prefix=num_prefix)[None])
     model.pos_embed.requires_grad_(False)
+
+
+def pixel_targets(images: Tensor, *, patch_px: int, is_normalized: bool) -> Tensor:
+    """Patches as a decoder of pixels should predict them, (B, N, P), of images (B, C, S, S)."""
+    patches = patchify(images, patch_px=patch_px)
+    return normalize_patches(patches) if is_normalized else patches

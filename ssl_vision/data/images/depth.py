@@ -1,16 +1,14 @@
 """Depth as files: metres from .npy, or from pictures of 16 bits by a scale that is stated."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ssl_vision.data.decode import MAX_PIXELS, upright_size
-from ssl_vision.data.images.partners import Kind
+from ssl_vision.data.decode import upright_size
+from ssl_vision.data.images.partners import Kind, opened
 from ssl_vision.errors import DataError
-from ssl_vision.files import MAX_IMAGE_BYTES, open_regular, read_regular, shown
+from ssl_vision.files import open_regular, shown
 
 _FORMATS = ("PNG", "TIFF")
 
@@ -66,23 +64,13 @@ def _load(path: Path) -> NDArray[np.generic]:
 
 
 def _picture(path: Path) -> NDArray[np.generic]:
-    try:
-        data = read_regular(path, max_bytes=MAX_IMAGE_BYTES)
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{shown(str(path))} has more than {MAX_PIXELS:,} pixels.")
-            image.load()
-            if image.mode not in ("I", "F", "L") and not image.mode.startswith("I;16"):
-                raise DataError(
-                    f"{shown(str(path))} is a picture of colours ({image.mode}), no depth; wanted "
-                    "is one band of 16 bits, or .npy in metres."
-                )
-            return np.asarray(image)
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{shown(str(path))} cannot be read as depth: {reason}.") from error
+    with opened(path, formats=_FORMATS, wanted="depth") as image:
+        if image.mode not in ("I", "F", "L") and not image.mode.startswith("I;16"):
+            raise DataError(
+                f"{shown(str(path))} is a picture of colours ({image.mode}), no depth; wanted "
+                "is one band of 16 bits, or .npy in metres."
+            )
+        return np.asarray(image)
 
 
 def _plane(values: NDArray[np.generic], path: Path) -> NDArray[np.generic]:

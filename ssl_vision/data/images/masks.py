@@ -5,7 +5,6 @@ or what the user's table says of ids or colours. A value that no table knows is 
 class.
 """
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ssl_vision.bounds import check_bounds
-from ssl_vision.data.decode import MAX_PIXELS, upright_size
-from ssl_vision.data.images.partners import Kind, PartnerConfig
+from ssl_vision.data.decode import upright_size
+from ssl_vision.data.images.partners import Kind, PartnerConfig, opened
 from ssl_vision.data.images.table import SUFFIXES as TABLES
 from ssl_vision.data.images.table import read_table
 from ssl_vision.errors import ConfigError, DataError, did_you_mean
-from ssl_vision.files import MAX_IMAGE_BYTES, read_regular, shown
+from ssl_vision.files import shown
 
 IGNORED = -1  # class of pixels that count nowhere
 Classes: TypeAlias = NDArray[np.int16]  # (H, W)
@@ -121,23 +119,13 @@ def read_mask(path: Path, table: LabelTable) -> Classes:
 
 def _read(path: Path, *, is_colors: bool) -> NDArray[Any]:
     """Values as they are stored: ids of any integer type, or colours as one number, (H, W)."""
-    try:
-        data = read_regular(path, max_bytes=MAX_IMAGE_BYTES)
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{shown(str(path))} has more than {MAX_PIXELS:,} pixels.")
-            image.load()
-            if is_colors:
-                red, green, blue = np.asarray(image.convert("RGB")).astype(np.int64).T
-                return ((red << 16) + (green << 8) + blue).T
-            if image.mode in ("RGB", "RGBA", "LA", "CMYK", "F"):
-                raise DataError(_not_ids(path, image.mode))
-            return np.asarray(image, np.uint8 if image.mode == "1" else None)
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{shown(str(path))} cannot be read as a mask: {reason}.") from error
+    with opened(path, formats=_FORMATS, wanted="a mask") as image:
+        if is_colors:
+            red, green, blue = np.asarray(image.convert("RGB")).astype(np.int64).T
+            return ((red << 16) + (green << 8) + blue).T
+        if image.mode in ("RGB", "RGBA", "LA", "CMYK", "F"):
+            raise DataError(_not_ids(path, image.mode))
+        return np.asarray(image, np.uint8 if image.mode == "1" else None)
 
 
 def _not_ids(path: Path, mode: str) -> str:

@@ -1,16 +1,20 @@
 """A file for each image in another folder: its mask, or its depth."""
 
+import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ssl_vision.data.decode import upright_size
+from PIL import Image
+
+from ssl_vision.data.decode import MAX_PIXELS, upright_size
 from ssl_vision.data.images.folder import list_files
 from ssl_vision.data.splits import TRAIN_NAMES, VAL_NAMES
 from ssl_vision.errors import DataError
-from ssl_vision.files import shown
+from ssl_vision.files import MAX_IMAGE_BYTES, read_regular, shown
 
 # What data sets write behind the name that an image and its partner share: Cityscapes, CamVid, ...
 _IMAGE_ENDS = ("_leftImg8bit", "_image", "_img", "_rgb", "_color")
@@ -151,3 +155,29 @@ def check_sizes(partners: dict[str, Path], kind: Kind) -> None:
                 f"{shown(str(partner))} has {own[1]}x{own[0]} pixels, its image {shown(image)} "
                 f"{wanted[1]}x{wanted[0]}; a {kind.word} has the size of its image."
             )
+
+
+@contextmanager
+def opened(path: Path, *, formats: tuple[str, ...], wanted: str) -> Iterator[Image.Image]:
+    """A partner that is a picture, loaded as it is stored.
+
+    Args:
+        path: The file.
+        formats: Pillow's names of what may be read.
+        wanted: What it should be, for messages.
+
+    Raises:
+        DataError: It cannot be read, here or by what is done with it, or is too large.
+    """
+    try:
+        data = read_regular(path, max_bytes=MAX_IMAGE_BYTES)
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{shown(str(path))} has more than {MAX_PIXELS:,} pixels.")
+            image.load()
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{shown(str(path))} cannot be read as {wanted}: {reason}.") from error

@@ -171,8 +171,7 @@ def write_checkpoint(
         manifest = {"schema": SCHEMA, "step": step, "files": files}
         _write_synced(temporary / _MANIFEST, json.dumps(manifest, indent=1))
         fsync_path(temporary)
-        if target.path.exists():  # only ever one that was found defective, or the same step again
-            shutil.rmtree(target.path)
+        remove_checkpoint(target)  # only ever one that was found defective, or the same step again
         os.replace(temporary, target.path)
         fsync_path(folder)
     except (OSError, RuntimeError) as error:
@@ -185,6 +184,19 @@ def write_checkpoint(
             "resume=auto."
         ) from error
     return target
+
+
+def remove_checkpoint(checkpoint: Checkpoint) -> None:
+    """Remove a checkpoint, if it is there, so that its name never stands for half of one.
+
+    Raises:
+        OSError: It cannot be renamed. What cannot be removed after that is left as a temporary.
+    """
+    doomed = checkpoint.path.with_name(f"{_TEMPORARY}{checkpoint.path.name}-{os.getpid()}-old")
+    if checkpoint.path.exists():
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.replace(checkpoint.path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_temporaries(folder: Path) -> int:
@@ -274,7 +286,7 @@ class CheckpointWriter:
             older = [c for c in list_checkpoints(self._folder) if c < written]
             for checkpoint in older[: max(0, len(older) - self._keep + 1)]:
                 if checkpoint.step != spared:
-                    shutil.rmtree(checkpoint.path, ignore_errors=True)
+                    remove_checkpoint(checkpoint)
         except BaseException as error:  # handed to the training thread
             self._error = error
 

@@ -1,35 +1,60 @@
 """The command that packs a data set into one .beton file."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bar
 
 from ssl_vision.commands.arguments import parse
 from ssl_vision.config import load_settings
 from ssl_vision.data.find import DataLike, find_source, given
 from ssl_vision.data.images.config import ImageData
-from ssl_vision.data.images.pack import PackReport, PrepareConfig, pack
+from ssl_vision.data.images.pack import PackConfig, PackReport, Progress, pack
+from ssl_vision.data.levels import DecodeConfig
+from ssl_vision.data.pairs.config import PairData
+from ssl_vision.data.pairs.layouts import LISTS
+from ssl_vision.data.pairs.packed import pack_pairs
+from ssl_vision.data.pairs.source import PairSource
 from ssl_vision.data.source import Source
 from ssl_vision.data.splits import NoValSplitError
-from ssl_vision.errors import DataError, keys_renamed
+from ssl_vision.errors import ConfigError, DataError, keys_renamed
 from ssl_vision.files import check_output
 
 _AS_TYPED = {  # as the source says it -> as it is here
     "data.download=true": "download=true",
     "data.decode.": "decode.",
+    "data.frame_distance=": "frame_distance=",
     "check data.path": "check SOURCE",
     "data path '": "SOURCE '",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(PackConfig):
+    """Settings of the command: which part of a data set, and how to pack it."""
+
+    split: Literal["train", "val"] = "train"
+    modality: Literal["images", "pairs"] = "images"  # what SOURCE holds; pairs: of one scene, CroCo
+    frame_distance: int | None = None  # pairs: SOURCE holds frames of videos; from one to other
+    decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
+    download: bool = False  # whether a named data set may be fetched
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frame_distance is not None and self.modality != "pairs":
+            raise ConfigError(
+                f"frame_distance={self.frame_distance} is of pairs; add modality=pairs."
+            )
 
 
 def run_prepare(arguments: Sequence[str]) -> int:
@@ -43,7 +68,7 @@ def run_prepare(arguments: Sequence[str]) -> int:
     for line in source.notes:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     columns = [TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn()]
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+    with Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         tasks = {}
 
         def show(stage: str, done: int, total: int) -> None:
@@ -51,7 +76,7 @@ def run_prepare(arguments: Sequence[str]) -> int:
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done)
 
-        report = pack(source, places[1], config, progress=show)
+        report = _packed(source, places[1], config, show)
     Console().print(_summary(report), highlight=False, soft_wrap=True)
     if left:
         Console().print(left, highlight=False, soft_wrap=True)
@@ -59,12 +84,12 @@ def run_prepare(arguments: Sequence[str]) -> int:
 
 
 def prepare(data: DataLike, out: str | Path, **settings: Any) -> PackReport:
-    """Pack images into one checked .beton file; how many, and what was left out.
+    """Pack images, or pairs of them, into one checked .beton file; how many, what was left out.
 
     Args:
         data: Path, name or object, as `ssl_vision.train` takes.
         out: The file, whose name ends with .beton.
-        settings: Of the command `prepare`: `mode="raw"`, `split="val"`, `overwrite=True`, ...
+        settings: Of the command `prepare`: `mode="raw"`, `split="val"`, `modality="pairs"`, ...
 
     Raises:
         ConfigError: A setting cannot be used.
@@ -72,17 +97,35 @@ def prepare(data: DataLike, out: str | Path, **settings: Any) -> PackReport:
     """
     config = load_settings(PrepareConfig, settings)
     check_output(Path(out), key="out")
-    return pack(_opened(data, config), out, config)
+    return _packed(_opened(data, config), out, config, None)
+
+
+def _packed(
+    source: Source, out: str | Path, config: PrepareConfig, progress: Progress | None
+) -> PackReport:
+    if isinstance(source, PairSource):
+        return pack_pairs(source, out, config, progress=progress)
+    return pack(source, out, config, progress=progress)
 
 
 def _opened(data: DataLike, config: PrepareConfig) -> Source:
+    path = given(data).path
+    if config.modality == "images" and path.endswith(LISTS) and Path(path).expanduser().is_file():
+        raise ConfigError(f"{path} is no set of images; add modality=pairs if it lists pairs.")
     with keys_renamed(_AS_TYPED):
         return find_source(data, split=config.split, config=_settings_of(data, config))
 
 
 def _settings_of(data: DataLike, config: PrepareConfig) -> ImageData:
     path = given(data).path
-    return ImageData(path=path, download=config.download, decode=config.decode)
+    if config.modality == "images":
+        return ImageData(path=path, download=config.download, decode=config.decode)
+    return PairData(
+        path=path,
+        decode=config.decode,
+        frame_distance=config.frame_distance,
+        on_error="substitute",  # images without partner are bad ones, and max_bad_fraction decides
+    )
 
 
 def _left_out(path: str, config: PrepareConfig) -> str:
@@ -96,12 +139,13 @@ def _left_out(path: str, config: PrepareConfig) -> str:
     except DataError as error:
         return f"Its test split cannot be read: {error}"
     return (
-        f"Its test split, {len(val)} images, is not in the file; split=val packs it into another, "
-        "for data.val_path."
+        f"Its test split, {len(val)} {config.modality}, is not in the file; split=val packs it "
+        "into another, for data.val_path."
     )
 
 
 def _summary(report: PackReport) -> str:
+    pairs = "" if report.num_pairs is None else f"{report.num_pairs} pairs of "
     bad = ""
     if report.bad:
         bad = (
@@ -110,7 +154,7 @@ def _summary(report: PackReport) -> str:
         )
     notes = f"{report.notes}\n" if report.notes else ""
     return (
-        f"{report.path}: {report.num_samples} images, {report.num_bytes / 2**20:.1f} MiB "
+        f"{report.path}: {pairs}{report.num_samples} images, {report.num_bytes / 2**20:.1f} MiB "
         f"({report.num_kept} JPEG files kept, {report.num_encoded} encoded, "
         f"{report.num_raw} raw){bad}.\n{notes}"
         f"Train on it with data.path={report.path}"

@@ -101,11 +101,17 @@ COMMANDS: dict[str, Command] = {
     ),
     "prepare": Command(
         run=f"{_ROOM}.prepare:run_prepare",
-        summary="pack images into one checked file",
+        summary="pack images, or pairs of them, into one checked file",
         words="SOURCE OUT.beton [KEY=VALUE ...]",
-        meanings={"SOURCE": "folder of images, or a named data set", "OUT.beton": "file to write"},
-        settings="ssl_vision.data.images.pack:PrepareConfig",
-        examples=("ssl-vision prepare photos/ photos.beton mode=proportion",),
+        meanings={
+            "SOURCE": "folder of images, a named data set, or a list or folder of pairs",
+            "OUT.beton": "file to write",
+        },
+        settings="ssl_vision.commands.prepare:PrepareConfig",
+        examples=(
+            "ssl-vision prepare photos/ photos.beton mode=proportion",
+            "ssl-vision prepare pairs.txt pairs.beton modality=pairs",
+        ),
     ),
     "pairs": Command(
         run=f"{_ROOM}.pairs:run_pairs",

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -40,7 +40,7 @@ from ssl_vision.data.images.beton_format import (
     data_start,
     record_type,
 )
-from ssl_vision.data.levels import DecodeConfig, Notes
+from ssl_vision.data.levels import Notes
 from ssl_vision.data.loader import auto_threads
 from ssl_vision.data.source import Source
 from ssl_vision.errors import ConfigError, DataError
@@ -85,15 +85,6 @@ class PackConfig:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig(PackConfig):
-    """Settings of the command: which part of a data set, and how to pack it."""
-
-    split: Literal["train", "val"] = "train"
-    decode: DecodeConfig = field(default_factory=DecodeConfig)  # transparency, deep levels
-    download: bool = False  # whether a named data set may be fetched
-
-
 class BadSample(NamedTuple):
     """A sample that was left out."""
 
@@ -113,6 +104,7 @@ class PackReport(NamedTuple):
         num_raw: Images stored as pixels.
         bad: Samples left out.
         notes: Counts of images with transparency and the like, as a sentence.
+        num_pairs: Pairs of these samples; `bad` is then of pairs. None where there are no pairs.
     """
 
     path: Path
@@ -123,6 +115,7 @@ class PackReport(NamedTuple):
     num_raw: int
     bad: list[BadSample]
     notes: str = ""
+    num_pairs: int | None = None
 
 
 class _Packed(NamedTuple):
@@ -151,29 +144,19 @@ def pack(
         DataError: If too many samples are bad, the target exists, or writing fails. The target is
             then as it was before.
     """
-    target = Path(path)
-    if target.suffix != ".beton":
-        raise ConfigError(f"{target}: the name of a packed data set must end with .beton.")
-    if target.exists() and not config.overwrite:
-        raise DataError(f"{target} exists; use overwrite=true to replace it.")
+    target = check_target(path, config)
     notes = Notes()
     report = progress or (lambda stage, done, total: None)
-    try:
-        with _partial_file(target) as (partial, file):
-            writer = _PageWriter(file, num_reserved=len(source), page_size=config.page_size)
-            samples, bad = _write_samples(source, writer, config, report, notes)
-            _check_bad(target, bad, len(source), config)
-            labels = _labels_of(source, [sample.row for sample in samples])
-            writer.finish(samples, labels)
-            if config.verify:
-                _verify(partial, samples, writer.checksums, config, report)
-            _write_sidecars(source, target, partial, samples, bad, notes)
-            os.replace(partial, target)
-    except OSError as error:
-        free = shutil.disk_usage(_existing(target)).free
-        raise DataError(
-            f"{target} cannot be written: {error.strerror or error} ({free >> 20} MiB free there)."
-        ) from error
+    with on_disk(target), _partial_file(target) as (partial, file):
+        writer = _PageWriter(file, num_reserved=len(source), page_size=config.page_size)
+        samples, bad = _write_samples(source, writer, config, report, notes)
+        check_bad(target, bad, len(source), config)
+        labels = _labels_of(source, [sample.row for sample in samples])
+        writer.finish(samples, labels)
+        if config.verify:
+            _verify(partial, samples, writer.checksums, config, report)
+        _write_sidecars(source, target, partial, samples, bad, notes)
+        os.replace(partial, target)
     fsync_path(target.parent)
     kinds = Counter(sample.kind for sample in samples)
     return PackReport(
@@ -182,12 +165,40 @@ def pack(
     )  # fmt: skip
 
 
+def check_target(path: str | Path, config: PackConfig) -> Path:
+    """Where a packed data set is to be written.
+
+    Raises:
+        ConfigError: Its name does not end with .beton.
+        DataError: It exists, and is not to be replaced.
+    """
+    target = Path(path)
+    if target.suffix != ".beton":
+        raise ConfigError(f"{target}: the name of a packed data set must end with .beton.")
+    if target.exists() and not config.overwrite:
+        raise DataError(f"{target} exists; use overwrite=true to replace it.")
+    return target
+
+
+@contextmanager
+def on_disk(target: Path) -> Iterator[None]:
+    """What the disk refuses inside is a DataError that names the target and the room there."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(_existing(target)).free
+        raise DataError(
+            f"{target} cannot be written: {error.strerror or error} ({free >> 20} MiB free there)."
+        ) from error
+
+
 # Taking samples in -------------------------------------------------------------------------
 
 _local = threading.local()
 
 
-def _decoder() -> Decoder:
+def thread_decoder() -> Decoder:
+    """The decoder of this thread."""
     if not hasattr(_local, "decoder"):
         _local.decoder = Decoder()
     decoder: Decoder = _local.decoder
@@ -206,7 +217,7 @@ _AS_TYPED = ("data.decode.", "decode.")  # as a reader of images says it -> as i
 
 def _take(source: Source, index: int, config: PackConfig, notes: Notes) -> _Packed:
     """Read, check and encode one sample."""
-    decoder = _decoder()
+    decoder = thread_decoder()
     decoder.notes = notes
     data = source.encoded(index)
     keep = _can_keep(data, config)
@@ -278,9 +289,14 @@ def _write_samples(
     return samples, bad
 
 
-def _check_bad(target: Path, bad: list[BadSample], total: int, config: PackConfig) -> None:
+def check_bad(target: Path, bad: list[BadSample], total: int, config: PackConfig) -> None:
+    """Write the list of bad samples down, and go no further where they are too many.
+
+    Raises:
+        DataError: They are more than the settings allow, or all.
+    """
     if bad:
-        _write_bad(target, bad)
+        write_bad(target, bad)
     if total == 0 or len(bad) > config.max_bad_fraction * total:
         first = f" First: {bad[0].name}: {bad[0].reason}." if bad else ""
         raise DataError(
@@ -410,7 +426,7 @@ def _verify(
         for row in rows:
             data: Any = written.encoded(row)
             if data is None or samples[row].kind == "encoded":
-                pixels = written.sample(row, _decoder())
+                pixels = written.sample(row, thread_decoder())
                 data = pixels if data is None else data
             if zlib.crc32(data) != checksums[row]:
                 raise DataError(f"sample {row} reads back other bytes; is the disk failing?")
@@ -460,7 +476,8 @@ def _bad_path(target: Path) -> Path:
     return target.with_name(target.name + ".bad")
 
 
-def _write_bad(target: Path, bad: list[BadSample]) -> None:
+def write_bad(target: Path, bad: list[BadSample]) -> None:
+    """The list of bad samples beside a target: name, tab, reason."""
     lines = (f"{sample.name}\t{' '.join(sample.reason.split())}\n" for sample in bad)
     write_atomically(_bad_path(target), "".join(lines))
 

@@ -112,6 +112,7 @@ def pairs_of_folder(
                 "data.on_error=substitute to leave such images out."
             )
         notes.append(f"{shown(root)}: {told} left out.")
+        source.alone = tuple(str(root / path) for path in found.alone)
     used = {path for pair in found.pairs for path in pair} | set(found.alone)
     unread = [path for path in paths if path not in used]
     if unread:

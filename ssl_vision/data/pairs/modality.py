@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from ssl_vision.data.config import DataConfig
+from ssl_vision.data.images.find import PACKED
 from ssl_vision.data.images.folder import holds_images
 from ssl_vision.data.images.modality import Images
 from ssl_vision.data.modality import Modality
 from ssl_vision.data.pairs.config import FIRST, SECOND, PairData
 from ssl_vision.data.pairs.layouts import LISTS, pairs_of_folder, pairs_of_list
 from ssl_vision.data.pairs.loader import PairLoader
+from ssl_vision.data.pairs.packed import packed_pairs
 from ssl_vision.data.pairs.scenes import blocks
 from ssl_vision.data.source import Source, Split
 from ssl_vision.data.splits import VAL_NAMES, NotSplitError, NoValSplitError, find_splits
@@ -31,7 +33,7 @@ class Pairs(Images):
     loader = PairLoader
 
     def open(self, path: str, *, split: Split, config: DataConfig) -> Source:
-        """A built-in set, a list of pairs, or a folder; see `layouts`."""
+        """A built-in set, a list of pairs, packed ones, or a folder; see `layouts`."""
         assert isinstance(config, PairData)
         if path in BUILTIN:
             return BUILTIN[path](split)
@@ -39,11 +41,11 @@ class Pairs(Images):
         if not place.exists():
             raise DataError(
                 f"data path {path!r} does not exist; give a list of pairs (.txt), a folder of "
-                f"pairs, or {', '.join(BUILTIN)} (built in)."
+                f"pairs, a {PACKED} file of them, or {', '.join(BUILTIN)} (built in)."
             )
         if place.is_file():
             return _of_file(place, split, config)
-        splits = find_splits(place, holds=holds_images, suffixes=LISTS)
+        splits = find_splits(place, holds=holds_images, suffixes=(*LISTS, PACKED))
         part = splits.train if split == "train" else splits.val
         if part is None:
             kind = NotSplitError if splits.train == place else NoValSplitError
@@ -77,11 +79,14 @@ class Pairs(Images):
 
 
 def _of_file(path: Path, split: Split, config: PairData) -> Source:
-    if path.suffix.lower() not in LISTS:
+    suffix = path.suffix.lower()
+    if suffix not in (*LISTS, PACKED):
         raise DataError(
             f"{shown(path)} is no list of pairs ({', '.join(LISTS)}: a line `path_a path_b` for "
-            "each), and a single image is no pair."
+            f"each) and no {PACKED} file, and a single image is no pair."
         )
     if split != "train":
         raise NotSplitError(f"{shown(path)} is one split; give the other as data.val_path.")
+    if suffix == PACKED:
+        return packed_pairs(path, decode=config.decode)
     return pairs_of_list(path, decode=config.decode)

@@ -14,12 +14,21 @@ class PairSource(Source):
         images: All images.
         pairs: Rows of the first and second image of each pair, int64, (n, 2).
         notes: What was chosen when they were found, a line each.
+        alone: Paths of images that are left out because their partner is missing.
     """
 
     modality = "pairs"
 
-    def __init__(self, images: Source, pairs: np.ndarray, *, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        images: Source,
+        pairs: np.ndarray,
+        *,
+        notes: tuple[str, ...] = (),
+        alone: tuple[str, ...] = (),
+    ) -> None:
         self.images, self.pairs = images, np.asarray(pairs, np.int64)
+        self.alone = alone
         self.notes, self.class_names = (*images.notes, *notes), []
         self.decided, self.is_identified = images.decided, images.is_identified
 

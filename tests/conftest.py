@@ -64,6 +64,10 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
     return load
 
 
+# Imported once, by the server that processes are forked from. Nothing else may happen there.
+_PRELOADED = ["torch", "numpy", "pytest", "ssl_vision.engine.train", "ssl_vision.tasks.evaluate"]
+
+
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -87,15 +91,15 @@ def run_distributed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]
     """`run_distributed(function, *args, world_size=2)` -> what each gloo process returned.
 
     `function` may be any top-level function of a test file; it must return something picklable
-    (tensors as NumPy arrays or lists). Processes are forked from a server that has imported torch
-    and nothing else happened in: a fork of this process could not run autograd once a test before
-    has exported or compiled a network.
+    (tensors as NumPy arrays or lists). Processes are forked from a server that has imported this
+    package and nothing else happened in: a fork of this process could not run autograd once a test
+    before has exported or compiled a network.
     """
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1]))  # finds `tests.*`
 
     def run(function: Callable[..., Any], *args: Any, world_size: int = 2) -> list[Any]:
         context = mp.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "numpy", "pytest"])
+        context.set_forkserver_preload(_PRELOADED)
         with context.Manager() as manager:
             results = manager.dict()
             mp.start_processes(

@@ -46,7 +46,7 @@ def test_the_example_runs(folder: Path) -> None:
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs for cell in cells)  # kept without outputs
-    cells[0].source = cells[0].source.replace("10}", "2}")
+    cells[0].source = cells[0].source.replace("10}", '2, "trainer.max_steps": 12}')
     NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
@@ -56,8 +56,8 @@ def test_the_example_runs(folder: Path) -> None:
                each.get("data", {})]  # fmt: skip
     assert widgets, "no bar was drawn"
     assert "runs/notebook/second: running" in _texts(started)
-    assert "runs/notebook/second: stopped, update 1 of 46" in _texts(stopped)
-    assert "(46," in _texts(finished)
+    assert "runs/notebook/second: stopped, update 1 of 12" in _texts(stopped)
+    assert "(12," in _texts(finished)
     assert "(1497, 128)" in _texts(cells[5])
     assert (folder / "runs/notebook/second/report.html").exists()
 
@@ -83,7 +83,7 @@ import ssl_vision
 result = ssl_vision.train(
     "barlow_twins/tiny_cpu", data="digits", run_dir="run", is_quiet=True,
     callbacks=ssl_vision.Callbacks(on_update=lambda p: print("update", p.step, flush=True)),
-    **{"trainer.epochs": 4},
+    **{"trainer.epochs": 4, "trainer.max_steps": 30},
 )
 print("done", result.steps)
 """
@@ -94,12 +94,12 @@ def test_the_stop_button_stops_and_the_same_cell_goes_on(kernel: Any) -> None:
     text, error = _run(client, _CELL, when="update 3\n", do=manager.interrupt_kernel)
     assert error.startswith("KeyboardInterrupt: stopped by SIGINT after update "), text[-500:]
     stopped = int(error.split("after update ")[1].split(";")[0])
-    assert 3 <= stopped < 92
+    assert 3 <= stopped < 30
     text, error = _run(client, _CELL)
     assert error == ""
     assert f"update {stopped + 1}\n" in text
     assert "update 1\n" not in text
-    assert text.endswith("done 92\n")
+    assert text.endswith("done 30\n")
 
 
 def _run(client: Any, code: str, *, when: str | None = None, do: Any = None) -> tuple[str, str]:

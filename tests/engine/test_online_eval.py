@@ -116,7 +116,8 @@ def test_a_student_of_classes_is_scored_where_the_labels_are_called_the_same(
     is_renamed: bool,
 ) -> None:
     """By the exported network's own forward pass."""
-    long = ("trainer.epochs=8", "data.global_batch_size=64", "optim.base_lr=2e-2")
+    epochs = 1 if is_renamed else 8  # long enough to be better than chance, where it matters
+    long = (f"trainer.epochs={epochs}", "data.global_batch_size=64", "optim.base_lr=2e-2")
     train(recipe("supervised", *long, run="teacher"))
     if is_renamed:
         others = tuple(f"not {each}" for each in range(10))
@@ -125,7 +126,7 @@ def test_a_student_of_classes_is_scored_where_the_labels_are_called_the_same(
         "distill",
         f"method.teachers.one.weights={tmp_path / 'teacher'}",
         *long,
-        "online_eval.every_epochs=8",
+        f"online_eval.every_epochs={epochs}",
         run="student",
     )
     train(config)

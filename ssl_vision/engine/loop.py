@@ -60,7 +60,7 @@ class Loop:
             batch = self.prepare(next(self.stream))
             # Processes exchange gradients once, in the backward of the last batch.
             with self.fabric.no_backward_sync(self.model, enabled=number + 1 < self.accumulate):
-                output: LossOutput = self.model(batch)
+                output = self._forward(batch)
                 self.fabric.backward(output.loss / self.accumulate)
             self.stream.prefetch()  # while the device is busy with what was just queued
             outputs.append(LossOutput(output.loss.detach(), output.metrics))
@@ -70,3 +70,10 @@ class Loop:
         self.fabric.strategy.optimizer_step(optimizer)
         method.end_update(outcome)
         return Update(outputs, index, outcome)
+
+    def _forward(self, batch: Batch) -> LossOutput:
+        # What the wrapper's own call does for float32 and autocast, without the walk over outputs
+        # that looks for tensors whose backward goes past Fabric: 0.3 ms.
+        with self.fabric.strategy.precision.forward_context():
+            output: LossOutput = self.model._forward_module(batch)
+        return output

@@ -120,7 +120,14 @@ def wrap(
     if isinstance(module, Backbone):
         return module
     if is_timm(module):
-        return _of_timm(module, kwargs)
+        backbone = _of_timm(module, kwargs)
+        if backbone is None:
+            raise ConfigError(
+                f"backbone: this {_name_of(module)} was built with arguments that cannot be told "
+                "from its weights; say which, as backbone=ssl_vision.backbones.wrap(model, "
+                "kwargs={...}) with those of timm.create_model."
+            )
+        return backbone
     _check_kwargs(kwargs)
     if width is None:
         found = probe(module, in_chans=in_chans, size_px=size_px)
@@ -128,9 +135,21 @@ def wrap(
     return OwnBackbone(module, width=width, in_chans=in_chans, kwargs=kwargs)
 
 
-def as_backbone(module: nn.Module, *, size_px: int) -> Backbone:
-    """A copy of a network as a backbone, so that what a program holds stays as it is."""
+def as_backbone(module: nn.Module, *, size_px: int, is_built_again: bool = True) -> Backbone:
+    """A copy of a network as a backbone, so that what a program holds stays as it is.
+
+    Args:
+        module: As `wrap` has it.
+        size_px: Side of an image it takes.
+        is_built_again: Whether it will be exported; else a model of timm whose arguments cannot be
+            told will do.
+
+    Raises:
+        ConfigError: As `wrap`.
+    """
     copied = copy.deepcopy(module)
+    if not is_built_again and is_timm(copied):
+        return _of_timm(copied, None) or _as_it_is(copied)
     return copied if isinstance(copied, Backbone) else wrap(copied, size_px=size_px)
 
 
@@ -191,20 +210,27 @@ def _check_kwargs(kwargs: Mapping[str, Any] | None) -> None:
 # Models of timm --------------------------------------------------------------------------------
 
 
-def _of_timm(model: Any, kwargs: Mapping[str, Any] | None) -> Backbone:
-    """A model of timm, without classifier, with the arguments that build it again."""
-    name = str(model.pretrained_cfg["architecture"])
+def _of_timm(model: Any, kwargs: Mapping[str, Any] | None) -> Backbone | None:
+    """A model of timm, without classifier, with the arguments that build it again; else None."""
+    name = _name_of(model)
     if getattr(model, "num_classes", 0):
         model.reset_classifier(0)
     tried = [dict(kwargs)] if kwargs is not None else _arguments(model)
     for args in tried:
         if _fits(model, name, args):
             return wrap_model(model, architecture=name, model_args=args)
-    raise ConfigError(
-        f"backbone: this {name} was built with arguments that cannot be told from its weights; say "
-        "which, as backbone=ssl_vision.backbones.wrap(model, kwargs={...}) with those of "
-        "timm.create_model."
-    )
+    return None
+
+
+def _as_it_is(model: Any) -> Backbone:
+    """A model of timm that only the program can build again."""
+    backbone = wrap_model(model, architecture=_name_of(model), model_args={})
+    backbone.own = OwnClass(f"timm.{_name_of(model)}", None)
+    return backbone
+
+
+def _name_of(model: Any) -> str:
+    return str(model.pretrained_cfg["architecture"])
 
 
 def _arguments(model: Any) -> list[ModelArgs]:

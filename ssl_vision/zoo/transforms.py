@@ -47,7 +47,7 @@ def spec_of_transform(transform: TransformLike, model: nn.Module) -> InputSpec:
             raise ConfigError(
                 f"transform: {type(model).__name__} does not say its own; {_WAY_OUT}."
             )
-        return _of_mapping(inner.pretrained_cfg)
+        return _of_mapping(inner.pretrained_cfg | _own_size(inner))
     if isinstance(transform, str | Path):
         folder = Path(transform).expanduser()
         inner_folder = folder / "export"
@@ -59,6 +59,15 @@ def spec_of_transform(transform: TransformLike, model: nn.Module) -> InputSpec:
             raise ConfigError(f"transform.{unknown[0]} is unknown; use {', '.join(_KEYS)}.")
         return _of_mapping(transform)
     return _of_torchvision(transform)
+
+
+def _own_size(model: Any) -> dict[str, int]:
+    """The one size that a model of timm takes, where it is not the one of its weights."""
+    embed = getattr(model, "patch_embed", None)
+    size = getattr(embed, "img_size", None)
+    if size is None or not getattr(embed, "strict_img_size", True):
+        return {}
+    return {"size": size[0] if isinstance(size, tuple) else size}
 
 
 def _of_mapping(given: Mapping[str, Any]) -> InputSpec:

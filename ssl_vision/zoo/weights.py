@@ -191,7 +191,7 @@ def resolve_network(
             )
         return resolve_weights(model, with_classifier=with_classifier)
     spec = spec_of_transform(transform, model)
-    backbone = as_backbone(model, size_px=spec.size).cpu().eval()
+    backbone = as_backbone(model, size_px=spec.size, is_built_again=False).cpu().eval()
     return LoadedBackbone(
         backbone=backbone,
         spec=spec,

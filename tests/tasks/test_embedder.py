@@ -1,10 +1,12 @@
 """Features and scores of any network on any data, from a program."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -80,6 +82,23 @@ def test_one_call_and_weights_of_a_name() -> None:
         ssl_vision.embed(weights, images, transform=_SHOWN)
     with pytest.raises(ConfigError, match="does not say its own"):
         ssl_vision.embed(Net(), images)
+
+
+def test_a_model_of_timm_is_read_as_it_is_whatever_it_was_built_with(tmp_path: Path) -> None:
+    """As wrapped with its arguments; its one size is found."""
+    images, labels = _colours()
+    kwargs = {"img_size": 32, "depth": 1}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **kwargs)
+    found = ssl_vision.embed(model, images, device="cpu")
+    assert model.num_classes == 7
+    wrapped = ssl_vision.backbones.wrap(copy.deepcopy(model), kwargs=kwargs)
+    np.testing.assert_array_equal(found, ssl_vision.embed(wrapped, images, size_px=32))
+    data = {"train": (images, labels), "val": (images, labels)}
+    asked = {"data": data, "tasks": ["knn"], "out": tmp_path}
+    score = ssl_vision.evaluate(model, **asked).tasks["knn"].main.value
+    assert 0 < score <= 1
+    with pytest.raises(ConfigError, match=r"can draw timm\.vit_tiny_patch16_224 anew"):
+        ssl_vision.evaluate(model, baselines=True, **asked)
 
 
 def test_a_module_is_evaluated_on_objects(network: Net, tmp_path: Path) -> None:

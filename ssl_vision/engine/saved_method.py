@@ -48,6 +48,17 @@ def _warn(text: str) -> None:
     warnings.warn(text, SslVisionWarning, stacklevel=3)
 
 
+def untrained_method(run: Path) -> Method:
+    """The whole method of a run as it was drawn, before the first update (and `init_from`).
+
+    Raises:
+        CheckpointError: The run's config.yaml is damaged.
+        ConfigError: It is not understood.
+    """
+    config = load_run_config(run)
+    return build_method(config, _plan(config)).eval()
+
+
 def untrained_backbone(run: Path) -> Backbone:
     """Network of a run as its method drew it, before the first update (and before `init_from`).
 

@@ -5,6 +5,7 @@ functions of `evaluation/`: it names the protocol and draws its plots.
 """
 
 from ssl_vision.tasks import (
+    binocular,
     clustering,
     correspond,
     dense_knn,
@@ -45,4 +46,5 @@ TASKS: dict[str, Task] = {
     "dense_knn": dense_knn.TASK,
     "depth": depth.TASK,
     "correspond": correspond.TASK,
+    "binocular": binocular.TASK,
 }

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssl_vision.data.decode import Decoder, upright_size
+from ssl_vision.data.images.depth import read_depth
 from ssl_vision.data.images.folder import list_images
 from ssl_vision.data.images.table import SUFFIXES as TABLES
 from ssl_vision.data.images.table import read_table
@@ -27,9 +28,12 @@ Points = NDArray[np.float64]  # (n, 2), x and y
 
 _FLO_MAGIC = 202021.25
 _FLO_UNKNOWN = 1e9  # of .flo files: larger values are none
+_DISPARITIES = (".png", ".tif", ".tiff")
+_DISPARITY_PX = 1 / 256  # of a unit of such pictures, as of KITTI
 _COLUMNS = ("first", "second", "geometry")
 _FORMS = (
-    "a homography (9 numbers of a text, or .npy of (3, 3)), a flow (.flo, or .npy of (H, W, 2)), "
+    "a homography (9 numbers of a text, or .npy of (3, 3)), a flow (.flo, or .npy of (H, W, 2)), a "
+    "disparity (.npy of (H, W), or a picture of 16 bits in 1/256 px), "
     "or points (.csv with x_first, y_first, x_second, y_second, or .npy of (n, 4))"
 )
 
@@ -165,6 +169,8 @@ def read_geometry(pair: Pair) -> Geometry:
                 return _as_geometry(np.load(file, allow_pickle=False), pair)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{shown(str(path))} cannot be read ({error}).") from error
+    if path.suffix.lower() in _DISPARITIES:
+        return _as_geometry(read_depth(path, scale=_DISPARITY_PX), pair)
     if path.suffix.lower() in TABLES:
         columns = read_table(path)
         names = ("x_first", "y_first", "x_second", "y_second")
@@ -213,6 +219,9 @@ def _as_geometry(array: NDArray[np.generic], pair: Pair) -> Geometry:
                 f"{shown(pair.first)} has {size[1]}x{size[0]}."
             )
         return Geometry(flow=values)
+    if values.ndim == 2 and values.shape == upright_size(pair.first):
+        left = np.where(values > 0, -values, np.nan)  # 0 stands for none
+        return Geometry(flow=np.stack([left, np.zeros_like(left)], axis=2))
     if values.ndim == 2 and values.shape[1] == 4 and len(values):
         return Geometry(points=Correspondence(values[:, :2] + 0.5, values[:, 2:] + 0.5))
     raise DataError(f"{name} has the shape {array.shape}; wanted is {_FORMS}.")

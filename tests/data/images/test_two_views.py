@@ -60,6 +60,21 @@ def test_four_places_fix_a_homography():
     assert matrix[2, 2] == 1
 
 
+@pytest.mark.parametrize("form", ["npy", "png"])
+def test_a_disparity_moves_a_place_to_the_left(tmp_path, images, form):
+    disparity = np.random.default_rng(0).integers(1, 5 * 256, (6, 8)) / 256
+    disparity[2, 3] = 0  # was not measured
+    file = tmp_path / f"disparity.{form}"
+    if form == "npy":
+        np.save(file, disparity)
+    else:
+        Image.fromarray((disparity * 256).astype(np.uint16)).save(file)
+    found = geometry(images, file).at(PLACES).second
+    expected = PLACES - np.array([[disparity[0, 0], 0], [np.nan, np.nan], [disparity[5, 7], 0]])
+    np.testing.assert_allclose(found[::2], expected[::2])
+    assert np.isnan(found[1, 0])
+
+
 @pytest.mark.parametrize("form", ["npy", "flo"])
 def test_a_flow_moves_the_pixel_a_place_lies_in(tmp_path, images, form):
     flow = np.random.default_rng(0).normal(size=(6, 8, 2)).astype(np.float32)

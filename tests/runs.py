@@ -51,6 +51,11 @@ _METHODS = {
         "teachers: {one: {weights: 'zoo:barlow_twins_mnist5k'}}}",
         {"view": f"{{size_px: 16, {_PLAIN}}}"},
     ),
+    "random_teacher": (
+        "{name: random_teacher, num_prototypes: 64, hidden_dim: 32, bottleneck_dim: 16, "
+        "student_init: near, student_distance: 0.1}",
+        {"view": "{size_px: 16, crop: whole, flip_prob: 0.0}"},
+    ),
     "dino": (
         "{name: dino, num_prototypes: 64, hidden_dim: 32, bottleneck_dim: 16}",
         {

@@ -1,6 +1,6 @@
 """What the rest of the package sees of a network: images in, `Features` out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from timm.models import group_parameters
@@ -42,6 +42,8 @@ class Backbone(nn.Module):
         own: Of networks that are nobody's but the user's, how they are built; else None.
         head_layers: What stands between pooled features and the classifier, (B, D) -> (B, D); None
             unless a fine-tuning starts inside the head of its pretraining.
+        redraw: Builds the same network once more, of other random weights; None where it did not
+            come of a recipe.
     """
 
     modality: str = "images"
@@ -67,6 +69,7 @@ class Backbone(nn.Module):
         self.width: int = width or getattr(model, "head_hidden_size", None) or anything.num_features
         self.mask_token: nn.Parameter | None = None
         self.head_layers: nn.Module | None = None
+        self.redraw: Callable[[], Backbone] | None = None
         self._layer_ids: dict[str, int] | None = None
 
     def forward(self, images: Tensor, *, mask: Tensor | None = None) -> Features:

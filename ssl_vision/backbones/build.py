@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NoReturn
 from unittest.mock import patch
 
@@ -69,6 +70,7 @@ def build_backbone(config: BackboneConfig, *, input_size: int) -> Backbone:
                 "another network. Set it to false."
             )
         backbone.is_packed = True
+    backbone.redraw = partial(build_backbone, config, input_size=input_size)
     return backbone
 
 

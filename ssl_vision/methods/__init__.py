@@ -19,6 +19,7 @@ from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.methods.poa import Poa, PoaConfig
 from ssl_vision.methods.point_cmae import PointCmae, PointCmaeConfig
 from ssl_vision.methods.point_mae import PointMae, PointMaeConfig
+from ssl_vision.methods.random_teacher import RandomTeacher, RandomTeacherConfig
 from ssl_vision.methods.simclr import Simclr, SimclrConfig
 from ssl_vision.methods.supervised import Supervised, SupervisedConfig
 from ssl_vision.methods.vicreg import Vicreg, VicregConfig
@@ -46,5 +47,6 @@ METHODS: dict[str, MethodEntry] = {
     "distill": MethodEntry(DistillConfig, Distill, ImageData),
     "dino": MethodEntry(DinoConfig, Dino, ImageData),
     "poa": MethodEntry(PoaConfig, Poa, ImageData),
+    "random_teacher": MethodEntry(RandomTeacherConfig, RandomTeacher, ImageData),
     "supervised": MethodEntry(SupervisedConfig, Supervised, ImageData),
 }

@@ -1,7 +1,7 @@
-"""Teachers that follow a student as an exponential moving average of its weights."""
+"""Teachers: an exponential moving average of a student's weights, or a copy that never moves."""
 
 import copy
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import nn
@@ -57,3 +57,22 @@ class EmaTeacher(nn.Module, Generic[Network_co]):
     def restart(self, student: nn.Module) -> None:
         """Become a copy of the student again, buffers included."""
         self.network.load_state_dict(student.state_dict())
+
+
+class FrozenCopy(EmaTeacher[Network_co]):
+    """A copy that nobody moves, always in evaluation mode: batch norms use what they have stored.
+
+    Its weights belong to the state of whoever holds it; they change by `restart` alone.
+    """
+
+    def __init__(self, student: Network_co) -> None:
+        super().__init__(student)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+    def update(self, student: nn.Module, *, momentum: float) -> None:
+        """Refuse: it follows nobody."""
+        raise RuntimeError("a frozen copy does not follow; use EmaTeacher.")

@@ -83,6 +83,9 @@ class PrototypeHead(nn.Module):
         num_layers: Linear layers of the MLP; 1 is a single layer without activation.
         has_batch_norm: Batch norm before each activation; for convolutional networks.
         is_gain_frozen: Keep every prototype at length 1 (`norm_last_layer` in DINO's code).
+        is_last_normalized: Without it the prototypes are a plain linear layer, `last_layer.weight`.
+        last_std: Draw the prototypes from a normal law of this width, cut off at 2; None draws them
+            as `nn.Linear` does.
     """
 
     def __init__(
@@ -95,19 +98,29 @@ class PrototypeHead(nn.Module):
         num_layers: int = 3,
         has_batch_norm: bool = False,
         is_gain_frozen: bool = True,
+        is_last_normalized: bool = True,
+        last_std: float | None = None,
     ) -> None:
         super().__init__()
         dims = [in_dim, *[hidden_dim] * (num_layers - 1), bottleneck_dim]
         self.mlp = _mlp(dims, has_batch_norm=has_batch_norm)
         # Before the last layer exists: its directions keep nn.Linear's initialisation.
         self.mlp.apply(_init_linear)
-        self.last_layer = WeightNormLinear(
-            bottleneck_dim, num_prototypes, is_gain_frozen=is_gain_frozen
-        )
+        self.last_layer: WeightNormLinear | nn.Linear
+        if is_last_normalized:
+            self.last_layer = WeightNormLinear(
+                bottleneck_dim, num_prototypes, is_gain_frozen=is_gain_frozen
+            )
+        else:
+            self.last_layer = nn.Linear(bottleneck_dim, num_prototypes, bias=False)
+        if last_std is not None:
+            drawn = "weight_v" if is_last_normalized else "weight"
+            nn.init.trunc_normal_(self.last_layer.get_parameter(drawn), std=last_std)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features -> logits, (B, D) -> (B, K)."""
-        return self.last_layer(self.bottleneck(features))
+        logits: Tensor = self.last_layer(self.bottleneck(features))
+        return logits
 
     def bottleneck(self, features: Tensor) -> Tensor:
         """Features -> unit vectors before the prototypes, (B, D) -> (B, bottleneck_dim)."""

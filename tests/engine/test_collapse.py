@@ -208,6 +208,7 @@ WITHOUT_GUARD = [
 RUNS = [
     *COLLAPSING.items(),
     ("complete collapse", ("simclr", "optim.base_lr=100", "optim.warmup_epochs=0")),
+    ("collapse", ("random_teacher", "optim.base_lr=30", "optim.warmup_epochs=0")),
     ("collapse", ("distill", "optim.base_lr=1.0", "optim.warmup_epochs=0")),
     # Targets that are the student's own, and a rate at which all features become one.
     ("complete collapse", ("ijepa", "method.teacher_momentum=0", "method.teacher_momentum_end=0",
@@ -268,12 +269,18 @@ def test_runs_on_pairs_are_judged_by_their_first_images(recipe, verdict, overrid
     assert verdict in last + capsys.readouterr().out.splitlines()[-1]
 
 
-def test_a_student_that_learns_from_a_teacher_of_other_images_is_called_healthy(tmp_path, capsys):
-    settings = ("data.path=digits", "data.global_batch_size=128", "trainer.epochs=24")
+@pytest.mark.parametrize(
+    ("method", "epochs"),
+    [("distill", 24), ("random_teacher", 8)],  # a teacher of other images; one of none
+)
+def test_a_student_that_learns_from_a_teacher_is_called_healthy(tmp_path, capsys, method, epochs):
+    settings = ("data.path=digits", "data.global_batch_size=128", f"trainer.epochs={epochs}")
+    if method == "random_teacher":
+        settings = (*settings, "data.views.view.size_px=16", "method.num_prototypes=256")
     train(
         load_train_config(
-            [CONFIGS / "distill" / "tiny_cpu.yaml"],
-            [f"run_dir={tmp_path / 'run'}", "online_eval.every_epochs=24", *settings],
+            [CONFIGS / method / "tiny_cpu.yaml"],
+            [f"run_dir={tmp_path / 'run'}", f"online_eval.every_epochs={epochs}", *settings],
         )
     )
     assert "healthy: kNN" in capsys.readouterr().out

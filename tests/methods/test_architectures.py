@@ -12,6 +12,7 @@ from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.methods.dino import Dino, DinoConfig
 from ssl_vision.methods.lejepa import Lejepa, LejepaConfig
 from ssl_vision.methods.mae import Mae, MaeConfig
+from ssl_vision.methods.random_teacher import RandomTeacher, RandomTeacherConfig
 from ssl_vision.methods.simclr import Simclr, SimclrConfig
 from ssl_vision.methods.vicreg import Vicreg, VicregConfig
 from ssl_vision.optim import OptimConfig
@@ -54,6 +55,11 @@ def _methods(backbone: Backbone, size_px: int) -> list[Method]:
             **common,
         ),
         Dino(DinoConfig(**sizes, patch_weight=tokens), copy.deepcopy(backbone), **common),
+        RandomTeacher(
+            RandomTeacherConfig(**sizes, student_init="independent"),
+            copy.deepcopy(backbone),
+            **common,
+        ),
     ]
     decoder = MaeConfig(decoder_width=16, decoder_depth=1, decoder_num_heads=2, mask_ratio=0.5)
     if backbone.has_tokens:

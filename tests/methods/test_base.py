@@ -15,6 +15,7 @@ from ssl_vision.methods.distill import Distill, DistillConfig, TeacherConfig
 from ssl_vision.methods.ijepa import Ijepa, IjepaConfig
 from ssl_vision.methods.lejepa import Lejepa, LejepaConfig
 from ssl_vision.methods.mae import Mae, MaeConfig
+from ssl_vision.methods.random_teacher import RandomTeacher, RandomTeacherConfig
 from ssl_vision.methods.simclr import Simclr, SimclrConfig
 from ssl_vision.methods.vicreg import Vicreg, VicregConfig
 from ssl_vision.nn.batch_norm import synchronize_batch_norm
@@ -43,6 +44,9 @@ def _methods():
             DinoConfig(num_prototypes=12, hidden_dim=16, bottleneck_dim=8, centering="sinkhorn"),
         ),
     ]
+    heads = {"num_prototypes": 12, "hidden_dim": 16, "bottleneck_dim": 8}
+    near = RandomTeacherConfig(student_init="near", student_distance=0.5, **heads)
+    configs.append((RandomTeacher, near))
     configs.append((Ijepa, IjepaConfig(predictor_width=24, predictor_depth=1)))
     teacher = "timm:vit_tiny_patch16_224?pretrained=false&img_size=16&patch_size=4&depth=1"
     configs.append((Distill, DistillConfig(teachers={"one": TeacherConfig(weights=teacher)})))

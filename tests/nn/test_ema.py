@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
-from ssl_vision.nn.ema import EmaTeacher, ema_update
+from ssl_vision.nn.ema import EmaTeacher, FrozenCopy, ema_update
 
 
 def _network():
@@ -45,3 +46,19 @@ def test_teacher_is_a_copy_without_gradients():
     assert teacher.network[0].weight.abs().sum() > 0
     teacher.restart(student)
     assert teacher.network[0].weight.abs().sum() == 0
+
+
+def test_a_frozen_copy_stays_in_evaluation_mode_and_follows_nobody():
+    torch.manual_seed(0)
+    whole = nn.ModuleDict({"student": _network()})
+    whole["teacher"] = FrozenCopy(whole["student"])
+    before = {n: v.clone() for n, v in whole["teacher"].state_dict().items()}
+    for mode in (True, False, True):
+        whole.train(mode)
+        whole["teacher"](torch.randn(6, 3))
+        assert not any(module.training for module in whole["teacher"].modules())
+    assert all(torch.equal(v, before[n]) for n, v in whole["teacher"].state_dict().items())
+    with pytest.raises(RuntimeError, match="does not follow"):
+        whole["teacher"].update(_network(), momentum=0.5)
+    whole["teacher"].restart(other := _network())
+    assert torch.equal(whole["teacher"].network[0].weight, other[0].weight)

@@ -48,6 +48,21 @@ def test_a_free_gain_is_trained_and_two_dimensional():
     assert head.last_layer.weight_g.shape == (9, 1)
 
 
+def test_prototypes_may_be_a_plain_layer_of_any_length():
+    torch.manual_seed(0)
+    head = PrototypeHead(
+        6, 400, hidden_dim=8, bottleneck_dim=64, is_last_normalized=False, last_std=0.02
+    )
+    assert list(head.last_layer.state_dict()) == ["weight"]
+    assert head.last_layer.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    x = torch.randn(3, 6)
+    unit = head.mlp(x) / head.mlp(x).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(head(x), unit @ head.last_layer.weight.T)
+    before = head(x)
+    head.last_layer.weight.data *= 7
+    torch.testing.assert_close(head(x), 7 * before)
+
+
 def test_logits_do_not_depend_on_the_length_of_directions():
     torch.manual_seed(0)
     head = PrototypeHead(6, 9, hidden_dim=8, bottleneck_dim=4)

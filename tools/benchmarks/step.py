@@ -59,6 +59,7 @@ METHODS = (
     "ijepa",
     "dino",
     "poa",
+    "random_teacher",
     "supervised",
 )
 NUM_CLASSES = 10  # of the labels that `supervised` reads

@@ -28,10 +28,17 @@ class PairData(ImageData):
 
     views: dict[str, PairViewConfig] = field(default_factory=dict)  # type: ignore[assignment]  # first, second
     frame_distance: int | None = None  # the path holds frames of videos; frames from one to other
+    smoke_test_warp: float | None = None  # single images, each beside itself warped: no geometry
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_bounds("data.frame_distance", self.frame_distance, least=1)
+        check_bounds("data.smoke_test_warp", self.smoke_test_warp, above=0, most=0.45)
+        if self.frame_distance is not None and self.smoke_test_warp is not None:
+            raise ConfigError(
+                f"data.frame_distance={self.frame_distance} and data.smoke_test_warp="
+                f"{self.smoke_test_warp:g} each say what a pair is; set one of them to null."
+            )
         first, second = self.views.get(FIRST), self.views.get(SECOND)
         for name, view in self.views.items():
             if _is_joint(view) and (first is None or name != SECOND):

@@ -13,6 +13,7 @@ from ssl_vision.data.pairs.layouts import LISTS, pairs_of_folder, pairs_of_list
 from ssl_vision.data.pairs.loader import PairLoader
 from ssl_vision.data.pairs.packed import packed_pairs
 from ssl_vision.data.pairs.scenes import blocks
+from ssl_vision.data.pairs.source import warped_pairs
 from ssl_vision.data.source import Source, Split
 from ssl_vision.data.splits import VAL_NAMES, NotSplitError, NoValSplitError, find_splits
 from ssl_vision.errors import DataError
@@ -35,6 +36,9 @@ class Pairs(Images):
     def open(self, path: str, *, split: Split, config: DataConfig) -> Source:
         """A built-in set, a list of pairs, packed ones, or a folder; see `layouts`."""
         assert isinstance(config, PairData)
+        if config.smoke_test_warp is not None:
+            images = super().open(path, split=split, config=config)
+            return warped_pairs(images, warp=config.smoke_test_warp)
         if path in BUILTIN:
             return BUILTIN[path](split)
         place = Path(path).expanduser()

@@ -3,8 +3,10 @@
 import numpy as np
 
 from ssl_vision.data.decode import Decoder
-from ssl_vision.data.source import Source, digest
+from ssl_vision.data.images.two_views import WarpedSource
+from ssl_vision.data.source import JoinedSource, Source, digest
 from ssl_vision.errors import DataError
+from ssl_vision.randomness import derive_key
 
 
 class PairSource(Source):
@@ -71,6 +73,23 @@ class PairSource(Source):
             return self.images.sample(row, decoder)
         except DataError as error:
             raise DataError(f"{self.images.name(row)}: {error}") from error
+
+
+def warped_pairs(images: Source, *, warp: float) -> PairSource:
+    """Single images beside themselves under a fixed homography each: a smoke test, no geometry.
+
+    Args:
+        images: The images.
+        warp: How far each corner of the view may move, as a share of its sides.
+    """
+    warped = WarpedSource(images, strength=warp, key=derive_key("smoke test"))
+    rows = np.arange(len(images))
+    note = (
+        f"data.smoke_test_warp={warp:g}: pairs are {len(images)} images beside themselves under "
+        "homographies. That tries the method; it teaches no geometry."
+    )
+    pairs = np.stack([rows, rows + len(images)], axis=1)
+    return PairSource(JoinedSource([images, warped]), pairs, notes=(note,))
 
 
 def _size(image: np.ndarray) -> str:

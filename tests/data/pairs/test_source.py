@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssl_vision.data.find import find_source
 from ssl_vision.data.images.arrays import ArraySource
 from ssl_vision.data.images.files import FilesSource
-from ssl_vision.data.pairs.source import PairSource
+from ssl_vision.data.pairs.config import PairData
+from ssl_vision.data.pairs.source import PairSource, warped_pairs
 from ssl_vision.data.source import SubsetSource
-from ssl_vision.errors import DataError
+from ssl_vision.errors import ConfigError, DataError
 
 
 def save(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> str:
@@ -77,3 +79,38 @@ def test_some_pairs_are_pairs() -> None:
     assert some.modality == "pairs"
     np.testing.assert_array_equal(some.sample(0), images[4:])
     assert some.raw_block(np.array([0])) is None
+
+
+def test_one_image_twice_is_warped_by_a_homography_of_its_own() -> None:
+    """A ramp of columns and rows says in the second view where each pixel is from."""
+    rows, columns = np.mgrid[:60, :80]
+    ramp = np.stack([columns * 3, rows * 4, rows * 0], axis=2).astype(np.uint8)
+    source = warped_pairs(ArraySource(np.stack([ramp, ramp])), warp=0.2)
+    assert len(source) == 2
+    first, second = source.sample(1)
+    np.testing.assert_array_equal(first, ramp)
+    corners = second[[0, 0, -1, -1], [0, -1, 0, -1], :2] / [3, 4]
+    ends = np.array([[0, 0], [79, 0], [0, 59], [79, 59]])
+    moved = np.abs(corners - ends) / [80, 60]
+    assert (moved <= 0.2 + 0.02).all()
+    assert moved.max() > 0.05
+    assert (second != source.sample(0)[1]).any()  # another homography
+    np.testing.assert_array_equal(source.sample(1)[1], second)
+    assert "teaches no geometry" in source.notes[-1]
+
+
+def test_the_smoke_test_takes_what_images_are_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for i in range(3):
+        save(tmp_path / "a" / f"{i}.png", seed=i)
+    config = PairData(path=str(tmp_path / "a"), smoke_test_warp=0.3)
+    source = find_source(config.path, split="train", config=config)
+    assert source.modality == "pairs"
+    assert len(source) == 3
+    val = PairData(path="digits", smoke_test_warp=0.3)
+    assert len(find_source("digits", split="val", config=val)) == 297 + 3
+    for warp in (0.0, 0.5, -1.0):
+        with pytest.raises(ConfigError, match=r"data\.smoke_test_warp"):
+            PairData(path="digits", smoke_test_warp=warp)
+    with pytest.raises(ConfigError, match="set one of them to null"):
+        PairData(path="digits", smoke_test_warp=0.2, frame_distance=3)

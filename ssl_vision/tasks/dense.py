@@ -10,7 +10,6 @@ from PIL import Image
 
 from ssl_vision.data.images.paired import Images, Paired, pair_up
 from ssl_vision.data.images.partners import Kind, PartnerConfig
-from ssl_vision.distributed import world_size
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.dense import PatchMaps
 from ssl_vision.evaluation.features import try_patches
@@ -84,15 +83,12 @@ def shown_whole(run: EvalRun, *, task: str) -> EvalRun:
     """The same network on the same images, each shown whole, its sides scaled to a square.
 
     Raises:
-        ConfigError: The network takes no images, or gives no square map of them; or there are
-            several processes.
+        ConfigError: The network takes no images, or gives no square map of them.
     """
     if not run.modality.has_pixels:
         raise ConfigError(
             f"tasks={task} is of images; {run.loaded.source} takes {run.modality.name}."
         )
-    if world_size() > 1:
-        raise ConfigError(f"tasks={task} runs on one process; start it without torchrun.")
     whole = EvalRun(run.config, run.loaded, say=run.say, like=run)
     size_px = run.view.size_px
     whole.shown = replace(run.shown, view=replace(run.view, crop="whole"), mark=f"-whole{size_px}")

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ TASKS = ["segment", "dense_knn", "depth", "correspond"]
 METRES = np.array([1.0, 2.5, 6.0])
 
 
-def scores(root: str, out: str, mode: str) -> dict[str, object]:
+def scores(root: str, out: str, mode: str) -> dict[str, Any]:
     """Every measurement of every task, and what could not be read."""
     os.environ["SSL_VISION_HOME"] = f"{out}/home"
     found = evaluate(

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from known_pairs.photos import count, cut_view, true_overlap, write_views
+from matplotlib.cbook import get_sample_data
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.pairs import matched
+from ssl_vision.data.pairs.make import PairsConfig
 from ssl_vision.data.pairs.matched import Described, describe, match
 from ssl_vision.errors import ConfigError
 
@@ -78,3 +82,39 @@ def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     with pytest.raises(ConfigError, match=r"ssl-vision\[pairs\]"):
         matched.opencv()
+
+
+# Photos of which the truth is known ---------------------------------------------------------
+
+
+def test_the_overlap_of_shifted_and_scaled_views_is_that_of_rectangles() -> None:
+    first, second, wider = np.eye(3), np.eye(3), np.diag([2.0, 2.0, 1.0])
+    second[:2, 2] = 80, 160  # of 320 px
+    assert true_overlap(first, second) == pytest.approx(0.75 * 0.5)
+    assert true_overlap(second, first) == pytest.approx(0.75 * 0.5)
+    assert true_overlap(first, wider) == pytest.approx(0.25)  # all of it, a quarter of the other
+    second[0, 2] = 320
+    assert true_overlap(first, second) == 0
+
+
+def test_views_show_the_parts_of_a_photo_that_are_said() -> None:
+    for axis in (0, 1):  # pictures whose values are columns, and rows
+        ramp = np.indices((500, 600), np.float32)[1 - axis]
+        random = np.random.default_rng(0)
+        view, matrix = cut_view(Image.fromarray(ramp), random, is_recolored=False)
+        pixels = np.asarray(view)
+        for x, y in ((1, 0), (319, 0), (1, 319), (319, 319), (100, 250)):
+            place = matrix @ [x + 0.5, y + 0.5, 1]
+            assert pixels[y, x] == pytest.approx(place[axis] / place[2] - 0.5, abs=0.2)
+
+
+def test_pairs_that_are_kept_of_real_photos_are_of_one_photo(tmp_path: Path) -> None:
+    """Four views each of three photos that come with libraries."""
+    photos = [*map(Path, load_sample_images().filenames), Path(str(get_sample_data(
+        "grace_hopper.jpg", asfileobj=False)))]  # fmt: skip
+    views = write_views(photos, tmp_path, seed=0)
+    found = count(tmp_path, views, PairsConfig(min_overlap=0.1))
+    assert found.tried == 12 * 11 // 2
+    assert found.touching == found.kept
+    assert found.right >= found.overlapping / 3
+    assert found.right >= 5

@@ -1,0 +1,1 @@
+"""Pairs of which the truth is known, to judge the pair maker by."""

@@ -11,6 +11,7 @@ Direction = Literal["falling", "flat", "rising"]
 
 _FEWEST = 6  # points of a curve that may be judged
 _STDEVS = 3.0  # of the difference of two means, beyond which it is no noise
+_SLOW = 0.2  # of the peak rate: what a loss does below it says nothing of more epochs
 
 
 class Trend(NamedTuple):
@@ -55,24 +56,40 @@ def loss_trend(losses: Sequence[float]) -> Trend | None:
     return Trend(direction, fmean(values[:tenth]), fmean(values[-tenth:]))
 
 
-def logged_losses(records: Iterable[Mapping[str, object]]) -> list[float]:
-    """The losses among the records of a run's metrics.jsonl."""
-    return [v for line in records if isinstance(v := line.get("train/loss"), int | float)]
+def loss_sentence(records: Iterable[Mapping[str, object]], *, method: str) -> str | None:
+    """The trend as a sentence that says what it means for a method; None as of `loss_trend`.
 
-
-def loss_sentence(losses: Sequence[float], *, method: str) -> str | None:
-    """The trend as a sentence that says what it means for a method; None as of `loss_trend`."""
-    trend = loss_trend(losses)
+    Args:
+        records: Those of a run's metrics.jsonl.
+        method: Its name.
+    """
+    logged = [line for line in records if "train/loss" in line]
+    trend = loss_trend(_numbers(logged, "train/loss"))
     if trend is None:
         return None
-    text = f"loss {trend.direction} ({trend.start:.4g} at first, {trend.now:.4g} now)"
+    overall = "falling" if trend.now < trend.start else "rising"
+    lately = " lately" if trend.direction not in ("flat", overall) else ""
+    text = f"loss {trend.direction}{lately} ({trend.start:.4g} at first, {trend.now:.4g} now)"
     if METHODS[method].module.has_moving_targets:
         return f"{text}; its targets move, so judge by kNN and rank"
+    if trend.direction == "flat":
+        return f"{text}; {_what_flat_means(_numbers(logged, 'optim/lr'))}"
     return (
         text
         + {
             "falling": ", as in healthy runs",
-            "flat": "; more epochs will change little, unless the learning rate is too low",
             "rising": "; healthy runs of this method do not: lower optim.base_lr",
         }[trend.direction]
     )
+
+
+def _what_flat_means(rates: Sequence[float]) -> str:
+    """By the learning rates of the quarter in which it was flat: 0 flattens any loss."""
+    peak, last = max(rates, default=0.0), rates[-max(3, len(rates) // 4) :]
+    if peak > 0 and fmean(last) < _SLOW * peak:
+        return "the learning rate has run out; whether more epochs help is not said by this"
+    return "more epochs will change little, unless the learning rate is too low"
+
+
+def _numbers(records: Iterable[Mapping[str, object]], name: str) -> list[float]:
+    return [v for line in records if isinstance(v := line.get(name), int | float)]

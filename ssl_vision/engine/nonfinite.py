@@ -22,6 +22,7 @@ from ssl_vision.methods.base import Method
 MAX_CONSECUTIVE = 3  # skipped updates in a row before policy `stop` or `rollback` acts
 MAX_SHARE = 0.01  # of the last _WINDOW updates
 _WINDOW = 1000  # updates
+_MAX_IN_VAIN = 100  # skipped updates, when no other was made, after which no policy goes on
 _MAX_ROLLBACKS = 10  # of one process's life; a run that needs more has another problem
 _LARGEST = 1e18  # of a weight: squares of more overflow float32
 _GRADIENT = "gradient of"
@@ -34,9 +35,9 @@ class NonFiniteGuard:
     """Applies `trainer.on_nonfinite`; runs before every other watcher.
 
     Args:
-        policy: skip goes on whatever happens; stop ends the run after `MAX_CONSECUTIVE` skipped
-            updates in a row or `MAX_SHARE` of the last thousand; rollback returns to the last
-            checkpoint instead and leaves out the data in between.
+        policy: skip goes on as long as any update is made; stop ends the run after
+            `MAX_CONSECUTIVE` skipped updates in a row or `MAX_SHARE` of the last thousand; rollback
+            returns to the last checkpoint instead and leaves out the data in between.
         roll_back: Restores the newest checkpoint and returns its step; None if there is none.
     """
 
@@ -51,13 +52,18 @@ class NonFiniteGuard:
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
         self._consecutive = 0
         self._num_rollbacks = 0
+        self._num_seen = 0
+        self._is_anything_learned = False  # also by an earlier process, whose run goes on here
         self.num_skipped = 0
 
     def after_update(self, run: Run, method: Method, update: Update) -> None:
         """Report and decide if the update was skipped."""
         self._recent.append(update.outcome.is_skipped)
+        self._num_seen += 1
+        self._is_anything_learned |= method.step > self._num_seen
         if not update.outcome.is_skipped:
             self._consecutive = 0
+            self._is_anything_learned = True
             return
         if _is_overflow_of_scaling(run, update):
             return  # fp16's loss scale was too high; the scaler has lowered it
@@ -68,6 +74,9 @@ class NonFiniteGuard:
             check_weights(run, method)
         if self._policy != "skip" and self._is_too_much():
             self._act(run, method, message)
+        is_over = method.step >= run.stop_step or self.num_skipped >= _MAX_IN_VAIN
+        if is_over and not self._is_anything_learned:
+            raise self._end(run, message)
 
     def _is_too_much(self) -> bool:
         is_frequent = len(self._recent) == _WINDOW and sum(self._recent) > MAX_SHARE * _WINDOW
@@ -97,7 +106,10 @@ class NonFiniteGuard:
                     "between is left out"
                 )
                 return
-        raise NonFiniteError(
+        raise self._end(run, message)
+
+    def _end(self, run: Run, message: str) -> NonFiniteError:
+        return NonFiniteError(
             f"{message}. {self._consecutive} updates in a row, {self.num_skipped} in all "
             f"(trainer.on_nonfinite={self._policy}). Lower optim.base_lr or raise "
             "optim.warmup_epochs; with trainer.precision=16 try bf16; look at the samples listed "

@@ -18,7 +18,7 @@ from ssl_vision.data.module import DataModule
 from ssl_vision.distributed import all_gather_object, any_rank, is_distributed, rank, world_size
 from ssl_vision.engine.collapse import Reference, Verdict, diagnose
 from ssl_vision.engine.exporter import Exporter
-from ssl_vision.engine.loss_trend import logged_losses, loss_sentence
+from ssl_vision.engine.loss_trend import loss_sentence
 from ssl_vision.engine.online_dense import CORRESPOND, DENSE_MIOU, OnlineDense
 from ssl_vision.engine.run import Run
 from ssl_vision.engine.run_dir import read_jsonl
@@ -125,7 +125,7 @@ class OnlineEval:
         """Where the loss goes, by what was logged."""
         path = self._run.folder.path / "metrics.jsonl"
         lines = read_jsonl(path)[0] if path.exists() else []
-        return loss_sentence(logged_losses(lines), method=self._run.config.method.name)
+        return loss_sentence(lines, method=self._run.config.method.name)
 
     def _look(self, backbone: Backbone, *, is_start: bool = False) -> _Look:
         max_bank = self._run.config.online_eval.max_bank

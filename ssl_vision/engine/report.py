@@ -11,7 +11,7 @@ from PIL import Image
 from ssl_vision.engine.collapse import FINE
 from ssl_vision.engine.curves import curve
 from ssl_vision.engine.gallery import Section
-from ssl_vision.engine.loss_trend import logged_losses, loss_sentence
+from ssl_vision.engine.loss_trend import loss_sentence
 from ssl_vision.engine.run_dir import (
     UNREADABLE_NAME,
     Record,
@@ -167,7 +167,7 @@ def _verdict(metrics: Sequence[Record]) -> str:
 
 
 def _loss_in_words(metrics: Sequence[Record], method: str) -> str:
-    sentence = loss_sentence(logged_losses(metrics), method=method)
+    sentence = loss_sentence(metrics, method=method)
     return "" if sentence is None else f"<p>{html.escape(sentence[0].upper() + sentence[1:])}.</p>"
 
 

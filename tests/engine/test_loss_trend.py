@@ -28,7 +28,26 @@ def test_a_fall_that_ended_is_flat() -> None:
     found = loss_trend(values)
     assert found is not None
     assert found.direction == "flat"
-    assert loss_sentence(values, method="mae").startswith("loss flat (2.5 at first, 1 now); more")
+    assert _said(values).startswith("loss flat (2.5 at first, 1 now); more epochs will change")
+
+
+def test_where_the_rate_ran_out_a_flat_loss_says_nothing_of_more_epochs() -> None:
+    values = [3.0, 2.0, 1.5, 1.2, *[1.0] * 20]
+    cosine = (1 + np.cos(np.linspace(0, np.pi, 24))) / 2
+    assert "rate has run out" in _said(values, rates=cosine.tolist())
+    assert "more epochs will change little" in _said(values, rates=[0.1] * 24)
+
+
+def test_a_rise_after_a_fall_is_called_late() -> None:
+    values = [*np.linspace(5, 1, 20).tolist(), *np.linspace(1, 1.5, 20).tolist()]
+    assert _said(values).startswith("loss rising lately (")
+    assert _said(np.linspace(1, 2, 30).tolist()).startswith("loss rising (")
+
+
+def _said(values: list[float], *, method: str = "mae", rates: list[float] | None = None) -> str:
+    rates = rates or [0.1] * len(values)
+    pairs = zip(values, rates, strict=True)
+    return str(loss_sentence([{"train/loss": v, "optim/lr": r} for v, r in pairs], method=method))
 
 
 def test_too_little_to_say() -> None:
@@ -38,5 +57,5 @@ def test_too_little_to_say() -> None:
 
 
 def test_moving_targets_are_not_judged_by_their_loss() -> None:
-    assert "judge by kNN" in str(loss_sentence([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], method="dino"))
-    assert "do not" in str(loss_sentence([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], method="mae"))
+    assert "judge by kNN" in _said([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], method="dino")
+    assert "do not" in _said([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])

@@ -109,6 +109,18 @@ def test_stop_ends_after_three_in_a_row(recipe, poison):
     assert NonFiniteError.exit_code == 75
 
 
+def test_a_run_that_made_no_update_is_an_error_whatever_the_policy(recipe, poison):
+    poison(set(range(1, NUM_UPDATES + 1)), "loss", float("nan"))
+    with pytest.raises(NonFiniteError, match=f"update {NUM_UPDATES}: .*{NUM_UPDATES} in all"):
+        run(recipe, "trainer.on_nonfinite=skip")
+
+
+def test_updates_before_a_resume_count_as_made(recipe, poison):
+    poison({NUM_UPDATES - 1, NUM_UPDATES}, "loss", float("nan"))
+    run(recipe, "trainer.on_nonfinite=skip", f"trainer.max_steps={NUM_UPDATES - 2}")
+    assert run(recipe, "trainer.on_nonfinite=skip").steps == NUM_UPDATES
+
+
 def test_rollback_returns_to_the_checkpoint_and_leaves_out_the_data(recipe, poison, watched):
     fired = []
     bad = {4, 5, 6}

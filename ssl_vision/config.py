@@ -55,7 +55,7 @@ Fill: TypeAlias = Callable[["TrainConfig", tuple[str, ...]], "TrainConfig"]
 class TrainerConfig:
     """How long, where and how safely a run runs."""
 
-    epochs: int = 100  # or auto: by the number of training samples
+    epochs: int | None = 100  # or auto: by the number of training samples; null: until stopped
     max_steps: int | None = None  # stop early; schedules keep the length of `epochs`
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | None = None  # processes per node; None takes every GPU, or one CPU process

@@ -49,6 +49,18 @@ def linear(step: int, *, start: float, end: float, total_steps: int) -> float:
     return start + (end - start) * step / total_steps
 
 
+def exponential(step: int, *, start: float, end: float, total_steps: int) -> float:
+    """From `start` at step 0 to `end` at `total_steps` by equal factors, `end` from there on.
+
+    Args:
+        step: Update, from 0.
+        start: Above 0.
+        end: Above 0.
+        total_steps: Length.
+    """
+    return start * (end / start) ** min(step / total_steps, 1.0)
+
+
 def warmup(
     step: int, *, start: float, peak: float, warmup_steps: int, is_peak_included: bool
 ) -> float:
@@ -161,8 +173,9 @@ def infinite(
         return peak + (constant - peak) * _cooled(progress, cooldown)
     if anneal_start is None or step <= anneal_start:
         return constant
-    progress = min((step - anneal_start) / (anneal_end - anneal_start), 1.0)
-    return constant * (end / constant) ** progress
+    return exponential(
+        step - anneal_start, start=constant, end=end, total_steps=anneal_end - anneal_start
+    )
 
 
 def _cooled(progress: float, shape: Cooldown) -> float:

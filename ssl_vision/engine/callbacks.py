@@ -16,7 +16,7 @@ class Progress:
 
     Attributes:
         step: Updates done.
-        stop_step: Updates after which the run ends.
+        stop_step: Updates after which the run ends; None: when it is stopped.
         epoch: Epochs done, with their fraction.
         metrics: Latest value of all that was logged or scored, by name ("train/loss",
             "eval/knn_top1").
@@ -25,7 +25,7 @@ class Progress:
     """
 
     step: int
-    stop_step: int
+    stop_step: int | None
     epoch: float
     metrics: Mapping[str, float]
     run_dir: Path
@@ -86,7 +86,7 @@ class CallbackWatcher:
     def _progress(self, run: Run, method: Method, update: Update | None) -> Progress:
         return Progress(
             step=method.step,
-            stop_step=run.stop_step,
+            stop_step=run.stop_step if run.has_end else None,
             epoch=method.step / max(1, method.plan.steps_per_epoch),
             metrics=dict(run.metrics),
             run_dir=run.folder.path,

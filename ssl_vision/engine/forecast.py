@@ -49,7 +49,13 @@ def plan_rows(
     batches = f"{plan.global_batch_size} samples each"
     if world_size() * config.trainer.accumulate > 1:
         batches += f" ({world_size()} process(es) x {config.trainer.accumulate} batch(es))"
-    stop = "" if run.stop_step == plan.total_steps else f", ends after {run.stop_step:,}"
+    length = f"epochs of {plan.steps_per_epoch:,}" + (
+        "" if run.has_end else ", until it is stopped"
+    )
+    if plan.total_steps is not None:
+        length = f"{plan.total_steps:,}: {plan.epochs} epochs of {plan.steps_per_epoch:,}"
+    if run.has_end and run.stop_step != plan.total_steps:
+        length += f", ends after {run.stop_step:,}"
     left_out = num_images - plan.steps_per_epoch * plan.global_batch_size
     images = f"{num_images:,} on {config.data.path}"
     if left_out > 0:
@@ -58,11 +64,7 @@ def plan_rows(
         ("method", f"{config.method.name}, {trained / 1e6:.1f} M trainable parameters"),
         ("network", f"{config.backbone.name}, input {plan.input_size}"),
         ("samples", images),
-        (
-            "updates",
-            f"{plan.total_steps:,}: {plan.epochs} epochs of {plan.steps_per_epoch:,}{stop}; "
-            f"{batches}",
-        ),
+        ("updates", f"{length}; {batches}"),
         (
             "optimizer",
             f"{config.optim.name}, peak lr {peak_lr(config.optim, plan=plan):.3g}, "
@@ -103,11 +105,12 @@ class Forecast:
         self._is_said = True
         each = seconds / done
         epoch, left = each * method.plan.steps_per_epoch, each * (run.stop_step - method.step)
+        end = f", {duration(left)} to the end" if run.has_end else ""
         run.say(
-            f"{each:.2g} s per update: {duration(epoch)} per epoch, {duration(left)} to the end; "
+            f"{each:.2g} s per update: {duration(epoch)} per epoch{end}; "
             f"memory so far {memory_gib(method.device):.1f} GiB"
         )
-        if left > LONG_S:
+        if run.has_end and left > LONG_S:
             run.warn(long_run_advice(run.config.method.name, left, device=method.device))
 
 

@@ -124,7 +124,8 @@ class LiveRun:
         progress = self._live.progress
         text = f"{self.run_dir}: {self.state}"
         if progress is not None:
-            text += f", update {progress.step} of {progress.stop_step}, epoch {progress.epoch:.1f}"
+            end = "" if progress.stop_step is None else f" of {progress.stop_step}"
+            text += f", update {progress.step}{end}, epoch {progress.epoch:.1f}"
             shown = ("train/loss", *(name for name in progress.metrics if name.startswith("eval/")))
             found = [(name, progress.metrics[name]) for name in shown if name in progress.metrics]
             text += "".join(f", {name.partition('/')[2]} {value:.4g}" for name, value in found[:4])
@@ -133,6 +134,6 @@ class LiveRun:
     def _repr_html_(self) -> str:
         progress = self._live.progress
         bar = ""
-        if progress is not None:
+        if progress is not None and progress.stop_step is not None:
             bar = f'<progress value="{progress.step}" max="{progress.stop_step}"></progress> '
         return f"<p>{bar}{html.escape(repr(self))}</p>"

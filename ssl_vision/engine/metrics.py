@@ -101,7 +101,7 @@ class SpeedMeter:
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=20),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TextColumn(f"{{task.completed:.0f}}{run.of_end}"),
                 TextColumn("{task.fields[text]}"),
                 TimeElapsedColumn(),
                 TextColumn("<"),
@@ -111,7 +111,10 @@ class SpeedMeter:
                 speed_estimate_period=120,
             )
             self._task = self._progress.add_task(
-                "training", total=run.stop_step, completed=method.step, text=""
+                "training",
+                total=run.stop_step if run.has_end else None,
+                completed=method.step,
+                text="",
             )
             self._progress.start()
 
@@ -135,7 +138,7 @@ class SpeedMeter:
                 self._progress.update(self._task, completed=step, text=text)
                 self._last_shown = now
         elif now - self._last_shown >= _PLAIN_EVERY_S or self._is_edge(run, step):
-            run.say(f"step {step}/{run.stop_step} {self._describe(run, step, now)}")
+            run.say(f"step {step}{run.of_end} {self._describe(run, step, now)}")
             self._last_shown = now
 
     def _is_edge(self, run: Run, step: int) -> bool:
@@ -161,11 +164,10 @@ class SpeedMeter:
             record["peak_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
         if run.is_main:
             run.folder.append("speed.jsonl", record)
-        left_s = (run.stop_step - method.step) * seconds / steps
-        self._text = (
-            f"{images_per_s:,.0f} images/s, waiting for data {wait_share:.0%}, "
-            f"{duration(left_s)} left"
-        )
+        self._text = f"{images_per_s:,.0f} images/s, waiting for data {wait_share:.0%}"
+        if run.has_end:
+            left_s = (run.stop_step - method.step) * seconds / steps
+            self._text += f", {duration(left_s)} left"
         self._window_start = (now, method.step, run.stream.waited_s)
 
     def _describe(self, run: Run, step: int, now: float) -> str:
@@ -177,7 +179,7 @@ class SpeedMeter:
     def _first_guess(self, run: Run, step: int, now: float) -> str:
         """Time left by the updates so far, until there is a whole window of them."""
         start, first_step = self._began
-        if step <= first_step:
+        if step <= first_step or not run.has_end:
             return ""
         left_s = (now - start) / (step - first_step) * (run.stop_step - step)
         return f"about {duration(left_s)} left"

@@ -127,6 +127,13 @@ def requeue() -> str | None:
     return f"SLURM job {job} is requeued."
 
 
+def _or_anneal(run: Run) -> str:
+    """What else may be done with a run that no number of updates ends."""
+    if run.has_end:
+        return ""
+    return f", and ssl-vision anneal {run.folder.path} makes a finished branch of it"
+
+
 class PreemptionWatcher:
     """Saves and leaves when the processes have agreed that one of them got a signal."""
 
@@ -148,7 +155,7 @@ class PreemptionWatcher:
         name = {2: "SIGINT", 10: "SIGUSR1", 15: "SIGTERM"}.get(number, f"signal {number}")
         raise Preempted(
             f"stopped by {name} after update {method.step}; the checkpoint is complete, the same "
-            f"command resumes from it.{f' {done}' if done else ''}",
+            f"command resumes from it{_or_anneal(run)}.{f' {done}' if done else ''}",
             signal_number=number,
         )
 

@@ -1,6 +1,7 @@
 """A run in progress: the record that loop and watchers share, and its voice on the terminal."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -12,6 +13,21 @@ from ssl_vision.config import TrainConfig
 from ssl_vision.engine.data_guard import DataGuard
 from ssl_vision.engine.run_dir import UNREADABLE_NAME, RunFolder, read_jsonl
 from ssl_vision.engine.stream import BatchStream
+
+ENDLESS = sys.maxsize  # the `stop_step` of runs that go on until they are stopped
+
+
+def stop_step_of(config: TrainConfig, *, total_steps: int | None) -> int:
+    """Updates after which a run ends.
+
+    Args:
+        config: Of the run.
+        total_steps: Of its epochs; None where they are not limited.
+    """
+    if config.optim.anneal.end_step is not None:
+        return config.optim.anneal.end_step
+    ends = [end for end in (total_steps, config.trainer.max_steps) if end is not None]
+    return min(ends, default=ENDLESS)
 
 
 @dataclass(kw_only=True)
@@ -26,11 +42,21 @@ class Run:
     guard: DataGuard | None = None  # of the training data
     is_main: bool = True  # the process that writes
     is_quiet: bool = False  # whether it prints warnings only
-    stop_step: int = 0  # updates after which the run ends
+    stop_step: int = 0  # updates after which the run ends; ENDLESS: when it is stopped
     metrics: dict[str, float] = field(default_factory=dict)  # latest value of each
     start: dict[str, float] = field(default_factory=dict)  # scores and signs before any update
     scored_step: int = -1  # of the last scoring of this session
     best_step: int = -1  # of the best score of this session; the same on all processes
+
+    @property
+    def has_end(self) -> bool:
+        """Whether it ends by itself."""
+        return self.stop_step != ENDLESS
+
+    @property
+    def of_end(self) -> str:
+        """What follows the number of an update: "/LAST", and nothing where none is the last."""
+        return f"/{self.stop_step}" if self.has_end else ""
 
     @property
     def shows_bar(self) -> bool:

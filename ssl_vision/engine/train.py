@@ -39,7 +39,7 @@ from ssl_vision.engine.resume import (
     describe_changes,
     has_run_to_resume,
 )
-from ssl_vision.engine.run import Run
+from ssl_vision.engine.run import Run, stop_step_of
 from ssl_vision.engine.run_dir import RunFolder, describe_environment, lines_left_out
 from ssl_vision.engine.saved_config import run_settings
 from ssl_vision.engine.start import Start
@@ -154,7 +154,7 @@ def train(config: TrainConfig, *, handed: Handed | None = None) -> RunResult:
             is_quiet=handed.is_quiet,
             guard=guard,
             is_main=fabric.is_global_zero,
-            stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
+            stop_step=stop_step_of(config, total_steps=plan.total_steps),
         )
         _say_of_data(run, data)
         method = build_method(config, plan, handed.backbone)
@@ -223,7 +223,7 @@ def build_stream(
         steps_per_epoch=plan.steps_per_epoch,
         accumulate=config.trainer.accumulate,
         global_batch_size=plan.global_batch_size,
-        stop_step=min(plan.total_steps, config.trainer.max_steps or plan.total_steps),
+        stop_step=stop_step_of(config, total_steps=plan.total_steps),
         device=device,
     )
 
@@ -375,7 +375,8 @@ def _restore(run: Run, method: Method, checkpointer: Checkpointer, data: DataMod
         if run.guard is not None:
             run.guard.expect(state["data_fingerprint"])
             run.say_notes()
-        run.say(f"resuming {run.folder.path} after update {step} of {run.stop_step}")
+        of_all = f" of {run.stop_step}" if run.has_end else ""
+        run.say(f"resuming {run.folder.path} after update {step}{of_all}")
         if run.config.init_from is not None:
             say_of_start(run.config.init_from, run)
         if changes:

@@ -28,7 +28,12 @@ from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.nn.statistics import RunningStatistics
 from ssl_vision.optim.clip import clip_gradients
 from ssl_vision.optim.groups import ParamGroup, split_parameters
-from ssl_vision.optim.recipe import OptimConfig, apply_schedules, build_optimizer
+from ssl_vision.optim.recipe import (
+    OptimConfig,
+    apply_schedules,
+    build_optimizer,
+    check_schedules,
+)
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch, LossOutput, at_least_float32
 from ssl_vision.views import ViewConfig
@@ -49,7 +54,7 @@ class TrainPlan:
     """What a method may know of the run around it."""
 
     steps_per_epoch: int  # optimizer updates, not batches
-    epochs: int
+    epochs: int | None  # None: without an end
     global_batch_size: int  # samples per optimizer update, over processes and accumulation
     input_size: int = 224  # of the largest view: side in px, or points of a cloud
     num_classes: int | None = None  # None where the data has no labels
@@ -57,9 +62,9 @@ class TrainPlan:
     seed: int = 0
 
     @property
-    def total_steps(self) -> int:
-        """Optimizer updates of the whole run."""
-        return self.steps_per_epoch * self.epochs
+    def total_steps(self) -> int | None:
+        """Optimizer updates of the whole run; None where it has no end."""
+        return None if self.epochs is None else self.steps_per_epoch * self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +154,7 @@ class Method(L.LightningModule):
         self._losses: list[Tensor] = []  # of the batches of the update under way, detached
         self._statistics = RunningStatistics()
         self._outcome = UpdateOutcome()  # from one hook of the Trainer to the next
+        self.check_schedules()
 
     # What a method defines ---------------------------------------------------------------
 
@@ -183,6 +189,10 @@ class Method(L.LightningModule):
                 max_norm=self.optim.clip_norm,
                 mode=self.optim.clip_mode,
             )
+
+    def check_schedules(self) -> None:
+        """Raise ConfigError where a schedule needs the length of a run that has none."""
+        check_schedules(self.optim, plan=self.plan)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -167,12 +167,22 @@ class Ijepa(Method):
 
     def teacher_momentum(self, step: int) -> float:
         """Momentum of the target encoder at an update."""
-        return schedules.linear(
-            step,
-            start=self.config.teacher_momentum,
-            end=self.config.teacher_momentum_end,
-            total_steps=stretched_steps(self.optim, plan=self.plan),
+        start, end = self.config.teacher_momentum, self.config.teacher_momentum_end
+        if start == end:
+            return end
+        total_steps = stretched_steps(
+            self.optim,
+            plan=self.plan,
+            key="teacher_momentum_end",
+            way_out=f"set it to teacher_momentum={start}",
+            owner=self.config,
         )
+        return schedules.linear(step, start=start, end=end, total_steps=total_steps)
+
+    def check_schedules(self) -> None:
+        """The momentum's, too."""
+        super().check_schedules()
+        self.teacher_momentum(0)
 
     def after_update(self, step: int) -> None:
         """The target encoder follows."""

@@ -24,29 +24,34 @@ class Plan(Protocol):
         """Optimizer updates of one epoch."""
 
     @property
-    def epochs(self) -> int:
-        """Epochs of the run."""
+    def epochs(self) -> int | None:
+        """Epochs of the run; None where it has no end."""
 
     @property
     def global_batch_size(self) -> int:
         """Samples per update."""
 
     @property
-    def total_steps(self) -> int:
-        """Optimizer updates of the run."""
+    def total_steps(self) -> int | None:
+        """Optimizer updates of the run; None where it has no end."""
 
 
+_OPEN_SCHEDULES = "use infinite or constant"  # schedules that need no end
 _LARGEST_LR = 1e24  # scaled to any batch, still a float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfiniteConfig:
-    """Phases of `schedule: infinite`, as fractions of the run and of the peak rate."""
+    """Phases of `schedule: infinite`, as fractions of the run and of the peak rate.
+
+    The defaults lie within the authors' grid for MAE. Runs without an end anneal only in a branch.
+    """
 
     constant_lr: float = 0.5  # of the peak
-    end_lr: float = 0.01  # of the peak
+    end_lr: float = 0.01  # of the peak; of annealed branches, too
     cooldown_end: float = 0.4  # of the run
-    anneal_start: float | None = 0.8  # of the run; null never anneals
+    cooldown_end_epochs: float | None = None  # the same as an epoch, in place of cooldown_end
+    anneal_start: float | None = 0.8  # of the run, if it has an end; null never anneals
     cooldown: Cooldown = "cosine"
     is_continued: bool = False  # no warm-up nor cool-down: every task after the first
 
@@ -57,12 +62,34 @@ class InfiniteConfig:
                     f"optim.infinite.{name}={getattr(self, name)} is a fraction of the peak rate; "
                     "use a value above 0 and up to 1."
                 )
+        check_bounds("optim.infinite.cooldown_end_epochs", self.cooldown_end_epochs, least=0)
         end = 1.0 if self.anneal_start is None else self.anneal_start
         if not 0 <= self.cooldown_end <= end <= 1:
             raise ConfigError(
                 f"optim.infinite.cooldown_end={self.cooldown_end} and "
                 f"optim.infinite.anneal_start={self.anneal_start} must rise from 0 to 1."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnealConfig:
+    """A branch of a run whose rate falls to its end; `ssl-vision anneal` sets it.
+
+    The rate falls from what the schedule has after `start_step` updates to
+    `optim.infinite.end_lr` of the peak, by equal factors; the run ends there.
+    """
+
+    start_step: int | None = None  # updates done before; null: no branch
+    steps: int = 1  # updates of the annealing
+
+    def __post_init__(self) -> None:
+        check_bounds("optim.anneal.start_step", self.start_step, least=1)
+        check_bounds("optim.anneal.steps", self.steps, least=1)
+
+    @property
+    def end_step(self) -> int | None:
+        """Updates after which the branch ends; None of a run that is none."""
+        return None if self.start_step is None else self.start_step + self.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +120,7 @@ class OptimConfig:
     schedule_stretch: float = 1.0  # schedules this many times longer than the run, and cut off
     schedule_lead: int = 0  # updates that rates and decay run ahead; 1: I-JEPA's count from 1
     infinite: InfiniteConfig = field(default_factory=InfiniteConfig)
+    anneal: AnnealConfig = field(default_factory=AnnealConfig)
     clip_norm: float | None = None
     clip_mode: ClipMode = "global"
 
@@ -182,12 +210,51 @@ def learning_rate(config: OptimConfig, *, plan: Plan, step: int) -> float:
         config: Recipe.
         plan: Length and batch size of the run.
         step: Update, from 0.
+
+    Raises:
+        ConfigError: The schedule needs the length of a run that has none.
     """
+    start = config.anneal.start_step
+    if start is None or step <= start:
+        return _scheduled_lr(config, plan=plan, step=step)
+    rate = _scheduled_lr(config, plan=plan, step=start)
+    end = config.infinite.end_lr * peak_lr(config, plan=plan)
+    return schedules.exponential(step - start, start=rate, end=end, total_steps=config.anneal.steps)
+
+
+def check_schedules(config: OptimConfig, *, plan: Plan) -> None:
+    """Look before a run starts whether its rate and decay have a value at every update.
+
+    Raises:
+        ConfigError: A schedule needs the length of a run that has none, or a branch cannot fall.
+    """
+    learning_rate(config, plan=plan, step=0)
+    weight_decay(config, plan=plan, step=0)
+    start = config.anneal.start_step
+    if start is None:
+        return
+    rate = _scheduled_lr(config, plan=plan, step=start)
+    end = config.infinite.end_lr * peak_lr(config, plan=plan)
+    if rate <= end:
+        raise ConfigError(
+            f"optim.anneal.start_step={start}: the rate is {rate:.3g} there, and not above its end,"
+            f" {end:.3g} (optim.infinite.end_lr of the peak); anneal runs of optim.schedule="
+            "infinite or constant, from an earlier update, or lower optim.infinite.end_lr."
+        )
+
+
+def _scheduled_lr(config: OptimConfig, *, plan: Plan, step: int) -> float:
+    """Rate of an update of a run that is no annealed branch."""
     peak = peak_lr(config, plan=plan)
-    end = config.end_lr + config.end_lr_fraction * peak
     warmup_steps = round(config.warmup_epochs * plan.steps_per_epoch)
-    total_steps = stretched_steps(config, plan=plan)
+    if config.schedule == "infinite":
+        return _infinite_lr(config, plan, peak, warmup_steps, step)
+    if config.schedule == "constant":
+        return _warming(config, peak, warmup_steps, step) if step < warmup_steps else peak
+    end = config.end_lr + config.end_lr_fraction * peak
+    total_steps = stretched_steps(config, plan=plan, key="schedule", way_out=_OPEN_SCHEDULES)
     if config.schedule == "timm_cosine":
+        assert plan.epochs is not None, "stretched_steps refused"
         return schedules.timm_cosine(
             step // plan.steps_per_epoch,
             start=config.warmup_start_lr,
@@ -196,30 +263,21 @@ def learning_rate(config: OptimConfig, *, plan: Plan, step: int) -> float:
             warmup_epochs=round(config.warmup_epochs),
             total_epochs=_stretched(plan.epochs, config.schedule_stretch),
         )
-    if config.schedule == "infinite":
-        return _infinite_lr(config, peak, warmup_steps, total_steps, step)
-    if config.schedule == "cosine":
-        return schedules.warmup_cosine(
-            step,
-            start=config.warmup_start_lr,
-            peak=peak,
-            end=end,
-            warmup_steps=warmup_steps,
-            total_steps=total_steps,
-            is_peak_included=config.is_peak_in_warmup,
-        )
     if step < warmup_steps:
-        return schedules.warmup(
-            step,
-            start=config.warmup_start_lr,
-            peak=peak,
-            warmup_steps=warmup_steps,
-            is_peak_included=config.is_peak_in_warmup,
-        )
-    if config.schedule == "constant":
-        return peak
-    return schedules.linear(
+        return _warming(config, peak, warmup_steps, step)
+    falls = schedules.cosine if config.schedule == "cosine" else schedules.linear
+    return falls(
         step - warmup_steps, start=peak, end=end, total_steps=max(total_steps - warmup_steps, 1)
+    )
+
+
+def _warming(config: OptimConfig, peak: float, warmup_steps: int, step: int) -> float:
+    return schedules.warmup(
+        step,
+        start=config.warmup_start_lr,
+        peak=peak,
+        warmup_steps=warmup_steps,
+        is_peak_included=config.is_peak_in_warmup,
     )
 
 
@@ -231,7 +289,9 @@ def weight_decay(config: OptimConfig, *, plan: Plan, step: int) -> float:
         step,
         start=config.weight_decay,
         end=config.weight_decay_end,
-        total_steps=stretched_steps(config, plan=plan),
+        total_steps=stretched_steps(
+            config, plan=plan, key="weight_decay_end", way_out="set it to null"
+        ),
     )
 
 
@@ -245,8 +305,27 @@ def peak_lr(config: OptimConfig, *, plan: Plan) -> float:
     )
 
 
-def stretched_steps(config: OptimConfig, *, plan: Plan) -> int:
-    """Updates the schedules are laid out for; teachers' schedules use it too."""
+def stretched_steps(
+    config: OptimConfig, *, plan: Plan, key: str, way_out: str, owner: object | None = None
+) -> int:
+    """Updates the schedules are laid out for; teachers' schedules use it too.
+
+    Args:
+        config: Recipe.
+        plan: Length of the run.
+        key: Setting that needs it.
+        way_out: What to set in its place, for the message.
+        owner: Settings of a method that `key` is one of; None: it is one of the recipe.
+
+    Raises:
+        ConfigError: The run has no end.
+    """
+    if plan.total_steps is None:
+        section = "optim" if owner is None else "method"
+        raise ConfigError(
+            f"{section}.{key}={getattr(config if owner is None else owner, key)} is laid out over "
+            f"the whole run, and trainer.epochs=null has no end; {way_out}, or give trainer.epochs."
+        )
     return _stretched(plan.total_steps, config.schedule_stretch)
 
 
@@ -268,11 +347,15 @@ def apply_schedules(optimizer: Optimizer, config: OptimConfig, *, plan: Plan, st
 
 
 def _infinite_lr(
-    config: OptimConfig, peak: float, warmup_steps: int, total_steps: int, step: int
+    config: OptimConfig, plan: Plan, peak: float, warmup_steps: int, step: int
 ) -> float:
     phases = config.infinite
-    anneal_start = None if phases.anneal_start is None else int(phases.anneal_start * total_steps)
-    cooldown_end = 0 if phases.is_continued else int(phases.cooldown_end * total_steps)
+    total_steps = None
+    if plan.total_steps is not None:
+        total_steps = _stretched(plan.total_steps, config.schedule_stretch)
+    anneal_start = None
+    if phases.anneal_start is not None and total_steps is not None:
+        anneal_start = int(phases.anneal_start * total_steps)
     return schedules.infinite(
         step,
         start=config.warmup_start_lr,
@@ -280,11 +363,23 @@ def _infinite_lr(
         constant=phases.constant_lr * peak,
         end=phases.end_lr * peak,
         warmup_steps=0 if phases.is_continued else warmup_steps,
-        cooldown_end=cooldown_end,
+        cooldown_end=0 if phases.is_continued else _cooldown_end(phases, plan, total_steps),
         anneal_start=anneal_start,
-        anneal_end=total_steps,
+        anneal_end=total_steps or 0,
         cooldown=phases.cooldown,
     )
+
+
+def _cooldown_end(phases: InfiniteConfig, plan: Plan, total_steps: int | None) -> int:
+    """Update the cool-down ends."""
+    if phases.cooldown_end_epochs is not None:
+        return round(phases.cooldown_end_epochs * plan.steps_per_epoch)
+    if total_steps is None:
+        raise ConfigError(
+            f"optim.infinite.cooldown_end={phases.cooldown_end} is a fraction of the run, and "
+            "trainer.epochs=null has no end; give optim.infinite.cooldown_end_epochs, the epoch."
+        )
+    return int(phases.cooldown_end * total_steps)
 
 
 def _stretched(number: int, stretch: float) -> int:

@@ -13,6 +13,7 @@ from ssl_vision.engine.checkpoint import list_checkpoints, load_state
 from ssl_vision.engine.exporter import Exporter
 from ssl_vision.engine.forecast import Forecast, long_run_advice, memory_gib
 from ssl_vision.engine.metrics import duration
+from ssl_vision.engine.run import ENDLESS
 from ssl_vision.engine.run_dir import Best, RunFolder, best_sentence, read_best
 from ssl_vision.engine.train import train
 from ssl_vision.methods.base import Method
@@ -23,7 +24,7 @@ class Talker:
     """What `Forecast` uses of a run."""
 
     def __init__(self, stop_step: int) -> None:
-        self.stop_step, self.lines = stop_step, []
+        self.stop_step, self.lines, self.has_end = stop_step, [], stop_step != ENDLESS
         self.config = SimpleNamespace(method=SimpleNamespace(name="dino"))
         self.say = self.warn = self.lines.append
 
@@ -42,6 +43,12 @@ def play(
         now[0] += seconds
         watcher.after_update(run, method, None)
     return run.lines
+
+
+def test_a_run_without_an_end_is_not_said_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = play(40.0, ENDLESS, monkeypatch, updates=4)
+    assert "per epoch" in line
+    assert "to the end" not in line
 
 
 def test_time_is_said_once_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -7,18 +8,24 @@ from torch import nn
 
 from ssl_vision.errors import ConfigError
 from ssl_vision.optim import OptimConfig, apply_schedules, build_optimizer, split_parameters
-from ssl_vision.optim.recipe import InfiniteConfig, learning_rate, weight_decay
+from ssl_vision.optim.recipe import (
+    AnnealConfig,
+    InfiniteConfig,
+    check_schedules,
+    learning_rate,
+    weight_decay,
+)
 
 
 @dataclass
 class Plan:
     steps_per_epoch: int
-    epochs: int
+    epochs: int | None
     global_batch_size: int = 256
 
     @property
-    def total_steps(self) -> int:
-        return self.steps_per_epoch * self.epochs
+    def total_steps(self) -> int | None:
+        return None if self.epochs is None else self.steps_per_epoch * self.epochs
 
 
 def _groups(config):
@@ -137,6 +144,118 @@ def test_point_mae_trains_301_epochs_of_a_300_epoch_schedule(golden):
     plan = Plan(steps_per_epoch=5, epochs=301)
     actual = [learning_rate(config, plan=plan, step=5 * epoch + 3) for epoch in range(301)]
     np.testing.assert_allclose(actual, expected, rtol=1e-9)
+
+
+def _four_phases(n, *, num, w, c, k, peak, constant, end, style, is_first):
+    """The paper's equations, update by update; w, c, k are ends, in fractions of num updates."""
+    warm, cool, hold = (int(num * share) for share in (w, c, k))
+    if is_first and n < warm:
+        return peak * n / warm
+    if is_first and n < cool:
+        t = (n - warm) / (cool - warm)
+        if style == "cosine":
+            return constant + (peak - constant) / 2 * (1 + math.cos(math.pi * t))
+        if style == "linear":
+            return peak - (peak - constant) * t
+        root = lambda x: 1 / math.sqrt(1 + 10 * x) - 1  # noqa: E731
+        return peak + (constant - peak) / root(1) * root(t)
+    if n <= hold:
+        return constant
+    return constant * math.exp(math.log(end / constant) * (n - hold) / (num - hold))
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("style", ["cosine", "linear", "inverse_sqrt"])
+@pytest.mark.parametrize(
+    ("c", "constant", "end", "peak"),
+    [(0.3, 0.25, 0.1, 7.5e-5), (0.4, 0.5, 0.01, 1.5e-4), (0.5, 0.75, 0.01, 3e-4)],
+)
+def test_infinite_rates_equal_a_loop_over_the_equations(c, constant, end, peak, style, is_first):
+    plan = Plan(steps_per_epoch=7, epochs=40, global_batch_size=512)  # 280 updates, 14 of warm-up
+    config = OptimConfig(
+        base_lr=peak / 2, schedule="infinite", warmup_epochs=2,
+        infinite=InfiniteConfig(
+            constant_lr=constant, end_lr=end, cooldown_end=c, cooldown=style,
+            is_continued=not is_first,
+        ),
+    )  # fmt: skip
+    found = [learning_rate(config, plan=plan, step=n) for n in range(281)]
+    expected = [
+        _four_phases(
+            n, num=280, w=0.05, c=c, k=0.8, peak=peak, constant=constant * peak, end=end * peak,
+            style=style, is_first=is_first,
+        )
+        for n in range(281)
+    ]  # fmt: skip
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert found[280] == pytest.approx(end * peak)
+
+
+OPEN = Plan(steps_per_epoch=10, epochs=None)
+
+
+def _open(**infinite):
+    return OptimConfig(
+        base_lr=1.0, schedule="infinite", warmup_epochs=1,
+        infinite=InfiniteConfig(cooldown_end_epochs=3, **infinite),
+    )  # fmt: skip
+
+
+def test_a_rate_without_horizon_stays_until_a_branch_is_annealed():
+    config, whole = _open(), Plan(steps_per_epoch=10, epochs=10)
+    fractions = OptimConfig(
+        base_lr=1.0, schedule="infinite", warmup_epochs=1, infinite=InfiniteConfig(cooldown_end=0.3)
+    )
+    for step in range(80):  # the phases of a run with an end, and then no end
+        expected = learning_rate(fractions, plan=whole, step=step)
+        assert learning_rate(config, plan=OPEN, step=step) == expected
+    assert learning_rate(config, plan=OPEN, step=10**9) == 0.5
+    branch = replace(config, anneal=AnnealConfig(start_step=80, steps=20))
+    for step in range(101):  # as if the end had been known from the start
+        expected = learning_rate(fractions, plan=whole, step=step)
+        assert learning_rate(branch, plan=OPEN, step=step) == pytest.approx(expected, rel=1e-12)
+    assert branch.anneal.end_step == 100
+
+
+@pytest.mark.parametrize("schedule", ["constant", "infinite", "cosine", "linear"])
+def test_a_branch_falls_by_equal_factors_from_the_rate_it_finds(schedule):
+    config = OptimConfig(
+        base_lr=1.0, schedule=schedule, warmup_epochs=0, infinite=InfiniteConfig(end_lr=0.001)
+    )
+    plan = Plan(steps_per_epoch=10, epochs=10)
+    branch = replace(config, anneal=AnnealConfig(start_step=70, steps=5))
+    check_schedules(branch, plan=plan)
+    rates = [learning_rate(branch, plan=plan, step=step) for step in range(70, 76)]
+    assert rates[0] == learning_rate(config, plan=plan, step=70)
+    assert rates[-1] == pytest.approx(0.001)
+    factors = np.divide(rates[1:], rates[:-1])
+    np.testing.assert_allclose(factors, factors[0])
+    assert learning_rate(branch, plan=plan, step=40) == learning_rate(config, plan=plan, step=40)
+
+
+def test_a_branch_whose_rate_is_at_its_end_already_is_refused():
+    plan = Plan(steps_per_epoch=10, epochs=10)
+    cosine = OptimConfig(base_lr=1.0, warmup_epochs=1, anneal=AnnealConfig(start_step=100, steps=5))
+    with pytest.raises(ConfigError, match=r"anneal\.start_step=100: the rate is 0 there"):
+        check_schedules(cosine, plan=plan)
+    check_schedules(replace(cosine, anneal=AnnealConfig(start_step=50, steps=5)), plan=plan)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"schedule": "cosine"}, r"optim\.schedule=cosine is laid out.* use infinite or constant"),
+        ({"schedule": "linear"}, r"optim\.schedule=linear"),
+        ({"schedule": "timm_cosine"}, r"optim\.schedule=timm_cosine"),
+        ({"schedule": "infinite"}, r"optim\.infinite\.cooldown_end=0\.4.*cooldown_end_epochs"),
+        ({"schedule": "constant", "weight_decay_end": 0.4}, r"optim\.weight_decay_end=0\.4"),
+    ],
+)
+def test_what_needs_the_end_of_a_run_says_so_where_there_is_none(settings, words):
+    with pytest.raises(ConfigError, match=words) as refused:
+        check_schedules(OptimConfig(**settings), plan=OPEN)
+    assert "trainer.epochs=null has no end" in str(refused.value)
+    check_schedules(OptimConfig(**settings), plan=Plan(steps_per_epoch=10, epochs=10))
 
 
 def test_infinite_schedule_in_fractions_of_the_run():

@@ -81,6 +81,14 @@ COMMANDS: dict[str, Command] = {
             "ssl-vision train mae/tiny_cpu --help",
         ),
     ),
+    "anneal": Command(
+        run=f"{_ROOM}.anneal:run_anneal",
+        summary="a branch of a run whose rate falls to its end; the run stays as it is",
+        words="RUN [OUT] [steps=N] [KEY=VALUE ...]",
+        meanings={"RUN": "run folder, also of a run under way", "OUT": "folder of the branch"},
+        settings=f"{_ROOM}.anneal:AnnealSettings",
+        examples=("ssl-vision anneal runs/first", "ssl-vision anneal runs/first out/ steps=500"),
+    ),
     "recipes": Command(
         run=f"{_ROOM}.recipes:run_recipes",
         summary="what recipes there are; one with every setting",

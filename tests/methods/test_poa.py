@@ -398,7 +398,9 @@ def test_recipes_have_the_official_schedules_and_sizes(
                 step,
                 start=method.teacher_momentum,
                 end=method.teacher_momentum_end,
-                total_steps=stretched_steps(config.optim, plan=plan),
+                total_steps=stretched_steps(
+                    config.optim, plan=plan, key="schedule", way_out="give an end"
+                ),
             ),
         ]
         np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=f"step {step}")

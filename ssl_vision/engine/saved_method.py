@@ -1,6 +1,7 @@
 """Whole methods read back, heads and decoder included: from a run, or from official MAE weights."""
 
 import warnings
+from dataclasses import replace
 from math import isqrt
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def load_method(run: Path) -> Method:
         CheckpointError: The run has no complete checkpoint, or its settings are damaged.
         ConfigError: The run trained a classifier.
     """
-    config = load_run_config(run)
+    config = _alone(load_run_config(run))
     if METHODS[config.method.name].module.reads_labels:
         raise ConfigError(
             f"{run} is a run of method.name={config.method.name}, which trains a classifier; what "
@@ -42,6 +43,10 @@ def load_method(run: Path) -> Method:
     method = build_method(config, _plan(config))
     method.load_state_dict(load_state(checkpoint)["state_dict"])
     return method.eval()
+
+
+def _alone(config: TrainConfig) -> TrainConfig:
+    return replace(config, method=config.method.alone())
 
 
 def _warn(text: str) -> None:
@@ -69,7 +74,7 @@ def untrained_backbone(run: Path) -> Backbone:
         CheckpointError: The run's config.yaml is damaged.
         ConfigError: It is not understood.
     """
-    config = load_run_config(run)
+    config = _alone(load_run_config(run))
     if not METHODS[config.method.name].module.redraws_backbone:  # its teachers may be gone
         with seeded(derive_key(config.seed, "initial weights")):
             return build_backbone(config.backbone, input_size=config.data.input_size).eval()

@@ -377,6 +377,8 @@ def _restore(run: Run, method: Method, checkpointer: Checkpointer, data: DataMod
             run.say_notes()
         of_all = f" of {run.stop_step}" if run.has_end else ""
         run.say(f"resuming {run.folder.path} after update {step}{of_all}")
+        if step < run.stop_step and run.folder.export.exists():
+            run.say(f"{run.folder.export} stays that of an earlier end until this run ends")
         if run.config.init_from is not None:
             say_of_start(run.config.init_from, run)
         if changes:

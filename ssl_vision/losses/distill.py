@@ -36,6 +36,19 @@ def cosine_distance(predicted: Tensor, target: Tensor) -> Tensor:
     return 1 - cosine.mean()
 
 
+def squared_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared Euclidean distance of rows, summed over dimensions and averaged over the batch.
+
+    The match of self-distillation for further pre-training, Lee et al. 2023, arXiv 2210.02871.
+
+    Args:
+        student: (B, D).
+        teacher: (B, D).
+    """
+    difference = at_least_float32(student) - at_least_float32(teacher.detach())
+    return difference.square().sum(dim=-1).mean()
+
+
 def normed_distance(predicted: Tensor, target: Tensor) -> Tensor:
     """Smooth L1 from the target's rows, each normed over its channels, (..., D)."""
     return latent_loss(predicted, latent_targets(target))

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import lightning as L
 import torch
@@ -47,6 +47,10 @@ class MethodConfig:
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
         """Raise ConfigError unless the recipe has the views this method consumes."""
+
+    def alone(self) -> Self:
+        """The same without other networks that training, and nothing else, needs."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What was trained comes back whole: of a run, and of official MAE files that hold a decoder."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.config import load_train_config, to_yaml
 from ssl_vision.engine.saved_method import load_method, mae_of_export, untrained_backbone
-from ssl_vision.engine.train import build_method
+from ssl_vision.engine.train import build_method, train
 from ssl_vision.errors import CheckpointError, ConfigError, SslVisionWarning
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.methods.mae import Mae, MaeConfig
@@ -42,9 +43,25 @@ def test_a_students_start_is_known_without_its_teachers(tmp_path: Path, monkeypa
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     plan = TrainPlan(steps_per_epoch=1, epochs=1, global_batch_size=1, input_size=28)
     drawn = build_method(config, plan).backbone.model.state_dict()
-    monkeypatch.setattr("ssl_vision.methods.distill.resolve_weights", None)  # they are gone
+    monkeypatch.setattr("ssl_vision.methods.teachers.resolve_weights", None)  # they are gone
     found = untrained_backbone(tmp_path).model.state_dict()
     assert all(torch.equal(value, drawn[name]) for name, value in found.items())
+
+
+def test_a_second_stage_goes_on_exactly_and_is_read_back_without_the_first(
+    recipe: Any, tmp_path: Path
+) -> None:
+    small = ("data.train_fraction=0.1", "data.global_batch_size=32", "trainer.epochs=2")
+    start = train(recipe("mae", *small, run="start")).run_dir
+    first = train(recipe("mae", *small, f"init_from={start}", run="first")).run_dir
+    second = (*small, f"init_from={start}", f"method.match_teacher={first}")
+    whole = train(recipe("mae", *second, run="whole")).run_dir
+    train(recipe("mae", *second, "trainer.max_steps=3", run="parts"))
+    parts = train(recipe("mae", *second, run="parts")).run_dir
+    shutil.rmtree(first)
+    states = [load_method(run).state_dict() for run in (whole, parts)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert untrained_backbone(whole).width == 24
 
 
 def test_official_file_with_a_decoder_reconstructs(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.data.config import InputSpec
-from ssl_vision.errors import ConfigError
+from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.methods.base import TrainPlan
 from ssl_vision.methods.mae import Mae, MaeConfig
 from ssl_vision.nn.decoder import MaskedDecoder
@@ -17,6 +18,7 @@ from ssl_vision.nn.patches import sincos_2d
 from ssl_vision.optim import OptimConfig
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
+from ssl_vision.zoo.export import export_backbone
 
 PLAN = TrainPlan(steps_per_epoch=3, epochs=2, global_batch_size=64, input_size=16)
 RECIPE = OptimConfig(base_lr=4e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=1)
@@ -308,3 +310,84 @@ def test_impossible_settings_name_the_key(settings):
 def test_views_are_checked():
     with pytest.raises(ConfigError, match=r"data.views.view is missing"):
         MaeConfig().check_views({"a": ViewConfig()})
+
+
+# Self-distillation for further pre-training: stage 2 ----------------------------------------------
+
+
+TOKEN = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "global_pool": "token"}
+
+
+@pytest.fixture
+def stage_1(tmp_path):
+    """An export of the network that stage 1 would leave."""
+    torch.manual_seed(3)
+    backbone = _method(args=TOKEN).backbone
+    for parameter in backbone.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    folder = tmp_path / "stage_1"
+    spec = InputSpec(size=16)
+    export_backbone(
+        backbone, folder, mean=spec.mean, std=spec.std, interpolation="bicubic", size_px=16
+    )
+    return folder
+
+
+def test_stage_2_equals_a_loop_of_maes_step_and_the_distance_of_class_tokens(stage_1):
+    settings = {"match_teacher": str(stage_1), "match_weight": 0.7}
+    method = _method(args=TOKEN, **settings).double()
+    plain = _method(args=TOKEN).double()
+    encoder = plain.backbone.model
+    teacher = timm.create_model(f"local-dir:{stage_1}", pretrained=True).double().eval()
+    ours, theirs = method.make_optimizer(), plain.make_optimizer()
+    generator = torch.Generator().manual_seed(5)
+    matches = []
+    for _ in range(3):
+        images = torch.randn(4, 3, 16, 16, generator=generator).double()
+        batch = Batch(views={"view": images}, index=torch.arange(4))
+        output = method.update(batch, ours)
+        plain.begin_update(theirs)
+        theirs.zero_grad()
+        reconstruction = plain(batch).loss
+        reconstruction.backward()  # two backward passes into one gradient, as theirs
+        tokens = encoder.forward_features(images)[:, 0]
+        with torch.no_grad():
+            target = teacher.forward_features(images)[:, 0]
+        distance = sum(((s - t) ** 2).sum() for s, t in zip(tokens, target, strict=True)) / 4
+        (0.7 * distance).backward()
+        expected = (reconstruction + 0.7 * distance).item()
+        assert output.loss.item() == pytest.approx(expected, rel=1e-10)
+        assert output.metrics["match"].item() == pytest.approx(distance.item(), rel=1e-10)
+        matches.append(distance.item())
+        plain.end_update(plain.judge_update(theirs))
+        theirs.step()
+    assert min(matches) > 1
+    for name, value in method.backbone.state_dict().items():
+        torch.testing.assert_close(value, plain.backbone.state_dict()[name], rtol=1e-7, atol=1e-9)
+    assert not any(name.startswith("match") for name in method.state_dict())
+
+
+def test_another_network_of_stage_1_is_refused(stage_1):
+    method = _method(args=TOKEN, match_teacher=str(stage_1))
+    checkpoint: dict[str, object] = {}
+    method.on_save_checkpoint(checkpoint)
+    method.on_load_checkpoint(checkpoint)
+    checkpoint["match_teacher"] = "of another"
+    with pytest.raises(CheckpointError, match=r"method\.match_teacher=.* holds other weights"):
+        method.on_load_checkpoint(checkpoint)
+    wide = {**TOKEN, "embed_dim": 48}
+    with pytest.raises(ConfigError, match=r"match_teacher=.* 24 numbers .* of 48"):
+        _method(args=wide, match_teacher=str(stage_1))
+    with pytest.raises(ConfigError, match=r"match_weight=0 must be above 0"):
+        MaeConfig(match_weight=0)
+
+
+def test_what_is_matched_is_said(stage_1):
+    (token,) = _method(args=TOKEN, match_teacher=str(stage_1)).notes()
+    assert "the class token of whole images" in token
+    pooled = {**TOKEN, "global_pool": "avg", "fc_norm": False}
+    (mean,) = _method(args=pooled, match_teacher=str(stage_1)).notes()
+    assert "not the paper's token" in mean
+    config = MaeConfig(match_teacher="gone")
+    assert config.alone() == MaeConfig()
+    assert _method().notes() == ()

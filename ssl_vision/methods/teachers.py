@@ -1,0 +1,130 @@
+"""Frozen networks to learn from: loaded by name, shown the student's images as they want them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_vision.backbones.classifier import classify
+from ssl_vision.data.config import InputSpec
+from ssl_vision.errors import CheckpointError, ConfigError
+from ssl_vision.types import Features
+from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """A frozen network to learn from."""
+
+    weights: str  # a run or export folder, zoo:NAME or timm:NAME
+    match: Literal["auto", "classes", "features"] = "auto"  # auto: classes if it has a classifier
+    weight: float = 1.0  # of its terms in the loss
+    size_px: int | None = None  # side of what it is shown, resized from the view; null: its own
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ConfigError(f"weight={self.weight} must be above 0.")
+        if self.size_px is not None and self.size_px < 1:
+            raise ConfigError(f"size_px={self.size_px} must be 1 or more.")
+
+
+class FrozenTeacher:
+    """A network in evaluation mode that no optimizer, checkpoint or `train()` reaches.
+
+    Attributes:
+        backbone: The network; on the device of the images it saw last.
+        has_classes: Whether its class scores are learned from, else its features.
+        class_names: What its classes are, where they are learned and have names.
+        sha256: Of its weights.
+        weights: What names them.
+    """
+
+    def __init__(
+        self, loaded: LoadedBackbone, config: TeacherConfig, *, has_classes: bool, key: str
+    ) -> None:
+        self.backbone = loaded.backbone.eval().requires_grad_(False)
+        self.has_classes = has_classes
+        self.class_names = loaded.class_names if has_classes else ()
+        self.sha256 = loaded.sha256
+        self.weights, self._key = config.weights, key
+        self._spec = loaded.spec
+        self._size_px = config.size_px or loaded.input_size
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, *, shown_as: InputSpec | None) -> Features:
+        """Features of images as the student is shown them, (B, C, S, S)."""
+        held = next(self.backbone.parameters())
+        if held.device != images.device or held.dtype != images.dtype:
+            self.backbone.to(images)
+        return self.backbone(self._as_own(images, shown_as))
+
+    def logits(self, features: Features) -> Tensor:
+        """Class scores, (B, classes)."""
+        with torch.no_grad():
+            return classify(self.backbone, features.pooled)
+
+    def describe(self) -> str:
+        """Size, and what is learned from it, in words."""
+        millions = sum(p.numel() for p in self.backbone.parameters()) / 1e6
+        model = self.backbone.model
+        learned = f"{model.num_classes} classes" if self.has_classes else "features"
+        return f"{millions:.3g} M parameters, shown {self._size_px} px: its {learned} are learned"
+
+    def _as_own(self, images: Tensor, shown_as: InputSpec | None) -> Tensor:
+        """Images of the teacher's side, mean and std."""
+        if images.shape[-1] != self._size_px:
+            images = F.interpolate(
+                images, size=(self._size_px, self._size_px), mode="bicubic", antialias=True
+            )
+        if shown_as is None or (shown_as.mean, shown_as.std) == (self._spec.mean, self._spec.std):
+            return images
+        mean, std, own_mean, own_std = (
+            images.new_tensor(values)[:, None, None]
+            for values in (shown_as.mean, shown_as.std, self._spec.mean, self._spec.std)
+        )
+        return (images * std + mean - own_mean) / own_std
+
+    def check_same(self, sha256: object) -> None:
+        """Refuse to go on with another teacher than a run began with.
+
+        Args:
+            sha256: Of the weights it had then.
+
+        Raises:
+            CheckpointError: These are others.
+        """
+        if sha256 != self.sha256:
+            raise CheckpointError(
+                f"{self._key}={self.weights} holds other weights than when this run began; "
+                "put the old ones back, or take a new run_dir."
+            )
+
+
+def load_teacher(config: TeacherConfig, *, modality: str, key: str) -> FrozenTeacher:
+    """The teacher of a setting.
+
+    Args:
+        config: The setting.
+        modality: What the student takes.
+        key: Name of the setting that holds the weights, for messages.
+
+    Raises:
+        ConfigError: It takes other samples than the student, or has no classifier to learn from.
+        CheckpointError: Its weights cannot be read.
+    """
+    loaded = resolve_weights(config.weights, with_classifier=config.match != "features")
+    backbone = loaded.backbone
+    if backbone.modality != modality:
+        raise ConfigError(
+            f"{key}={config.weights} is a network of {backbone.modality}, and the student "
+            f"is shown {modality}."
+        )
+    has_classes = config.match != "features" and int(backbone.model.num_classes) > 0
+    if config.match == "classes" and not has_classes:
+        raise ConfigError(
+            f"{key.removesuffix('.weights')}.match=classes: {config.weights} has no classifier; "
+            "use match=features."
+        )
+    return FrozenTeacher(loaded, config, has_classes=has_classes, key=key)

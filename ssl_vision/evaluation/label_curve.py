@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from ssl_vision.errors import ConfigError
-from ssl_vision.evaluation.accuracy import Interval
+from ssl_vision.evaluation.accuracy import Interval, wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,14 @@ class CurvePoint(NamedTuple):
     Attributes:
         labels: Per class.
         values: Accuracy of each draw of the labelled images.
+        num_test: Test images behind each of them.
+        num_labelled: Labelled images of a draw, over all classes.
     """
 
     labels: int
     values: tuple[float, ...]
+    num_test: int
+    num_labelled: int = 0
 
     @property
     def mean(self) -> float:
@@ -53,10 +57,18 @@ class CurvePoint(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        """95 % interval of the mean over draws (Student), cut to [0, 1]; two draws or more."""
-        num = len(self.values)
+        """95 % interval: other labelled images and other test images; two draws or more.
+
+        Student's interval of the mean over draws and Wilson's of the test images, which all draws
+        share, are independent: their distances from the mean add up as squares, on either side.
+        """
+        num, mean = len(self.values), self.mean
         half = student.ppf(0.975, num - 1) * float(np.std(self.values, ddof=1)) / math.sqrt(num)
-        return Interval(max(0.0, self.mean - half), min(1.0, self.mean + half))
+        low, high = wilson_interval(mean, self.num_test)
+        return Interval(
+            max(0.0, mean - math.hypot(half, mean - low)),
+            min(1.0, mean + math.hypot(half, high - mean)),
+        )
 
 
 def labels_needed(curve: Sequence[CurvePoint], accuracy: float) -> float:

@@ -73,9 +73,9 @@ def draw_shots(labels: Tensor, shots: int, *, seed: int, draw: int) -> Tensor:
 
 
 def warn_of_fewer(
-    labels: Tensor, shots: Sequence[int], class_names: Sequence[str]
+    labels: Tensor, shots: Sequence[int], class_names: Sequence[str], *, what: str = "shots"
 ) -> Iterator[str]:
-    """A line for each number of shots that some classes have not as many images for."""
+    """A line for each number of images per class that some classes have not."""
     found = {each: int((labels == each).sum()) for each in labels.unique().tolist()}
     for num in shots:
         fewer = sorted((count, class_names[each]) for each, count in found.items() if count < num)
@@ -83,7 +83,7 @@ def warn_of_fewer(
             shown = ", ".join(f"{name} {count}" for count, name in fewer[:_SHOWN_CLASSES])
             more = f" and {len(fewer) - _SHOWN_CLASSES} more" * (len(fewer) > _SHOWN_CLASSES)
             yield (
-                f"{num} shots: {len(fewer)} of {len(found)} classes have fewer training images, "
+                f"{num} {what}: {len(fewer)} of {len(found)} classes have fewer training images, "
                 f"all of which are used ({shown}{more})."
             )
 

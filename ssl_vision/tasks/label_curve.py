@@ -1,17 +1,19 @@
 """The task `label_curve`: accuracy by number of labels, and how many labels the weights save."""
 
 import math
+from collections.abc import Iterator
 
 from torch.nn.functional import normalize
 
+from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.label_curve import CurvePoint, LabelCurveConfig, labels_needed
 from ssl_vision.evaluation.logreg import fit_logistic
 from ssl_vision.evaluation.plots import Axis, line_chart
 from ssl_vision.evaluation.results import Measurement, TaskResult
 from ssl_vision.tasks.baselines import baselines, warn_of_chance
-from ssl_vision.tasks.few_shot import draw_shots
+from ssl_vision.tasks.few_shot import draw_shots, warn_of_fewer
 from ssl_vision.tasks.run import ACCURACY, EvalRun
-from ssl_vision.tasks.task import Task
+from ssl_vision.tasks.task import Task, check_classes
 
 OWN = "these weights"
 
@@ -28,14 +30,13 @@ def run_label_curve(run: EvalRun) -> TaskResult:
             name=_name(point.labels),
             value=point.mean,
             interval=point.interval,
-            note=f"mean of {config.draws} draws of the labels, and the 95 % interval of it",
+            note=f"mean of {config.draws} draws of {point.num_labelled:,} labelled images; 95 % "
+            f"interval of the draws and of the {point.num_test:,} test images together",
         )
         for point in own
     ]
     for name, curve in curves.items():
         measurements += _savings(own, name, curve)
-    left_out = [n for n in config.labels_per_class if n not in numbers]
-    warnings = (f"no class has {left_out[0]} images: left out.",) if left_out else ()
     return TaskResult(
         task="label_curve",
         protocol=f"label_curve-pooled-c{config.c:g}-{config.draws}draws/1",
@@ -46,14 +47,34 @@ def run_label_curve(run: EvalRun) -> TaskResult:
             for name, curve in ({OWN: own} | curves).items()
         },
         plots=(_plot({OWN: own} | curves),),
-        warnings=(*warnings, *warn_of_chance(own[-1].mean, run.num_classes)),
+        warnings=(
+            *_warnings(run, config.labels_per_class, numbers),
+            *warn_of_chance(own[-1].mean, run.num_classes),
+        ),
     )
 
 
 def _within_the_data(run: EvalRun, numbers: tuple[int, ...]) -> list[int]:
-    """Numbers of labels that some class has; the smallest in any case."""
+    """Numbers of labels that some class has.
+
+    Raises:
+        ConfigError: No class has as many as the smallest.
+    """
     most = int(run.labels("train").bincount().max())
-    return [n for n in numbers if n <= most] or [numbers[0]]
+    if numbers[0] > most:
+        raise ConfigError(
+            f"label_curve.labels_per_class={list(numbers)}: the largest class has {most} training "
+            f"images; take numbers from 1 to {most}."
+        )
+    return [n for n in numbers if n <= most]
+
+
+def _warnings(run: EvalRun, wanted: tuple[int, ...], numbers: list[int]) -> Iterator[str]:
+    """What was left out, and where classes have fewer labels than the name of a score says."""
+    if left_out := [str(n) for n in wanted if n not in numbers]:
+        yield f"no class has {' or '.join(left_out)} training images: left out."
+    labels = run.labels("train")
+    yield from warn_of_fewer(labels, numbers, run.class_names, what="labels per class")
 
 
 def _curve(run: EvalRun, numbers: list[int], config: LabelCurveConfig) -> list[CurvePoint]:
@@ -70,7 +91,7 @@ def _curve(run: EvalRun, numbers: list[int], config: LabelCurveConfig) -> list[C
             )
             guess = classifier.logits(queries).argmax(dim=1).cpu()
             values.append(float((guess == truth).double().mean()))
-        curve.append(CurvePoint(number, tuple(values)))
+        curve.append(CurvePoint(number, tuple(values), len(truth), len(rows)))
     return curve
 
 
@@ -113,7 +134,14 @@ def _plot(curves: dict[str, list[CurvePoint]]) -> str:
     )
 
 
+def _check(run: EvalRun) -> None:
+    """What the classes' sizes say before any feature is computed."""
+    check_classes(run, task="label_curve")
+    _within_the_data(run, run.config.settings(LabelCurveConfig).labels_per_class)
+
+
 TASK = Task(
     run=run_label_curve,
     settings={"label_curve": LabelCurveConfig},
+    check=_check,
 )

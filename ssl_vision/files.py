@@ -215,8 +215,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     fsync_path(path.parent)
 
 
-def check_report_folder(folder: Path) -> None:
+def check_report_folder(folder: Path, *, way_out: str = "another folder as out=") -> None:
     """Refuse a folder of a report that could not be made, before there is anything to report.
+
+    Args:
+        folder: Where something is to be written.
+        way_out: What the user may give in its place.
 
     Raises:
         CheckpointError: A file is in its place or above it, or nothing may be written there.
@@ -224,9 +228,7 @@ def check_report_folder(folder: Path) -> None:
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         reason = "may not be written to" if there.is_dir() else "is a file"
-        raise CheckpointError(
-            f"{folder} cannot be written ({there} {reason}); give another folder as out=."
-        )
+        raise CheckpointError(f"{folder} cannot be written ({there} {reason}); give {way_out}.")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from ssl_vision.data.find import find_source
 from ssl_vision.data.pairs.config import PairData
 from ssl_vision.data.pairs.make import PairsConfig, make_pairs
 from ssl_vision.data.pairs.posed import overlap, read_frames, seen_by
-from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.errors import CheckpointError, ConfigError, DataError
 from tests.data.pairs.test_matched import photo
 from tests.data.pairs.test_posed import write_scene
 
@@ -97,5 +97,49 @@ def test_mistakes_are_a_line(tmp_path: Path) -> None:
         run_pairs([str(tmp_path), str(tmp_path / "pairs.txt"), "min_overlap=1"])
     assert not (tmp_path / "pairs.txt").exists()
     (tmp_path / "d1.npy").unlink()
-    with pytest.raises(DataError, match=r"d1\.npy cannot be read as depth"):
+    with pytest.raises(DataError, match=r"1 image cannot be read; the first: .*d1\.npy cannot be"):
         run_pairs([str(tmp_path), str(tmp_path / "pairs.txt")])
+
+
+def test_one_broken_photo_does_not_cost_the_others(tmp_path: Path, capsys) -> None:
+    pytest.importorskip("cv2")
+    root = tmp_path / "photos"
+    root.mkdir()
+    for number, left in enumerate((0, 40, 80)):
+        photo(0).crop((left, 0, left + 300, 300)).save(root / f"{number}.png")
+    (root / "1.png").write_bytes((root / "1.png").read_bytes()[:300])
+    assert run_pairs([str(root), str(tmp_path / "pairs.txt"), "min_overlap=0.4"]) == 0
+    assert (tmp_path / "pairs.txt").read_text() == "photos/0.png\tphotos/2.png\n"
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 of 3 pairs kept" in told
+    assert "2 of an image that cannot be read" in told
+    assert "1 image cannot be read; the first: 1.png: " in told
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb", "a\rb", " a", "x\udcff"])
+def test_names_that_no_list_can_hold_are_told_before_work(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("cv2")
+    root = tmp_path / "photos"
+    root.mkdir()
+    for each in ("0", name):
+        Image.new("RGB", (20, 20)).save(tmp_path / "made.png")
+        (tmp_path / "made.png").rename(root / f"{each}.png")
+    asked: list[int] = []
+    with pytest.raises(DataError, match="Rename it") as caught:
+        make_pairs(root, PairsConfig(), progress=lambda done, of: asked.append(done))
+    assert not asked
+    assert str(caught.value).isprintable()
+    root.rename(tmp_path / f"{name} ")
+    with pytest.raises(ConfigError, match=r"SOURCE .*: a list of pairs holds no names"):
+        run_pairs([str(tmp_path / f"{name} "), str(tmp_path / "pairs.txt")])
+
+
+def test_a_place_that_cannot_be_written_is_told_before_work(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "file").touch()
+    (tmp_path / "out.txt").mkdir()
+    with pytest.raises(ConfigError, match=r"OUT .*out.txt is a folder"):
+        run_pairs([str(tmp_path / "photos"), str(tmp_path / "out.txt")])
+    with pytest.raises(CheckpointError, match=r"is a file\); give another OUT\."):
+        run_pairs([str(tmp_path / "photos"), str(tmp_path / "file" / "pairs.txt")])

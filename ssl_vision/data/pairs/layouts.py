@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ssl_vision.data.images.files import FilesSource, check_files
+from ssl_vision.data.images.files import FilesSource
 from ssl_vision.data.images.folder import EXTENSIONS, list_images
 from ssl_vision.data.levels import DecodeConfig
 from ssl_vision.data.pairs.source import PairSource
@@ -26,7 +26,8 @@ from ssl_vision.files import read_text, shown
 LISTS = (".txt", ".tsv", ".lst")
 _MAX_LIST_BYTES = 4 << 30
 _SIDES = (("left", "right"), ("image_2", "image_3"), ("image_0", "image_1"), ("im0", "im1"))
-_NUMBERED = re.compile(r"(.+)_(\d+)$")
+_NUMBERED = re.compile(r"(.+)_(\d+)", re.DOTALL)  # a name may have line ends
+_FEW = 100  # files of a folder that are asked for one by one; of more the folder is read
 
 OnFault = Literal["raise", "substitute"]
 
@@ -42,30 +43,91 @@ class _Found(NamedTuple):
 # Lists -----------------------------------------------------------------------------------
 
 
-def pairs_of_list(path: Path, *, decode: DecodeConfig) -> PairSource:
+def fits_list(path: str) -> bool:
+    """Whether a list can name a path: what a reader of it would take it for."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return path == path.strip() and not any(mark in path for mark in "\t\n\r")
+
+
+def pairs_of_list(path: Path, *, decode: DecodeConfig, on_fault: OnFault) -> PairSource:
     """The pairs that a text file names.
 
+    Args:
+        path: The list.
+        decode: What files mean where their format leaves it open.
+        on_fault: What lines with files that are not there do: `raise`, or `substitute` to leave
+            them out.
+
     Raises:
-        DataError: A line has not two paths or the same one twice, or no file tried is there.
+        DataError: A line has not two paths or the same one twice, or a file is not there.
     """
     text = read_text(path, error=DataError, max_bytes=_MAX_LIST_BYTES)
-    lines = enumerate(text.split("\n"), start=1)
-    pairs = [_of_line(line, f"{shown(path)} line {n}") for n, line in lines if line.strip()]
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    folder = str(path.parent.absolute())
+    pairs = [_of_line(line, f"{shown(path)} line {n}", folder) for n, line in lines]
     if not pairs:
         raise DataError(f"{shown(path)} names no pairs; it has a line `path_a path_b` for each.")
-    return _source(pairs, path.parent, decode, what=shown(path))
+    twice = len(pairs) - len({*pairs})
+    gone = _gone({name for pair in pairs for name in pair}, path.parent)
+    bad = {row: name for row, pair in enumerate(pairs) for name in reversed(pair) if name in gone}
+    source = _source([p for i, p in enumerate(pairs) if i not in bad], path.parent, decode)
+    if twice:
+        source.notes = (*source.notes, f"{shown(path)}: {twice} pairs stand there again.")
+    if bad:
+        row, name = next(iter(bad.items()))
+        told = f"{shown(path)} line {lines[row][0]} names {name!r}, no file there{_more(len(bad))}"
+        if on_fault == "raise" or len(bad) == len(pairs):
+            out = "" if len(bad) == len(pairs) else ", or set data.on_error=substitute"
+            raise DataError(f"{told}; relative paths start from {shown(folder)}. Mend it{out}.")
+        source.notes = (*source.notes, f"{told}: left out.")
+        source.left_out = tuple((" and ".join(pairs[i]), "no such file") for i in bad)
+    return source
 
 
-def _of_line(line: str, where: str) -> tuple[str, str]:
+def _of_line(line: str, where: str, folder: str) -> tuple[str, str]:
     given = [each.strip() for each in line.split("\t")] if "\t" in line else line.split()
     if len(given) != 2 or not all(given):
         raise DataError(
             f"{where} has {len(given)} paths, not two ({line.strip()[:80]!r}); paths with blanks "
             "need a tab between them."
         )
-    if os.path.normpath(given[0]) == os.path.normpath(given[1]):
+    is_named_alike = os.path.basename(given[0]) == os.path.basename(given[1])
+    if is_named_alike and len({os.path.normpath(os.path.join(folder, p)) for p in given}) == 1:
         raise DataError(f"{where} names {given[0]!r} twice; a pair is two images of one scene.")
     return given[0], given[1]
+
+
+def _gone(paths: set[str], root: Path) -> set[str]:
+    """Those of some paths that are no files; of folders with many of them the folder is read."""
+    by_folder: dict[str, list[str]] = {}
+    for path in paths:
+        by_folder.setdefault(os.path.dirname(path), []).append(path)
+    found = set[str]()
+    for folder, inside in by_folder.items():
+        if len(inside) < _FEW:
+            found |= {path for path in inside if not _is_file(os.path.join(root, path))}
+        else:
+            files = _files(os.path.join(root, folder))
+            found |= {path for path in inside if os.path.basename(path) not in files}
+    return found
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a zero byte in the name
+        return False
+
+
+def _files(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()
 
 
 # Folders ---------------------------------------------------------------------------------
@@ -102,21 +164,21 @@ def pairs_of_folder(
             "left/ beside right/. Give a list of pairs, or data.frame_distance=5 if these are "
             "frames of videos."
         )
-    source = _source(found.pairs, root, decode, what=shown(root))
+    source = _source(found.pairs, root, decode)
     notes = [f"{shown(root)}: {len(found.pairs)} pairs, {found.what}."]
     if found.alone:
-        told = f"{found.alone[0]!r}{_more(found.alone)} without partner"
+        told = f"{found.alone[0]!r}{_more(len(found.alone))} without partner"
         if on_fault == "raise":
             raise DataError(
                 f"{shown(root)} ({found.what}) has {told}; add it, remove the image, or set "
                 "data.on_error=substitute to leave such images out."
             )
         notes.append(f"{shown(root)}: {told} left out.")
-        source.alone = tuple(str(root / path) for path in found.alone)
+        source.left_out = tuple((str(root / path), "without partner") for path in found.alone)
     used = {path for pair in found.pairs for path in pair} | set(found.alone)
     unread = [path for path in paths if path not in used]
     if unread:
-        notes.append(f"{shown(root)}: {unread[0]!r}{_more(unread)} not read: of no pair.")
+        notes.append(f"{shown(root)}: {unread[0]!r}{_more(len(unread))} not read: of no pair.")
     source.notes = (*source.notes, *notes)
     return source
 
@@ -162,7 +224,7 @@ def _stems(paths: Sequence[str], root: Path) -> _Found:
     """Images STEM_1 and STEM_2 of one folder."""
     found: dict[str, dict[str, str]] = {}
     for path in paths:
-        match = _NUMBERED.match(os.path.splitext(path)[0])
+        match = _NUMBERED.fullmatch(os.path.splitext(path)[0])
         if match is not None:
             stem, number = match.groups()
             if (other := found.setdefault(stem, {}).setdefault(number, path)) != path:
@@ -206,14 +268,13 @@ def _by_numbers(path: str) -> list[tuple[int, str]]:
     return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
 
 
-def _source(
-    pairs: Sequence[tuple[str, str]], root: Path, decode: DecodeConfig, *, what: str
-) -> PairSource:
+def _source(pairs: Sequence[tuple[str, str]], root: Path, decode: DecodeConfig) -> PairSource:
     rows: dict[str, int] = {}
     numbered = [[rows.setdefault(path, len(rows)) for path in pair] for pair in pairs]
-    images = check_files(FilesSource(list(rows), root=root, decode=decode), what=what)
-    return PairSource(images, np.array(numbered, np.int64))
+    return PairSource(
+        FilesSource(list(rows), root=root, decode=decode), np.array(numbered, np.int64)
+    )
 
 
-def _more(paths: Sequence[str]) -> str:
-    return f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
+def _more(num: int) -> str:
+    return f" (and {num - 1} more)" if num > 1 else ""

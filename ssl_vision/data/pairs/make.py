@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ssl_vision.bounds import check_bounds
 from ssl_vision.data.decode import Decoder
 from ssl_vision.data.images.folder import list_images
+from ssl_vision.data.pairs.layouts import fits_list
 from ssl_vision.data.pairs.matched import Described, describe, match, opencv
 from ssl_vision.data.pairs.posed import POSES, Frame, Seen, overlap, read_frames, seen_by
 from ssl_vision.errors import DataError
@@ -49,12 +50,14 @@ class Made:
         num_tried: Pairs that were compared.
         left_out: Why others are none -> how many.
         how: In words, by what they were compared.
+        unreadable: Images that could not be looked at -> why.
     """
 
     pairs: tuple[tuple[str, str, float], ...]
     num_tried: int
     left_out: Counter[str]
     how: str
+    unreadable: dict[str, str]
 
 
 def make_pairs(root: Path, config: PairsConfig, *, progress: Progress) -> Made:
@@ -66,7 +69,7 @@ def make_pairs(root: Path, config: PairsConfig, *, progress: Progress) -> Made:
         progress: Is told pairs done, of how many.
 
     Raises:
-        DataError: No images, or one cannot be read.
+        DataError: No images, or one has a name that no list can hold.
         ConfigError: OpenCV is needed, and is not installed.
     """
     if not root.is_dir():
@@ -130,15 +133,26 @@ def _compare(
     how: str,
 ) -> Made:
     """Judge all pairs within the window; a view is looked at once, and kept while it is needed."""
+    odd = next((name for name in names if not fits_list(name)), None)
+    if odd is not None:
+        raise DataError(
+            f"SOURCE has an image {shown(odd)!r}; a list of pairs holds no names with tabs, line "
+            "ends, bytes that are no UTF-8, or blanks around them. Rename it."
+        )
     window = min(config.window or len(items), len(items))
     total = sum(min(window, len(items) - 1 - i) for i in range(len(items)))
     views: dict[int, Any] = {}
-    pairs, reasons = [], Counter[str]()
+    pairs, reasons, unreadable = [], Counter[str](), dict[str, str]()
     for done, (i, j) in enumerate(_within(len(items), window), start=1):
         for row in (i, j):
             if row not in views:
-                views[row] = look(items[row])
-        share, reason = judge(views[i], views[j])
+                try:
+                    views[row] = look(items[row])
+                except DataError as error:  # of one image; hours of others are not lost for it
+                    views[row], unreadable[names[row]] = None, str(error)
+        share, reason = 0.0, "of an image that cannot be read"
+        if views[i] is not None and views[j] is not None:
+            share, reason = judge(views[i], views[j])
         if reason:
             reasons[reason] += 1
         else:
@@ -146,7 +160,9 @@ def _compare(
         if j == min(i + window, len(items) - 1):
             views.pop(i)
         progress(done, total)
-    return Made(pairs=tuple(pairs), num_tried=total, left_out=reasons, how=how)
+    return Made(
+        pairs=tuple(pairs), num_tried=total, left_out=reasons, how=how, unreadable=unreadable
+    )
 
 
 def _within(num: int, window: int) -> Iterator[tuple[int, int]]:

@@ -93,4 +93,4 @@ def _of_file(path: Path, split: Split, config: PairData) -> Source:
         raise NotSplitError(f"{shown(path)} is one split; give the other as data.val_path.")
     if suffix == PACKED:
         return packed_pairs(path, decode=config.decode)
-    return pairs_of_list(path, decode=config.decode)
+    return pairs_of_list(path, decode=config.decode, on_fault=config.on_error)

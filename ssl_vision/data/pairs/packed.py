@@ -62,10 +62,10 @@ def pack_pairs(
     target = check_target(path, config)
     report = progress or (lambda stage, done, total: None)
     faults = dict(_faults(source, config, report))
-    bad = [BadSample(name, "without partner") for name in source.alone]
+    bad = [BadSample(*each) for each in source.left_out]
     bad += [BadSample(source.name(row), reason) for row, reason in faults.items()]
     with on_disk(target):
-        check_bad(target, bad, len(source) + len(source.alone), config)
+        check_bad(target, bad, len(source) + len(source.left_out), config)
     pairs = np.delete(source.pairs, list(faults), axis=0)
     rows, places = np.unique(pairs, return_inverse=True)
     strict = replace(config, max_bad_fraction=0.0)  # each has been read: bad is changed meanwhile

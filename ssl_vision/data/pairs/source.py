@@ -16,7 +16,7 @@ class PairSource(Source):
         images: All images.
         pairs: Rows of the first and second image of each pair, int64, (n, 2).
         notes: What was chosen when they were found, a line each.
-        alone: Paths of images that are left out because their partner is missing.
+        left_out: What is no pair, as its partner is missing: names, and reasons.
     """
 
     modality = "pairs"
@@ -27,10 +27,10 @@ class PairSource(Source):
         pairs: np.ndarray,
         *,
         notes: tuple[str, ...] = (),
-        alone: tuple[str, ...] = (),
+        left_out: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.images, self.pairs = images, np.asarray(pairs, np.int64)
-        self.alone = alone
+        self.left_out = left_out
         self.notes, self.class_names = (*images.notes, *notes), []
         self.decided, self.is_identified = images.decided, images.is_identified
 

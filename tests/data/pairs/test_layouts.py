@@ -1,5 +1,6 @@
 """Which files are pairs: lists, stereo folders, stems and frames, and a line for what is none."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -88,11 +89,22 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
         ("a.png b.png\n\nb.png b.png\n", r"line 3 names 'b.png' twice"),
         ("sub/../a.png ./a.png\n", r"line 1 names 'sub/../a.png' twice"),
         ("\n\n", r"names no pairs"),
-        ("x.png y.png\n", r"no file .*x.png.* tried"),
+        ("x.png y.png\n", r"line 1 names 'x.png', no file there; relative paths start from .*Mend"),
+        ("# my pairs\na.png b.png\n", r"line 1 has 3 paths"),
+        ("a.png b.png\n# pairs\n", r"line 2 names '#', no file there"),
+        ("a.png b.png\n'a.png' 'c.png'\n", r"line 2 names \"'a.png'\", no file there"),
+        ("a.png b.png\na.png http://x/c.png\n", r"line 2 names 'http://x/c.png', no file there"),
+        ("a.png b.png\na.png c\0.png\n", r"line 2 names 'c\\x00.png', no file there"),
+        ("a.png b.png\na.png sub\n", r"line 2 names 'sub', no file there"),
+        (
+            "a.png b.png\n" * 60 + "a.png gone.png\nlost.png b.png\n" + "c.png a.png\n" * 60,
+            r"line 61 names 'gone.png', no file there \(and 1 more\)",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_list_is_a_line(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "sub").mkdir()
     path = tmp_path / "pairs.txt"
     path.write_text(text)
     with pytest.raises(DataError, match=message) as caught:
@@ -100,7 +112,73 @@ def test_what_is_wrong_with_a_list_is_a_line(tmp_path: Path, text: str, message:
     assert "\n" not in str(caught.value)
 
 
+def test_one_file_by_two_paths_is_no_pair(tmp_path: Path) -> None:
+    write(tmp_path / "set", "a.png", "b.png")
+    path = tmp_path / "set" / "pairs.txt"
+    path.write_text(f"a.png b.png\n{tmp_path}/set/b.png ../set/b.png\n")
+    with pytest.raises(DataError, match=r"line 2 names .* twice"):
+        open_pairs(path)
+
+
+@pytest.mark.parametrize("num", [3, 150])  # files are asked for, or their folder is read
+def test_lines_with_missing_files_are_left_out_on_request(tmp_path: Path, num: int) -> None:
+    names = [f"set/{i}.png" for i in range(num)]
+    write(tmp_path, *names)
+    (tmp_path / "set" / "folder.png").mkdir()
+    (tmp_path / "set" / "link.png").symlink_to("0.png")
+    lines = [f"{a} {b}\n" for a, b in itertools.pairwise(names)]
+    bad = ["set/folder.png set/0.png\n", "set/1.png set/gone.png\n", "no/x.png set/1.png\n"]
+    path = tmp_path / "pairs.txt"
+    path.write_text("".join([*lines, *bad, "set/link.png set/1.png\n", lines[0]]))
+    source = open_pairs(path, on_error="substitute")
+    assert len(source) == num + 1
+    assert names_of(source, tmp_path)[-2:] == [("set/link.png", "set/1.png"), (names[0], names[1])]
+    assert [name for name, _ in source.left_out] == [
+        "set/folder.png and set/0.png", "set/1.png and set/gone.png", "no/x.png and set/1.png",
+    ]  # fmt: skip
+    assert any("1 pairs stand there again" in note for note in source.notes)
+    assert any(
+        f"line {num} names 'set/folder.png', no file there (and 2 more): left out" in note
+        for note in source.notes
+    )
+
+
 # Folders ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["my room", "zimmer ä", "部屋\u3000一", "line\nbreak", "tab\tin", "quote'\"", "-dash", "100%",
+     " blank ", "a\u202eb", "x\udcff", "a_1", "_"],
+)  # fmt: skip
+@pytest.mark.parametrize("layout", ["stems", "stereo"])
+def test_names_may_be_odd(tmp_path: Path, stem: str, layout: str) -> None:
+    made = [tmp_path / f"{n}.png" for n in "ab"]
+    write(tmp_path, "a.png", "b.png")
+    pair = (f"{stem}_1.png", f"{stem}_2.png")
+    pair = pair if layout == "stems" else (f"left/{stem}.png", f"right/{stem}.png")
+    for old, new in zip(made, pair, strict=True):
+        (tmp_path / "set" / new).parent.mkdir(parents=True, exist_ok=True)
+        old.rename(tmp_path / "set" / new)
+    source = open_pairs(tmp_path / "set")
+    assert names_of(source, tmp_path / "set") == [pair]
+    assert source.sample(0).shape == (2, 10, 12, 3)
+
+
+def test_folders_named_like_images_are_folders(tmp_path: Path) -> None:
+    write(tmp_path, "a_1.png", "a_2.png", "b_1.png/c_1.png", "b_1.png/c_2.png")
+    (tmp_path / "d_1.png").mkdir()
+    pairs = [("a_1.png", "a_2.png"), ("b_1.png/c_1.png", "b_1.png/c_2.png")]
+    assert sorted(names_of(open_pairs(tmp_path), tmp_path)) == pairs
+    write(tmp_path, "d_2.png")
+    with pytest.raises(DataError, match=r"'d_2.png' without partner"):
+        open_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 1)])
+def test_images_of_a_pixel_are_pairs(tmp_path: Path, size: tuple[int, int]) -> None:
+    write(tmp_path, "a_1.png", "a_2.png", size=size)
+    assert open_pairs(tmp_path).sample(0).shape == (2, size[1], size[0], 3)
 
 
 def test_stems_are_paired_in_their_own_folder(tmp_path: Path) -> None:

@@ -173,6 +173,18 @@ def test_bad_pairs_are_listed_and_are_in_no_file(tmp_path: Path) -> None:
     assert not Path(f"{target}.bad").exists()
 
 
+def test_lines_of_missing_files_are_bad_pairs(pairs_of, tmp_path) -> None:
+    path, _ = pairs_of("list")
+    path.write_text(path.read_text() + "gone.jpg\t0/ä 1.jpg\n")
+    with pytest.raises(DataError, match=r"1 of 10 samples are bad.*no such file"):
+        prepare(path, tmp_path / "out.beton", modality="pairs")
+    report = prepare(path, tmp_path / "out.beton", modality="pairs", max_bad_fraction=0.1)
+    assert report.num_pairs == NUM
+    path.write_text("gone.jpg lost.jpg\n")
+    with pytest.raises(DataError, match=r"'gone.jpg', no file there.*Mend it\.$"):
+        prepare(path, tmp_path / "b.beton", modality="pairs")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -7,6 +7,7 @@ from ssl_vision.errors import ConfigError
 MAX_SEED = 2**32 - 1  # what NumPy, scikit-learn and UMAP take
 MAX_THREADS = 1024  # of one process; more are refused by systems in ways of their own
 MAX_NEIGHBOURS = 1_000_000
+MAX_LAYERS = 1000  # of a head or a decoder; more are a slip, which would take minutes to build
 
 
 def check_bounds(

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.randomness import keyed_generator
 
@@ -37,9 +38,7 @@ class ElasticConfig:
 
     def __post_init__(self) -> None:
         for name in ("min_width", "width_step", "depth_step"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"method.elastic.{name}={value} must be 1 or more.")
+            check_bounds(f"method.elastic.{name}", getattr(self, name), least=1)
         if self.min_depth is not None and min(self.min_depth, default=0) < 1:
             raise ConfigError(
                 f"method.elastic.min_depth={list(self.min_depth)} must name 1 or more blocks "

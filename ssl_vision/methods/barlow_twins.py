@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.barlow_twins import GradientRule, barlow_twins_terms
 from ssl_vision.methods.base import (
     Method,
     MethodConfig,
     TrainPlan,
-    check_projector,
-    check_view_names,
     detached,
     feature_std,
 )
+from ssl_vision.methods.checks import check_projector, check_view_names
 from ssl_vision.nn.heads import projector
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch, LossOutput
@@ -47,10 +47,7 @@ class BarlowTwinsConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         check_projector(self.projector_dims)
-        if self.redundancy_weight < 0:
-            raise ConfigError(
-                f"method.redundancy_weight={self.redundancy_weight} must be 0 or more."
-            )
+        check_bounds("method.redundancy_weight", self.redundancy_weight, least=0)
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
         """Raise ConfigError unless there are two views, called `a` and `b`, each drawn once."""

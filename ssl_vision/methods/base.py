@@ -24,7 +24,6 @@ from torch.optim import Optimizer
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.data.config import InputSpec
 from ssl_vision.distributed import any_rank_each, rank
-from ssl_vision.errors import ConfigError, did_you_mean
 from ssl_vision.nn.statistics import RunningStatistics
 from ssl_vision.optim.clip import clip_gradients
 from ssl_vision.optim.groups import ParamGroup, split_parameters
@@ -456,50 +455,6 @@ def feature_std(features: Tensor) -> Tensor:
     """
     unit = F.normalize(at_least_float32(features), dim=-1)
     return unit.std(dim=0, correction=0).mean() * features.shape[-1] ** 0.5
-
-
-def check_projector(dims: Sequence[int]) -> None:
-    """Raise ConfigError unless `method.projector_dims` are widths of a projector."""
-    if not dims or min(dims) < 2:
-        raise ConfigError(
-            f"method.projector_dims={list(dims)} needs one width or more, each 2 or above."
-        )
-
-
-def check_view_names(
-    views: Mapping[str, ViewConfig],
-    *,
-    required: Sequence[str],
-    repeatable: Sequence[str] = (),
-    method: str,
-) -> None:
-    """Raise ConfigError unless the views are the ones a method consumes.
-
-    Args:
-        views: Views of the recipe.
-        required: Views that must be there, drawn once unless they are repeatable, too.
-        repeatable: Views that may be there, drawn `count` times.
-        method: Name of the method, for the message.
-    """
-    optional = [name for name in repeatable if name not in required]
-    wanted = ", ".join(required) + "".join(f" and optionally {name}" for name in optional)
-    for name in required:
-        if name not in views:
-            raise ConfigError(
-                f"data.views.{name} is missing: method.name={method} takes the views {wanted}, "
-                f"got {', '.join(views) or 'none'}."
-            )
-        if views[name].count != 1 and name not in repeatable:
-            raise ConfigError(
-                f"data.views.{name}.count={views[name].count} must be 1 for method.name={method}."
-            )
-    known = [*required, *optional]
-    for name in views:
-        if name not in known:
-            raise ConfigError(
-                f"data.views.{name} is not used: method.name={method} takes the views "
-                f"{wanted}.{did_you_mean(name, known)}"
-            )
 
 
 def _local(gradient: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.rotary_vit import RotaryViT
+from ssl_vision.bounds import MAX_LAYERS, check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.reconstruction import masked_patch_loss
 from ssl_vision.masking import MaskSplit, raster_mask
@@ -34,10 +35,10 @@ from ssl_vision.methods.base import (
     MethodConfig,
     Picture,
     TrainPlan,
-    check_view_names,
     detached,
     feature_std,
 )
+from ssl_vision.methods.checks import check_view_names
 from ssl_vision.methods.mae import Reconstruction, filled_in
 from ssl_vision.methods.vit_encoder import check_patches_only, init_as_mae_encoder, pixel_targets
 from ssl_vision.nn.cross_decoder import CrossDecoder
@@ -62,12 +63,10 @@ class CrocoConfig(MethodConfig):
     decoder_num_heads: int = 16
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise ConfigError(
-                f"method.mask_ratio={self.mask_ratio} must be between 0 and 1 (the paper: 0.9)."
-            )
-        if self.decoder_depth < 1 or self.decoder_num_heads < 1:
-            raise ConfigError("method.decoder_depth and decoder_num_heads must be 1 or more.")
+        check_bounds("method.mask_ratio", self.mask_ratio, above=0, below=1)
+        check_bounds("method.decoder_depth", self.decoder_depth, least=1, most=MAX_LAYERS)
+        for name in ("decoder_width", "decoder_num_heads"):
+            check_bounds(f"method.{name}", getattr(self, name), least=1)
         if self.decoder_width % 4 or self.decoder_width % self.decoder_num_heads:
             raise ConfigError(
                 f"method.decoder_width={self.decoder_width} must be divisible by 4 and by "

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ssl_vision import schedules
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import set_drop_path
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.distillation import (
     centered_targets,
@@ -69,10 +70,12 @@ class DinoConfig(SelfDistillationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.center_momentum <= 1:
-            raise ConfigError(f"method.center_momentum={self.center_momentum} must be from 0 to 1.")
-        if self.num_prototypes < 1:
-            raise ConfigError(f"method.num_prototypes={self.num_prototypes} must be 1 or more.")
+        check_bounds("method.center_momentum", self.center_momentum, least=0, most=1)
+        check_bounds("method.num_prototypes", self.num_prototypes, least=2)
+        for name in ("koleo_weight", "patch_weight"):
+            check_bounds(f"method.{name}", getattr(self, name), least=0)
+        if self.patch_weight:
+            self.check_masks(way_out="method.patch_weight=0")
 
 
 class Dino(SelfDistillation):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.classifier import add_classifier, classifier_names, classify
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.distill import FEATURE_LOSSES, class_distillation
 from ssl_vision.methods.base import Method, MethodConfig, TrainPlan, detached, feature_std
@@ -53,12 +54,9 @@ class DistillConfig(MethodConfig):
                 "method.teachers is empty: name one to learn from, for example "
                 "method.teachers.one.weights=runs/dino (a run, an export, zoo:NAME or timm:NAME)."
             )
-        if self.temperature <= 0:
-            raise ConfigError(f"method.temperature={self.temperature} must be above 0.")
-        if self.patch_weight < 0:
-            raise ConfigError(f"method.patch_weight={self.patch_weight} must be 0 or more.")
-        if not 0 <= self.center_momentum <= 1:
-            raise ConfigError(f"method.center_momentum={self.center_momentum} must be from 0 to 1.")
+        check_bounds("method.temperature", self.temperature, above=0)
+        check_bounds("method.patch_weight", self.patch_weight, least=0)
+        check_bounds("method.center_momentum", self.center_momentum, least=0, most=1)
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
         """One view, of any name; with `count: k`, k crops of each image, all seen by all."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ssl_vision import schedules
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import set_drop_path
+from ssl_vision.bounds import MAX_LAYERS, check_bounds
 from ssl_vision.distributed import rank
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.latent import latent_loss, latent_targets
@@ -39,10 +40,10 @@ from ssl_vision.methods.base import (
     Method,
     MethodConfig,
     TrainPlan,
-    check_view_names,
     detached,
     feature_std,
 )
+from ssl_vision.methods.checks import check_view_names
 from ssl_vision.methods.vit_encoder import check_patches_only, fix_positions
 from ssl_vision.nn.decoder import init_as_mae
 from ssl_vision.nn.ema import EmaTeacher
@@ -70,12 +71,10 @@ class IjepaConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         for name in ("teacher_momentum", "teacher_momentum_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be from 0 to 1.")
-        for name in ("predictor_width", "predictor_depth", "predictor_num_heads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"method.{name}={value} must be 1 or more.")
+            check_bounds(f"method.{name}", getattr(self, name), least=0, most=1)
+        check_bounds("method.predictor_depth", self.predictor_depth, least=1, most=MAX_LAYERS)
+        for name in ("predictor_width", "predictor_num_heads"):
+            check_bounds(f"method.{name}", getattr(self, name), least=1)
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
         """Raise ConfigError unless there is one view, called `view`, drawn once."""

@@ -20,21 +20,24 @@ import torch
 from torch import Tensor
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.sigreg import lejepa_terms, random_directions
 from ssl_vision.methods.base import (
     Method,
     MethodConfig,
     TrainPlan,
-    check_projector,
-    check_view_names,
     detached,
     feature_std,
 )
+from ssl_vision.methods.checks import check_projector, check_view_names
 from ssl_vision.nn.heads import projector
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch, LossOutput
 from ssl_vision.views import ViewConfig
+
+# Of the integral: below it any two laws agree, and beyond this step the sum misses exp(-t^2).
+_LEAST_T, _WIDEST_STEP = 0.1, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +53,17 @@ class LejepaConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         check_projector(self.projector_dims)
-        if not 0 <= self.sigreg_weight <= 1:
-            raise ConfigError(f"method.sigreg_weight={self.sigreg_weight} must be from 0 to 1.")
-        if self.num_directions < 1:
-            raise ConfigError(f"method.num_directions={self.num_directions} must be 1 or more.")
-        if self.num_points < 2:
-            raise ConfigError(f"method.num_points={self.num_points} must be 2 or more.")
-        if self.t_max <= 0:
-            raise ConfigError(f"method.t_max={self.t_max} must be above 0.")
+        check_bounds("method.sigreg_weight", self.sigreg_weight, least=0, most=1)
+        check_bounds("method.num_directions", self.num_directions, least=1)
+        check_bounds("method.num_points", self.num_points, least=2)
+        check_bounds("method.t_max", self.t_max, least=_LEAST_T)
+        most = _WIDEST_STEP * (self.num_points - 1)
+        if self.t_max > most:
+            raise ConfigError(
+                f"method.t_max={self.t_max} with method.num_points={self.num_points} samples the "
+                f"integral too far apart; lower t_max to {most:g} or less (the examples: 3), or "
+                "raise num_points."
+            )
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
         """One view `global`, drawn once or more, and optionally `local`: two drawings in all."""

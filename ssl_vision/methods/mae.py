@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.bounds import check_bounds
+from ssl_vision.bounds import MAX_LAYERS, check_bounds
 from ssl_vision.data.config import InputSpec
 from ssl_vision.errors import ConfigError
 from ssl_vision.evaluation.insight import reconstruction_rows
@@ -41,10 +41,10 @@ from ssl_vision.methods.base import (
     MethodConfig,
     Picture,
     TrainPlan,
-    check_view_names,
     detached,
     feature_std,
 )
+from ssl_vision.methods.checks import check_view_names
 from ssl_vision.methods.teachers import FrozenTeacher, TeacherConfig, load_teacher
 from ssl_vision.methods.vit_encoder import check_tokens, init_as_mae_encoder, pixel_targets
 from ssl_vision.nn.decoder import MaskedDecoder
@@ -73,12 +73,11 @@ class MaeConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         check_bounds("method.match_weight", self.match_weight, above=0)
-        if not 0 < self.mask_ratio < 1:
-            raise ConfigError(
-                f"method.mask_ratio={self.mask_ratio} must be between 0 and 1 (the paper: 0.75)."
-            )
-        if self.decoder_depth < 0:
-            raise ConfigError(f"method.decoder_depth={self.decoder_depth} must be 0 or more.")
+        check_bounds("method.mask_ratio", self.mask_ratio, above=0, below=1)
+        # Without a block no hidden patch would learn of a seen one: all would be predicted alike.
+        check_bounds("method.decoder_depth", self.decoder_depth, least=1, most=MAX_LAYERS)
+        for name in ("decoder_width", "decoder_num_heads"):
+            check_bounds(f"method.{name}", getattr(self, name), least=1)
         if self.decoder_width % 4 or self.decoder_width % self.decoder_num_heads:
             raise ConfigError(
                 f"method.decoder_width={self.decoder_width} must be divisible by 4 and by "

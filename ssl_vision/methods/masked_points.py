@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.point_vit import PointViT, take_tokens
-from ssl_vision.bounds import check_bounds
+from ssl_vision.bounds import MAX_LAYERS, check_bounds
 from ssl_vision.data.config import View
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.chamfer import chamfer_distance
@@ -37,16 +37,12 @@ class PointMaskConfig(MethodConfig):
     chamfer_power: int = 2  # 2: squared distances (equation 5); 1: distances
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise ConfigError(f"method.mask_ratio={self.mask_ratio} must be between 0 and 1.")
+        check_bounds("method.mask_ratio", self.mask_ratio, above=0, below=1)
         if self.chamfer_power not in (1, 2):
             raise ConfigError(f"method.chamfer_power={self.chamfer_power} must be 1 or 2.")
-        for name in ("decoder_depth", "decoder_heads"):
-            check_bounds(f"method.{name}", getattr(self, name), least=1)
-        if not 0 <= self.decoder_drop_path < 1:
-            raise ConfigError(
-                f"method.decoder_drop_path={self.decoder_drop_path} must be from 0 to below 1."
-            )
+        check_bounds("method.decoder_depth", self.decoder_depth, least=1, most=MAX_LAYERS)
+        check_bounds("method.decoder_heads", self.decoder_heads, least=1)
+        check_bounds("method.decoder_drop_path", self.decoder_drop_path, least=0, below=1)
 
     def check_views(self, views: Mapping[str, View]) -> None:
         """Raise ConfigError unless there is one view of the cloud, drawn once."""

@@ -34,6 +34,7 @@ from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import level_drop_path, set_drop_path
 from ssl_vision.backbones.elastic_families import extent_of
 from ssl_vision.backbones.elastic_grid import ElasticConfig, Size, candidates, draw
+from ssl_vision.bounds import check_bounds, check_some
 from ssl_vision.distributed import rank
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.distillation import sinkhorn
@@ -87,16 +88,15 @@ class PoaConfig(SelfDistillationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.intact_weight <= 1:
-            raise ConfigError(f"method.intact_weight={self.intact_weight} must be from 0 to 1.")
+        check_bounds("method.intact_weight", self.intact_weight, least=0, most=1)
         for name in ("width_bias", "depth_bias", "pyramid_scale"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be 1 or more.")
-        if not self.num_prototypes or min(self.num_prototypes) < 1:
-            raise ConfigError(
-                f"method.num_prototypes={list(self.num_prototypes)} must name the prototypes of "
-                "at least one head."
-            )
+            check_bounds(f"method.{name}", getattr(self, name), least=1)
+        for name in ("koleo_weight", "patch_embed_lr_factor"):
+            check_bounds(f"method.{name}", getattr(self, name), least=0)
+        check_some("method.num_prototypes", self.num_prototypes)
+        check_bounds("method.num_prototypes", self.num_prototypes, least=2)
+        if self.has_patch_loss:
+            self.check_masks(way_out="method.has_patch_loss=false")
         if not (self.has_cross_view or self.has_same_view) and self.intact_weight < 1:
             raise ConfigError(
                 "method.has_cross_view and method.has_same_view are both false: nothing would "

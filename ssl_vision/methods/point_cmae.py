@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.errors import ConfigError
 from ssl_vision.losses.paired_masks import PairForm, paired_mask_contrast
 from ssl_vision.methods.base import TrainPlan, detached
+from ssl_vision.methods.checks import check_weights
 from ssl_vision.methods.masked_points import MaskedPoints, PointMaskConfig, build_decoder
 from ssl_vision.nn.point_decoder import DecodedPatches, PointDecoder, in_patch_order
 from ssl_vision.optim.recipe import OptimConfig
@@ -49,9 +49,7 @@ class PointCmaeConfig(PointMaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("reconstruction_weight", "contrast_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be 0 or more.")
+        check_weights(self, "reconstruction_weight", "contrast_weight")
 
 
 class PairedLosses(NamedTuple):

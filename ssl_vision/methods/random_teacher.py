@@ -22,16 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.distillation import centered_targets, cross_entropy_rows, entropy
 from ssl_vision.methods.base import (
     Method,
     MethodConfig,
     TrainPlan,
-    check_view_names,
     detached,
     feature_std,
 )
+from ssl_vision.methods.checks import check_prototype_head, check_view_names
 from ssl_vision.nn.ema import FrozenCopy
 from ssl_vision.nn.heads import PrototypeHead
 from ssl_vision.optim.recipe import OptimConfig
@@ -64,12 +65,13 @@ class RandomTeacherConfig(MethodConfig):
     is_head_normalized: bool = True  # false: prototypes of any length, as the authors' dino.py
 
     def __post_init__(self) -> None:
-        for name in ("num_prototypes", "hidden_dim", "bottleneck_dim", "num_head_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be 1 or more.")
+        # The softmax of one logit is 1 whatever it is; squared errors may have one.
+        check_bounds(
+            "method.num_prototypes", self.num_prototypes, least=1 if self.loss == "mse" else 2
+        )
+        check_prototype_head(self)
         for name in ("student_temperature", "teacher_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be above 0.")
+            check_bounds(f"method.{name}", getattr(self, name), above=0, below=math.inf)
         self._check_start()
 
     def _check_start(self) -> None:

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from ssl_vision import schedules
 from ssl_vision.backbones.backbone import Backbone
+from ssl_vision.bounds import check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.masking import PatchMasks, crop_masks
-from ssl_vision.methods.base import Method, MethodConfig, TrainPlan, check_view_names
+from ssl_vision.methods.base import Method, MethodConfig, TrainPlan
+from ssl_vision.methods.checks import check_prototype_head, check_view_names
 from ssl_vision.nn.centering import Center
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.heads import PrototypeHead
@@ -54,17 +56,29 @@ class SelfDistillationConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         for name in ("teacher_momentum", "teacher_momentum_end", "mask_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be from 0 to 1.")
-        for name in ("hidden_dim", "bottleneck_dim", "num_head_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be 1 or more.")
+            check_bounds(f"method.{name}", getattr(self, name), least=0, most=1)
         for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be above 0.")
+            check_bounds(f"method.{name}", getattr(self, name), above=0)
+        for name in ("freeze_last_layer", "teacher_temperature", "patch_start"):
+            check_bounds(f"method.{name}_epochs", getattr(self, f"{name}_epochs"), least=0)
+        check_bounds("method.sinkhorn_iterations", self.sinkhorn_iterations, least=1)
+        check_prototype_head(self)
         if not 0 <= self.mask_ratio[0] <= self.mask_ratio[1] < 1:
             raise ConfigError(
                 f"method.mask_ratio={list(self.mask_ratio)} must rise from 0 to below 1."
+            )
+
+    def check_masks(self, *, way_out: str) -> None:
+        """Raise ConfigError unless patches are masked.
+
+        Args:
+            way_out: Setting without which none need be.
+        """
+        if not self.mask_fraction or not self.mask_ratio[1]:
+            raise ConfigError(
+                f"method.mask_fraction={self.mask_fraction} of the crops and method.mask_ratio="
+                f"{list(self.mask_ratio)} of their patches mask nothing, and the loss on masked "
+                f"patches is on; raise them, or set {way_out}."
             )
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
@@ -126,6 +140,27 @@ class SelfDistillation(Method):
     def mask_grid(self, size_px: int) -> int:
         """Side of the grid of patches that masks of crops of a side are drawn on."""
         return math.isqrt(self.backbone.num_patches(size_px))
+
+    def notes(self) -> tuple[str, ...]:
+        """What is set for a later epoch than the run has."""
+        config, epochs = self.config, self.plan.epochs
+        if epochs is None:
+            return ()
+        never = (
+            ("patch_start", self.has_patch_loss, "the loss on masked patches never sets in"),
+            ("freeze_last_layer", True, "the last layers of the heads are never trained"),
+            (
+                "teacher_temperature",
+                config.teacher_temperature_start != config.teacher_temperature,
+                "the teacher's temperature does not reach method.teacher_temperature",
+            ),
+        )
+        return tuple(
+            f"method.{name}_epochs={getattr(config, f'{name}_epochs'):g}, and the run has "
+            f"{epochs}: {what}"
+            for name, is_used, what in never
+            if is_used and getattr(config, f"{name}_epochs") >= epochs
+        )
 
     # For the loss ------------------------------------------------------------------------
 

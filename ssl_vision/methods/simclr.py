@@ -29,16 +29,17 @@ from torch import Tensor, nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import set_drop_path
+from ssl_vision.bounds import MAX_LAYERS, check_bounds
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.ntxent import nt_xent_loss
 from ssl_vision.methods.base import (
     Method,
     MethodConfig,
     TrainPlan,
-    check_view_names,
     detached,
     feature_std,
 )
+from ssl_vision.methods.checks import check_view_names
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.heads import ContrastiveHead
 from ssl_vision.nn.queue import FeatureQueue
@@ -63,15 +64,12 @@ class SimclrConfig(MethodConfig):
     memory_momentum: float = 0.999  # of the networks that make them
 
     def __post_init__(self) -> None:
-        for name in ("projection_dim", "num_head_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be 1 or more.")
-        if self.temperature <= 0:
-            raise ConfigError(f"method.temperature={self.temperature} must be above 0.")
-        if self.memory_size < 0:
-            raise ConfigError(f"method.memory_size={self.memory_size} must be 0 (none) or more.")
-        if not 0 <= self.memory_momentum <= 1:
-            raise ConfigError(f"method.memory_momentum={self.memory_momentum} must be from 0 to 1.")
+        # In one dimension embeddings of unit length are 1 or -1, and have no gradient.
+        check_bounds("method.projection_dim", self.projection_dim, least=2)
+        check_bounds("method.num_head_layers", self.num_head_layers, least=1, most=MAX_LAYERS)
+        check_bounds("method.temperature", self.temperature, above=0)
+        check_bounds("method.memory_size", self.memory_size, least=0)
+        check_bounds("method.memory_momentum", self.memory_momentum, least=0, most=1)
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
         """Raise ConfigError unless there are two views, called `a` and `b`, each drawn once."""

@@ -32,7 +32,7 @@ from ssl_vision.backbones.classifier import (
     init_linear,
     load_head_layers,
 )
-from ssl_vision.bounds import check_prob
+from ssl_vision.bounds import MAX_LAYERS, check_bounds, check_prob
 from ssl_vision.distributed import rank
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.smmix import (
@@ -74,11 +74,7 @@ class MixingConfig:
         check_prob("method.mixing.prob", self.prob)
         check_prob("method.mixing.switch_prob", self.switch_prob)
         for name in ("mixup_alpha", "cutmix_alpha"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(
-                    f"method.mixing.{name}={getattr(self, name)} must be above 0; choose which "
-                    "mixing runs by method.mixing.name."
-                )
+            check_bounds(f"method.mixing.{name}", getattr(self, name), above=0)
         if not 0 < self.min_side <= self.max_side < 1:
             raise ConfigError(
                 f"method.mixing.min_side={self.min_side} and max_side={self.max_side} must rise "
@@ -100,21 +96,11 @@ class SupervisedConfig(MethodConfig):
     ema_momentum: float | None = None  # per update; its weights are evaluated and exported
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(
-                f"method.label_smoothing={self.label_smoothing} must be from 0 to below 1."
-            )
-        if self.from_head_layer < 0:
-            raise ConfigError(
-                f"method.from_head_layer={self.from_head_layer} must be 0 (none) or more."
-            )
+        check_bounds("method.label_smoothing", self.label_smoothing, least=0, below=1)
+        check_bounds("method.from_head_layer", self.from_head_layer, least=0, most=MAX_LAYERS)
         for name in ("head_init_std", "head_lr_factor"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be above 0.")
-        if self.ema_momentum is not None and not 0 <= self.ema_momentum < 1:
-            raise ConfigError(
-                f"method.ema_momentum={self.ema_momentum} must be from 0 to below 1; null is off."
-            )
+            check_bounds(f"method.{name}", getattr(self, name), above=0)
+        check_bounds("method.ema_momentum", self.ema_momentum, least=0, below=1)
         is_smmix = self.mixing.name == "smmix"
         if is_smmix and self.tune == "head":
             raise ConfigError(

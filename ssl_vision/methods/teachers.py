@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_vision.backbones.classifier import classify
+from ssl_vision.bounds import check_bounds
 from ssl_vision.data.config import InputSpec
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.types import Features
@@ -24,10 +25,8 @@ class TeacherConfig:
     size_px: int | None = None  # side of what it is shown, resized from the view; null: its own
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise ConfigError(f"weight={self.weight} must be above 0.")
-        if self.size_px is not None and self.size_px < 1:
-            raise ConfigError(f"size_px={self.size_px} must be 1 or more.")
+        check_bounds("weight", self.weight, above=0)
+        check_bounds("size_px", self.size_px, least=1)
 
 
 class FrozenTeacher:

@@ -22,11 +22,10 @@ from ssl_vision.methods.base import (
     Method,
     MethodConfig,
     TrainPlan,
-    check_projector,
-    check_view_names,
     detached,
     feature_std,
 )
+from ssl_vision.methods.checks import check_projector, check_view_names, check_weights
 from ssl_vision.nn.heads import projector
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch, LossOutput
@@ -45,9 +44,7 @@ class VicregConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         check_projector(self.projector_dims)
-        for name in ("invariance_weight", "variance_weight", "covariance_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"method.{name}={getattr(self, name)} must be 0 or more.")
+        check_weights(self, "invariance_weight", "variance_weight", "covariance_weight")
 
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
         """Raise ConfigError unless there are two views, called `a` and `b`, each drawn once."""

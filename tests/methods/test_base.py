@@ -8,7 +8,8 @@ import torch.distributed as dist
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
-from ssl_vision.methods.base import TrainPlan, check_view_names, feature_std
+from ssl_vision.methods.base import TrainPlan, feature_std
+from ssl_vision.methods.checks import check_view_names
 from ssl_vision.methods.croco import Croco, CrocoConfig
 from ssl_vision.methods.dino import Dino, DinoConfig
 from ssl_vision.methods.distill import Distill, DistillConfig, TeacherConfig

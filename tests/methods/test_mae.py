@@ -300,7 +300,7 @@ def test_a_ratio_that_leaves_nothing_is_refused():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"mask_ratio": 1.0}, {"decoder_width": 30}, {"decoder_depth": -1}]
+    "settings", [{"mask_ratio": 1.0}, {"decoder_width": 30}, {"decoder_depth": 0}]
 )
 def test_impossible_settings_name_the_key(settings):
     with pytest.raises(ConfigError, match=f"method.{next(iter(settings))}"):

@@ -526,8 +526,8 @@ def test_processes_of_different_sizes_agree_on_the_mean_gradient(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"intact_weight": 1.5}, r"method.intact_weight=1.5 must be from 0 to 1"),
-        ({"num_prototypes": ()}, r"method.num_prototypes=\[\] must name"),
+        ({"intact_weight": 1.5}, r"method.intact_weight=1.5 must be 0 or more and 1 or less"),
+        ({"num_prototypes": ()}, r"method.num_prototypes=\[\] must hold one"),
         ({"width_bias": 0.5}, r"method.width_bias=0.5 must be 1 or more"),
         ({"has_same_view": False, "has_cross_view": False}, "nothing would teach the elastic"),
         ({"mask_ratio": (0.5, 0.1)}, r"method.mask_ratio=\[0.5, 0.1\] must rise"),

@@ -141,3 +141,20 @@ def test_global_crops_have_one_size(kind) -> None:
     views = {"global_1": ViewConfig(size_px=32), "global_2": ViewConfig(size_px=24)}
     with pytest.raises(ConfigError, match="global_2"):
         kind().check_views(views)
+
+
+def test_what_is_set_for_after_the_end_of_the_run_is_said() -> None:
+    late = smallest(
+        patch_start_epochs=3.0, freeze_last_layer_epochs=3, teacher_temperature_epochs=9
+    )
+    assert len(late.notes()) == 1 + 1  # start and end of the temperature are equal: no warm-up
+    assert "method.patch_start_epochs=3, and the run has 3" in late.notes()[0]
+    assert "never trained" in late.notes()[1]
+    assert (
+        "temperature"
+        in smallest(teacher_temperature_epochs=3, teacher_temperature_start=0.02).notes()[0]
+    )
+    assert not smallest(patch_start_epochs=2.9, freeze_last_layer_epochs=2.9).notes()
+    never = smallest(patch_start_epochs=3.0)
+    never.step = PLAN.total_steps - 1
+    assert not never.is_patch_loss_on  # in the last update neither

@@ -7,6 +7,7 @@ with the optimizer of the annealed branch; here the run keeps its own.
 """
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,14 @@ from ssl_vision.engine.checkpoint import Checkpoint, checkpoint_path, newest_com
 from ssl_vision.engine.run_dir import RunFolder
 from ssl_vision.engine.saved_config import NAME, load_run_config
 from ssl_vision.engine.start_weights import RECORD
+from ssl_vision.engine.strategy import build_fabric
 from ssl_vision.engine.train import Handed, RunResult, train
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.files import check_output, write_atomically
 from ssl_vision.optim.recipe import AnnealConfig
 
 _SHARE = 4  # a branch is a quarter as long as the run before it: the authors' last fifth
+_WAIT_S, _LOOK_S = 120.0, 0.2  # for the main process, and how often
 _TAKEN = ("metrics.jsonl", RECORD)  # of the run, which the branch goes on from
 
 
@@ -57,6 +60,14 @@ def anneal(
             f"{run} is an annealed branch itself (optim.anneal.start_step="
             f"{config.optim.anneal.start_step}); anneal the run that it came from."
         )
+    fabric = build_fabric(config)
+    if fabric.world_size > 1 and out is None:
+        raise ConfigError(
+            f"trainer.devices={fabric.world_size} processes have to agree on where the branch is; "
+            "name its folder: ssl-vision anneal RUN OUT."
+        )
+    if out is not None and not fabric.is_global_zero:
+        return train(_of_main_process(out), handed=handed)
     start = newest_complete(RunFolder(run).checkpoints, warn=say)
     if start is None:
         raise CheckpointError(f"{run} has no complete checkpoint to branch off from.")
@@ -66,23 +77,40 @@ def anneal(
     if begun is not None:
         say(f"{out} was begun before and goes on")
         return train(begun, handed=handed)
-    branch = AnnealConfig(
-        start_step=start.step, steps=max(1, start.step // _SHARE) if steps is None else steps
-    )
-    whole = replace(
-        config,
-        run_dir=as_run_dir(out),
-        resume="must",
-        optim=replace(config.optim, anneal=branch),
-        trainer=replace(config.trainer, max_steps=None),
-    )
-    say(f"{out} branches off from {run} after update {start.step}: {branch.steps} updates more")
-    _copy(run, start, out, whole)
+    branch = _branch(config, out, start, steps=steps)
+    more = branch.optim.anneal.steps
+    say(f"{out} branches off from {run} after update {start.step}: {more} updates more")
+    _copy(run, start, out, branch)
     try:
-        return train(whole, handed=handed)
+        return train(branch, handed=handed)
     except ConfigError:  # before an update: nothing is worth keeping
         shutil.rmtree(out, ignore_errors=True)
         raise
+
+
+def _branch(config: TrainConfig, out: Path, start: Checkpoint, *, steps: int | None) -> TrainConfig:
+    """The run's configuration, with a rate that falls from its checkpoint on."""
+    length = max(1, start.step // _SHARE) if steps is None else steps
+    return replace(
+        config,
+        run_dir=as_run_dir(out),
+        resume="must",
+        optim=replace(config.optim, anneal=AnnealConfig(start_step=start.step, steps=length)),
+        trainer=replace(config.trainer, max_steps=None),
+    )
+
+
+def _of_main_process(out: Path) -> TrainConfig:
+    """The configuration that the main process writes last of what it prepares.
+
+    Raises:
+        CheckpointError: It does not.
+    """
+    for _ in range(round(_WAIT_S / _LOOK_S)):
+        if (out / NAME).is_file():
+            return load_run_config(out)
+        time.sleep(_LOOK_S)
+    raise CheckpointError(f"{out}/{NAME} is not there after {_WAIT_S:g} s; see the main process.")
 
 
 def _begun(out: Path, *, steps: int | None) -> TrainConfig | None:

@@ -134,3 +134,15 @@ def test_a_run_without_a_whole_checkpoint_is_not_branched_off(recipe, tmp_path):
         (checkpoint.path / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         anneal(run, tmp_path / "late")
+
+
+@pytest.mark.distributed
+def test_two_processes_branch_off_together(recipe, processes, tmp_path):
+    short = (*OPEN, "trainer.max_steps=9", "trainer.devices=2")
+    config = recipe("mae", *short)
+    assert processes(lambda rank: train(config)) == [0, 0]
+    with pytest.raises(ConfigError, match="name its folder"):
+        anneal(config.run_path)
+    out = tmp_path / "branch"
+    assert processes(lambda rank: anneal(config.run_path, out, steps=2)) == [0, 0]
+    assert state_of(out)["step"] == 11

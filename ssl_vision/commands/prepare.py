@@ -17,14 +17,11 @@ from rich.progress import Progress as Bar
 
 from ssl_vision.commands.arguments import parse
 from ssl_vision.config import load_settings
+from ssl_vision.data.config import DataConfig
 from ssl_vision.data.find import DataLike, find_source, given
-from ssl_vision.data.images.config import ImageData
-from ssl_vision.data.images.pack import PackConfig, PackReport, Progress, pack
+from ssl_vision.data.images.pack import PackConfig, PackReport, Progress
 from ssl_vision.data.levels import DecodeConfig
-from ssl_vision.data.pairs.config import PairData
-from ssl_vision.data.pairs.layouts import LISTS
-from ssl_vision.data.pairs.packed import pack_pairs
-from ssl_vision.data.pairs.source import PairSource
+from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.source import Source
 from ssl_vision.data.splits import NoValSplitError
 from ssl_vision.errors import ConfigError, DataError, keys_renamed
@@ -51,10 +48,14 @@ class PrepareConfig(PackConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.frame_distance is not None and self.modality != "pairs":
-            raise ConfigError(
-                f"frame_distance={self.frame_distance} is of pairs; add modality=pairs."
-            )
+        own = MODALITIES[self.modality].asked_to_pack
+        for each in MODALITIES.values():
+            for name in each.asked_to_pack:
+                value = getattr(self, name)
+                if value and name not in own:
+                    raise ConfigError(
+                        f"{name}={value} is of {each.name}; add modality={each.name}."
+                    )
 
 
 def run_prepare(arguments: Sequence[str]) -> int:
@@ -103,29 +104,18 @@ def prepare(data: DataLike, out: str | Path, **settings: Any) -> PackReport:
 def _packed(
     source: Source, out: str | Path, config: PrepareConfig, progress: Progress | None
 ) -> PackReport:
-    if isinstance(source, PairSource):
-        return pack_pairs(source, out, config, progress=progress)
-    return pack(source, out, config, progress=progress)
+    return MODALITIES[config.modality].pack(source, out, config, progress=progress)
 
 
 def _opened(data: DataLike, config: PrepareConfig) -> Source:
-    path = given(data).path
-    if config.modality == "images" and path.endswith(LISTS) and Path(path).expanduser().is_file():
-        raise ConfigError(f"{path} is no set of images; add modality=pairs if it lists pairs.")
     with keys_renamed(_AS_TYPED):
         return find_source(data, split=config.split, config=_settings_of(data, config))
 
 
-def _settings_of(data: DataLike, config: PrepareConfig) -> ImageData:
-    path = given(data).path
-    if config.modality == "images":
-        return ImageData(path=path, download=config.download, decode=config.decode)
-    return PairData(
-        path=path,
-        decode=config.decode,
-        frame_distance=config.frame_distance,
-        on_error="substitute",  # images without partner are bad ones, and max_bad_fraction decides
-    )
+def _settings_of(data: DataLike, config: PrepareConfig) -> DataConfig:
+    modality = MODALITIES[config.modality]
+    asked = {name: getattr(config, name) for name in modality.asked_to_pack}
+    return modality.to_pack(given(data).path, asked)
 
 
 def _left_out(path: str, config: PrepareConfig) -> str:

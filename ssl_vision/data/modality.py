@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from PIL import Image
 from torch import Tensor
@@ -18,6 +18,9 @@ from ssl_vision.data.loader import EpochLoader
 from ssl_vision.data.source import Source, Split
 from ssl_vision.errors import ConfigError
 from ssl_vision.types import Batch
+
+if TYPE_CHECKING:
+    from ssl_vision.data.images.pack import PackConfig, PackReport, Progress
 
 Normalize = Callable[[Tensor], Tensor]
 
@@ -75,6 +78,7 @@ class Modality(ABC):
         finetune: Section of an evaluation's settings by which the task `finetune` trains.
         pictures: Kinds of pictures that `visualize` draws of a network of it.
         has_pixels: Whether a sample is a picture, whose patches lie on a grid.
+        asked_to_pack: Settings of `prepare` that say how its samples are read.
     """
 
     name: ClassVar[str]
@@ -86,6 +90,7 @@ class Modality(ABC):
     finetune: ClassVar[str]
     pictures: ClassVar[tuple[str, ...]]
     has_pixels: ClassVar[bool] = True
+    asked_to_pack: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def open(self, path: str, *, split: Split, config: DataConfig) -> Source:
@@ -105,6 +110,24 @@ class Modality(ABC):
         raise ConfigError(
             f"data of type {type(data).__name__}: {self.name} are given as a path or a name."
         )
+
+    def to_pack(self, path: str, asked: Mapping[str, Any]) -> DataConfig:
+        """Settings by which samples are read that will be packed into one file.
+
+        Args:
+            path: Of the data set.
+            asked: Settings of the names in `asked_to_pack`.
+
+        Raises:
+            ConfigError: They are not packed.
+        """
+        raise ConfigError(f"modality={self.name}: {self.name} are read as they are; train on them.")
+
+    def pack(
+        self, source: Source, out: str | Path, config: "PackConfig", *, progress: "Progress | None"
+    ) -> "PackReport":
+        """Pack a source that was opened by the settings of `to_pack`; see `images.pack.pack`."""
+        raise NotImplementedError
 
     @abstractmethod
     def single(self, path: Path, config: DataConfig) -> Source | None:

@@ -212,6 +212,27 @@ def test_fingerprints_stay_and_change_with_a_label_or_a_pixel(photos: Photos, ki
         assert changed.fingerprint() != first.fingerprint()
 
 
+class Large(Dataset):
+    """Two pictures of more than 255 pixels a side."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return Image.fromarray(np.full((*self.shape, 3), index, np.uint8))
+
+
+def test_fingerprints_are_of_pictures_of_any_size() -> None:
+    found = [
+        find_source(Large(shape), split="train", config=_config()).fingerprint()
+        for shape in ((300, 400), (400, 300), (44, 400), (300, 144))  # 44: 300 modulo 256
+    ]
+    assert len(set(found)) == 4
+
+
 def test_fingerprint_of_a_data_set_is_what_it_states_where_it_states_one(photos: Photos) -> None:
     class Stated(Tensors):
         fingerprint = "v1"

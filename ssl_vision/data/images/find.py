@@ -73,7 +73,8 @@ def _from_file(path: Path, split: Split, decode: DecodeConfig) -> Source:
     if suffix != PACKED and suffix not in EXTENSIONS:
         raise DataError(
             f"{path} is neither a folder of images nor a {PACKED} file nor a table "
-            f"({', '.join(SUFFIXES)})."
+            f"({', '.join(SUFFIXES)}). A list of pairs is for the method croco, and for prepare "
+            "with modality=pairs."
         )
     if split != "train":
         raise NotSplitError(f"{path} is one split; give the other as data.val_path.")

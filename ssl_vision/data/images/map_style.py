@@ -119,7 +119,9 @@ class MapStyleSource(Source):
     def _pixels_or_reason(self, row: int) -> np.ndarray | str:
         try:
             pixels = self.sample(row)
-            return np.concatenate([np.array(pixels.shape, np.uint8), pixels.reshape(-1)])
+            return np.concatenate(
+                [np.array(pixels.shape, "<i4").view(np.uint8), pixels.reshape(-1)]
+            )
         except DataError as error:
             return str(error)
 

@@ -16,6 +16,7 @@ from ssl_vision.data.images.find import PACKED, build_source
 from ssl_vision.data.images.loader import MultiViewLoader
 from ssl_vision.data.images.normalize import Normalizer, normalizer
 from ssl_vision.data.images.objects import source_of
+from ssl_vision.data.images.pack import PackConfig, PackReport, Progress, pack
 from ssl_vision.data.images.recolor import recolor, view_keys
 from ssl_vision.data.images.table import SUFFIXES
 from ssl_vision.data.kernels.draws import view_stream
@@ -49,11 +50,22 @@ class Images(Modality):
     raw = RawFeatures(name="pixels", width=3 * _RAW_PX * _RAW_PX, of=raw_pixels)
     finetune = "finetune"
     pictures = ("attention", "features", "reconstruction")
+    asked_to_pack = ("decode", "download")
 
     def open(self, path: str, *, split: Split, config: DataConfig) -> Source:
         """See `build_source`."""
         assert isinstance(config, ImageData)
         return build_source(path, split=split, download=config.download, decode=config.decode)
+
+    def to_pack(self, path: str, asked: Mapping[str, Any]) -> DataConfig:
+        """Whether a named set may be fetched, and what image files mean."""
+        return ImageData(path=path, **asked)
+
+    def pack(
+        self, source: Source, out: str | Path, config: PackConfig, *, progress: Progress | None
+    ) -> PackReport:
+        """See `pack.pack`."""
+        return pack(source, out, config, progress=progress)
 
     def single(self, path: Path, config: DataConfig) -> Source | None:
         """An image file; a .beton file or a table is a data set."""

@@ -1,5 +1,6 @@
 """The modality of pairs of images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,14 @@ from ssl_vision.data.config import DataConfig
 from ssl_vision.data.images.find import PACKED
 from ssl_vision.data.images.folder import holds_images
 from ssl_vision.data.images.modality import Images
+from ssl_vision.data.images.pack import PackConfig, PackReport, Progress
 from ssl_vision.data.modality import Modality
 from ssl_vision.data.pairs.config import FIRST, SECOND, PairData
 from ssl_vision.data.pairs.layouts import LISTS, pairs_of_folder, pairs_of_list
 from ssl_vision.data.pairs.loader import PairLoader
-from ssl_vision.data.pairs.packed import packed_pairs
+from ssl_vision.data.pairs.packed import pack_pairs, packed_pairs
 from ssl_vision.data.pairs.scenes import blocks
-from ssl_vision.data.pairs.source import warped_pairs
+from ssl_vision.data.pairs.source import PairSource, warped_pairs
 from ssl_vision.data.source import Source, Split
 from ssl_vision.data.splits import VAL_NAMES, NotSplitError, NoValSplitError, find_splits
 from ssl_vision.errors import DataError
@@ -32,6 +34,7 @@ class Pairs(Images):
     name = "pairs"
     settings = PairData
     loader = PairLoader
+    asked_to_pack = ("decode", "frame_distance")
 
     def open(self, path: str, *, split: Split, config: DataConfig) -> Source:
         """A built-in set, a list of pairs, packed ones, or a folder; see `layouts`."""
@@ -64,6 +67,17 @@ class Pairs(Images):
         )
         source.notes = (*splits.notes, *source.notes) if split == "train" else source.notes
         return source
+
+    def to_pack(self, path: str, asked: Mapping[str, Any]) -> DataConfig:
+        """Images without partner are bad ones, of which the packer decides."""
+        return PairData(path=path, on_error="substitute", **asked)
+
+    def pack(
+        self, source: Source, out: str | Path, config: PackConfig, *, progress: Progress | None
+    ) -> PackReport:
+        """See `packed.pack_pairs`."""
+        assert isinstance(source, PairSource)
+        return pack_pairs(source, out, config, progress=progress)
 
     def single(self, path: Path, config: DataConfig) -> Source | None:
         """None: a file is a list of pairs, one image is no pair."""

@@ -225,7 +225,7 @@ def test_a_table_of_another_file_is_refused(pairs_of, tmp_path) -> None:
 
 def test_what_is_not_said_to_be_pairs_is_told(pairs_of, tmp_path) -> None:
     path, _ = pairs_of("list")
-    with pytest.raises(ConfigError, match="add modality=pairs if it lists pairs"):
+    with pytest.raises(DataError, match=r"A list of pairs is .* prepare with modality=pairs"):
         prepare(path, tmp_path / "out.beton")
     with pytest.raises(ConfigError, match="frame_distance=2 is of pairs"):
         prepare(path.parent, tmp_path / "out.beton", frame_distance=2)

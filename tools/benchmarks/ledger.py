@@ -207,14 +207,15 @@ def _run(cell: Cell, out: Path, data: str) -> Record:
 
 
 def _scores(found: Mapping[str, Any]) -> Record:
-    """Top-1 of each task with its 95 % interval, and what kNN gives of baselines."""
+    """What each task reports with its 95 % interval, and what kNN gives of baselines."""
     scores = {}
     for task, result in found["tasks"].items():
+        headline = result["headline"]
         for each in result["measurements"]:
             name = each["name"]
             is_baseline = name.startswith("top1 of ") and name != f"top1 of {MAJORITY}"
-            if name == "top1" or (is_baseline and task == "knn"):
-                key = f"{task}{name.removeprefix('top1')}"
+            if name == headline or (is_baseline and task == "knn"):
+                key = f"{task}{name.removeprefix(headline)}"
                 scores[key] = {"value": each["value"], "interval": each["interval"]}
         scores[task]["protocol"] = result["protocol"]
     return scores

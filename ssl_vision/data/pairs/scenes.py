@@ -19,25 +19,35 @@ from ssl_vision.randomness import derive_key
 SIZE_PX = 64
 ROOMS: dict[Split, int] = {"train": 150, "val": 25}
 PAIRS_PER_ROOM = 8
-_FOV = math.radians(60)  # of both sides
+FOV = math.radians(60)  # of both sides
 _CELLS = 6  # of a texture, per side; they repeat
 _FACES = 6
 
 
-class Scene(NamedTuple):
-    """A room and the blocks in it; the room is the first box, seen from inside.
+class Boxes(NamedTuple):
+    """A room and what stands in it as boxes; the room is the first, seen from inside.
 
     Attributes:
         centers: Of each box, metres, (n, 3), y up.
         halves: Half of its sides, (n, 3).
         axes: Its own directions as rows, (n, 3, 3).
-        textures: Colours of each face's cells, 0..1, (n, 6, c, c, 3).
-        scales: Cells per metre of each face, (n, 6).
     """
 
     centers: np.ndarray
     halves: np.ndarray
     axes: np.ndarray
+
+
+class Scene(NamedTuple):
+    """A room of textured blocks.
+
+    Attributes:
+        boxes: The room and its blocks.
+        textures: Colours of each face's cells, 0..1, (n, 6, c, c, 3).
+        scales: Cells per metre of each face, (n, 6).
+    """
+
+    boxes: Boxes
     textures: np.ndarray
     scales: np.ndarray
 
@@ -53,6 +63,11 @@ class Camera(NamedTuple):
     position: np.ndarray
     axes: np.ndarray
 
+    def depth_of(self, points: np.ndarray) -> np.ndarray:
+        """Metres of points (..., 3) along the camera's axis, (...)."""
+        depth: np.ndarray = (points - self.position) @ self.axes[2]
+        return depth
+
 
 class Rendered(NamedTuple):
     """A picture and what is seen in it.
@@ -60,9 +75,27 @@ class Rendered(NamedTuple):
     Attributes:
         image: uint8, (S, S, 3).
         points: Point of the scene in each pixel, metres, (S, S, 3).
+        boxes: Number of the box it is of, (S, S); 0 is the room.
     """
 
     image: np.ndarray
+    points: np.ndarray
+    boxes: np.ndarray
+
+
+class Hits(NamedTuple):
+    """Where the rays of a camera end, row by row from the top left.
+
+    Attributes:
+        box: Number of the box, (P,).
+        axis: Which of its directions the face is across, (P,).
+        local: Place from its centre along its directions, metres, (P, 3).
+        points: The same in the scene, (P, 3).
+    """
+
+    box: np.ndarray
+    axis: np.ndarray
+    local: np.ndarray
     points: np.ndarray
 
 
@@ -79,33 +112,31 @@ def make_scene(random: Generator) -> Scene:
     textures = random.uniform(0, 1, (num + 1, _FACES, _CELLS, _CELLS, 3))
     tint = random.uniform(0, 1, (num + 1, _FACES, 1, 1, 3))
     return Scene(
-        centers=centers,
-        halves=halves,
-        axes=np.stack([_turned(angle) for angle in turns]),
+        boxes=Boxes(centers, halves, np.stack([turned(angle) for angle in turns])),
         textures=0.6 * textures + 0.4 * tint,
         scales=random.uniform(1.5, 5.0, (num + 1, _FACES)),
     )
 
 
-def make_cameras(scene: Scene, random: Generator) -> tuple[Camera, Camera]:
+def make_cameras(boxes: Boxes, random: Generator) -> tuple[Camera, Camera]:
     """Two cameras that see much of the same."""
-    first = _free_place(scene, random)
+    first = _free_place(boxes, random)
     across = np.array([-0.5, 0.0, -0.5]) * first + random.normal((0, 1, 0), 0.6)
     ahead = _looking(first, across)
-    seen = render(scene, ahead, size_px=8).points.reshape(-1, 3).mean(axis=0)
+    seen = cast_rays(boxes, ahead, size_px=8).points.mean(axis=0)
     steps = np.append(random.normal(0, 0.4, 2), random.uniform(-0.15, 0.15))[[0, 2, 1]]
-    second = _inside(scene, first + steps)
+    second = _inside(boxes, first + steps)
     looks_at = seen + random.normal(0, 0.25, 3)
     return ahead, _looking(second, looks_at)
 
 
-def render(scene: Scene, camera: Camera, *, size_px: int) -> Rendered:
-    """The picture of a pinhole camera of 60 degrees, by the nearest box along each ray."""
-    rays = _rays(size_px) @ camera.axes  # (P, 3)
-    local_rays = rays @ scene.axes.transpose(0, 2, 1)  # (n, P, 3)
-    origin = np.einsum("ni,nji->nj", camera.position - scene.centers, scene.axes)[:, None]
+def cast_rays(boxes: Boxes, camera: Camera, *, size_px: int) -> Hits:
+    """The nearest box along each ray of a pinhole camera of 60 degrees."""
+    rays = pixel_rays(size_px) @ camera.axes  # (P, 3)
+    local_rays = rays @ boxes.axes.transpose(0, 2, 1)  # (n, P, 3)
+    origin = np.einsum("ni,nji->nj", camera.position - boxes.centers, boxes.axes)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        sides = [(sign * scene.halves[:, None] - origin) / local_rays for sign in (-1, 1)]
+        sides = [(sign * boxes.halves[:, None] - origin) / local_rays for sign in (-1, 1)]
     near, far = np.minimum(*sides), np.maximum(*sides)  # (n, P, 3)
     enters, leaves = near.max(axis=2), far.min(axis=2)
     distance = np.where((enters > 1e-6) & (enters < leaves), enters, np.inf)
@@ -115,10 +146,15 @@ def render(scene: Scene, camera: Camera, *, size_px: int) -> Rendered:
     distance = distance[box, pixel]
     axis = np.where(box == 0, far[0].argmin(axis=1), near[box, pixel].argmax(axis=1))
     local = origin[box, 0] + distance[:, None] * local_rays[box, pixel]
-    image = _colors(scene, box, axis, local)
-    points = camera.position + distance[:, None] * rays
-    shape = (size_px, size_px, 3)
-    return Rendered(image.reshape(shape), points.reshape(shape))
+    return Hits(box, axis, local, camera.position + distance[:, None] * rays)
+
+
+def render(scene: Scene, camera: Camera, *, size_px: int) -> Rendered:
+    """The picture of a pinhole camera of 60 degrees."""
+    hits = cast_rays(scene.boxes, camera, size_px=size_px)
+    side = (size_px, size_px)
+    image = _colors(scene, hits).reshape(*side, 3)
+    return Rendered(image, hits.points.reshape(*side, 3), hits.box.reshape(side))
 
 
 class BlockPictures(Source):
@@ -155,7 +191,7 @@ class BlockPictures(Source):
             keys = "blocks", self._split, pair // PAIRS_PER_ROOM
             scene = make_scene(np.random.default_rng(derive_key(0, *keys)))
             random = np.random.default_rng(derive_key(0, *keys, pair % PAIRS_PER_ROOM))
-            cameras = make_cameras(scene, random)
+            cameras = make_cameras(scene.boxes, random)
             self._pairs[pair] = np.stack([render(scene, c, size_px=SIZE_PX).image for c in cameras])
         return self._pairs[pair]
 
@@ -166,7 +202,8 @@ def blocks(split: Split) -> PairSource:
     return PairSource(images, np.arange(len(images)).reshape(-1, 2))
 
 
-def _turned(angle: float) -> np.ndarray:
+def turned(angle: float) -> np.ndarray:
+    """Directions, as rows, of what is turned about the vertical by an angle, (3, 3)."""
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
 
@@ -179,38 +216,39 @@ def _looking(position: np.ndarray, target: np.ndarray) -> Camera:
     return Camera(position, np.stack([right, np.cross(right, forward), forward]))
 
 
-def _free_place(scene: Scene, random: Generator) -> np.ndarray:
+def _free_place(boxes: Boxes, random: Generator) -> np.ndarray:
     """A place at eye level in no block; the room's middle where none is found."""
     for _ in range(30):
-        place = random.uniform(-0.8, 0.8, 3) * scene.halves[0]
+        place = random.uniform(-0.8, 0.8, 3) * boxes.halves[0]
         place[1] = random.uniform(1.2, 1.8)
-        if not _blocked(scene, place):
+        if not _blocked(boxes, place):
             return place
     return np.array([0.0, 1.6, 0.0])
 
 
-def _blocked(scene: Scene, place: np.ndarray) -> bool:
-    local = np.einsum("ni,nji->nj", place - scene.centers, scene.axes)
-    return bool((np.abs(local[1:]) < scene.halves[1:] + 0.1).all(axis=1).any())
+def _blocked(boxes: Boxes, place: np.ndarray) -> bool:
+    local = np.einsum("ni,nji->nj", place - boxes.centers, boxes.axes)
+    return bool((np.abs(local[1:]) < boxes.halves[1:] + 0.1).all(axis=1).any())
 
 
-def _inside(scene: Scene, place: np.ndarray) -> np.ndarray:
+def _inside(boxes: Boxes, place: np.ndarray) -> np.ndarray:
     """The place, kept 20 cm from the walls."""
-    room = scene.halves[0] - 0.2
-    return np.clip(place, scene.centers[0] - room, scene.centers[0] + room)
+    room = boxes.halves[0] - 0.2
+    return np.clip(place, boxes.centers[0] - room, boxes.centers[0] + room)
 
 
-def _rays(size_px: int) -> np.ndarray:
+def pixel_rays(size_px: int) -> np.ndarray:
     """Directions through the pixels, row by row from the top left, unit length, (P, 3)."""
     place = (np.arange(size_px) + 0.5) / size_px * 2 - 1
     across, up = np.meshgrid(place, -place)
-    reach = math.tan(_FOV / 2)
+    reach = math.tan(FOV / 2)
     rays = np.stack([reach * across, reach * up, np.ones_like(across)], axis=-1).reshape(-1, 3)
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
 
-def _colors(scene: Scene, box: np.ndarray, axis: np.ndarray, local: np.ndarray) -> np.ndarray:
+def _colors(scene: Scene, hits: Hits) -> np.ndarray:
     """Colours of points on faces, their cells blended, uint8, (P, 3)."""
+    box, axis, local, _ = hits
     pixel = np.arange(len(box))
     face = 2 * axis + (local[pixel, axis] > 0)
     scale = scene.scales[box, face]

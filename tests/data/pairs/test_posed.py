@@ -22,7 +22,7 @@ def write_scene(root: Path, seed: int, *, as_png: bool = False) -> list[np.ndarr
     random = np.random.default_rng(seed)
     scene = make_scene(random)
     frames, points = [], []
-    for number, camera in enumerate(make_cameras(scene, random)):
+    for number, camera in enumerate(make_cameras(scene.boxes, random)):
         found = render(scene, camera, size_px=SIZE)
         depth = ((found.points - camera.position) @ camera.axes[2]).astype(np.float32)
         Image.fromarray(found.image).save(root / f"{number}.png")

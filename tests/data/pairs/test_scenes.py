@@ -20,7 +20,7 @@ from ssl_vision.data.pairs.scenes import (
 def scene_and_cameras(seed: int) -> tuple[Scene, Camera, Camera]:
     random = np.random.default_rng(seed)
     scene = make_scene(random)
-    return scene, *make_cameras(scene, random)
+    return scene, *make_cameras(scene.boxes, random)
 
 
 def project(points: np.ndarray, camera: Camera, size_px: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_a_point_lies_behind_its_own_pixel() -> None:
 def _is_solid(scene: Scene, points: np.ndarray) -> np.ndarray:
     """Whether points are in a block or outside the room."""
     solid = np.zeros(len(points), bool)
-    for i, (center, half, axes) in enumerate(zip(*scene[:3], strict=True)):
+    for i, (center, half, axes) in enumerate(zip(*scene.boxes, strict=True)):
         inside = (np.abs((points - center) @ axes.T) <= half).all(axis=1)
         solid |= ~inside if i == 0 else inside
     return solid

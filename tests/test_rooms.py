@@ -248,9 +248,11 @@ def test_furnished_rooms_likewise(tmp_path: Path) -> None:
     out = _rendered(tmp_path / "a", "pairs=2")
     _check_readers(out)
     _check_flow(out)
-    masks = [np.asarray(Image.open(path)) for path in (out / "masks/train").iterdir()]
+    masks = [np.asarray(Image.open(path)) for path in (out / "masks/train").glob("*.png")]
     assert len(np.unique(masks)) > 5
-    images = np.stack([np.asarray(Image.open(path)) for path in (out / "images/train").iterdir()])
+    images = np.stack(
+        [np.asarray(Image.open(path)) for path in (out / "images/train").glob("*.png")]
+    )
     assert images.std() > 25
     assert _is_same(out, _rendered(tmp_path / "b", "pairs=2"))
 

@@ -32,14 +32,15 @@ def class_warnings(bank: Source, val: Source) -> list[str]:
     if len(missing) == len(wanted):
         return [
             f"no class of the {len(val)} test samples ({_listed(wanted)}) is among the training "
-            f"classes ({_listed(known)}), so all count as wrong; give the folders the same names."
+            f"classes ({_listed(known)}): what is scored says nothing; give the folders the same "
+            "names, or train on samples of these classes."
         ]
     found = []
     if missing:
         found.append(
             f"{sum(missing.values())} of {len(val)} test samples are of {len(missing)} classes "
-            f"without training samples ({_listed(missing)}) and count as wrong; add training "
-            "samples, or leave these out."
+            f"without training samples ({_listed(missing)}): a right answer there is luck; add "
+            "training samples, or leave these out."
         )
     if len(wanted) == 1 and len(known) > 1:
         found.append(

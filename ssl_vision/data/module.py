@@ -16,6 +16,7 @@ from ssl_vision.data.modalities import modality_of
 from ssl_vision.data.source import Source, Split, SubsetSource
 from ssl_vision.data.splits import NotSplitError, NoValSplitError
 from ssl_vision.data.subsets import (
+    are_among,
     fraction_rows,
     held_out_rows,
     rows_of_list,
@@ -90,13 +91,15 @@ class DataModule:
         self.has_val_split = True
         self.train_source = self._build(self._data, "train")
         self._is_supervised = is_supervised
+        self._whole, self._listed = self.train_source, listed_rows(self.train_source, config)
         self.bank_source, self.val_source = self._evaluation_sources()
         if is_supervised and self.train_source.labels is not None:
             self.train_source = self.bank_source
         self._num_before = len(self.train_source)
-        self.train_source = chosen_samples(self.train_source, config)
+        self.train_source = self._chosen(self.train_source)
         self._say_share()
-        self.bank_source = chosen_samples(self.bank_source, config)
+        self.bank_source = self._chosen(self.bank_source)
+        self._check_listed()
         self._train_loader: EpochLoader[Any] | None = None
         self._normalize = self.modality.normalizer(config)
 
@@ -156,22 +159,60 @@ class DataModule:
 
     def _held_out(self, bank: Source) -> tuple[Source, Source | None]:
         """Training samples to search and to classify, where there are no others."""
-        labels = np.asarray(bank.labels)
-        kept, held = held_out_rows(labels, share=_HELD_OUT_SHARE, key=derive_key("held out"))
-        path = self.config.path
+        labels, path = np.asarray(bank.labels), self.config.path
+        is_listed = None if self._listed is None else are_among(bank, self._whole, self._listed)
+        kept, held = held_out_rows(
+            labels,
+            share=_HELD_OUT_SHARE,
+            key=derive_key("held out"),
+            may_hold=None if is_listed is None else ~is_listed,
+        )
         if len(held) == 0:
-            self._own_notes.append(f"{path}: no class has two samples, so none are held out.")
+            reason = (
+                "no class has two samples"
+                if is_listed is None
+                else f"data.train_list={self.config.train_list} names all that could be"
+            )
+            self._own_notes.append(
+                f"{path}: {reason}, so none are held out to be scored; data.val_path has others."
+            )
             return bank, None
         whole = len(np.unique(labels)) - len(np.unique(labels[held]))
-        classes = (
-            "1 class of one sample stays" if whole == 1 else f"{whole} classes of one sample stay"
-        )
-        rest = f"; {classes} whole" if whole else ""
+        kind = "of one sample" if is_listed is None else "of one sample, or listed whole,"
+        stay = f"1 class {kind} stays" if whole == 1 else f"{whole} classes {kind} stay"
+        rest = f"; {stay} whole" if whole else ""
+        listed = "" if is_listed is None else ", none of them listed in data.train_list"
         self._own_notes.append(
             f"{path} has no val split: {len(held)} of {len(labels)} samples, a fifth of each "
-            f"class, are held out to be scored{rest}."
+            f"class{listed}, are held out to be scored{rest}."
         )
         return SubsetSource(bank, kept), SubsetSource(bank, held)
+
+    def _chosen(self, source: Source) -> Source:
+        """The part of (a part of) the training samples that the settings name."""
+        if self._listed is None:
+            return chosen_samples(source, self.config)
+        return SubsetSource(source, np.flatnonzero(are_among(source, self._whole, self._listed)))
+
+    def _check_listed(self) -> None:
+        """Say what of a list has no label, and score nothing where none has.
+
+        Raises:
+            DataError: None has, and labels are what is learned from.
+        """
+        if self._listed is None or self.train_source.labels is None:
+            return
+        num, labelled = len(self._listed), len(self.bank_source)
+        named = f"data.train_list={self.config.train_list}"
+        if labelled == 0 and self._is_supervised:
+            raise DataError(f"{named}: none of the {num} images it names has a label.")
+        if labelled == 0:
+            self.bank_source, self.val_source = self.train_source, None
+        if labelled < num:
+            unused = "left out" if self._is_supervised else "not in the bank of the scores"
+            self._own_notes.append(
+                f"{named}: {num - labelled} of {num} images have no label and are {unused}."
+            )
 
     def _say_share(self) -> None:
         """Note a share so small that it is one sample a class, which is more."""
@@ -297,10 +338,18 @@ class DataModule:
         return replace(batch, views=views)
 
 
+def listed_rows(source: Source, config: DataConfig) -> np.ndarray | None:
+    """The training samples that `data.train_list` names, int64, (n,); None without one."""
+    if config.train_list is None:
+        return None
+    return rows_of_list(source, Path(config.train_list))
+
+
 def chosen_samples(source: Source, config: DataConfig) -> Source:
     """The part of a training source that the settings name."""
-    if config.train_list is not None:
-        return SubsetSource(source, rows_of_list(source, Path(config.train_list)))
+    rows = listed_rows(source, config)
+    if rows is not None:
+        return SubsetSource(source, rows)
     if config.train_fraction < 1:
         rows = fraction_rows(len(source), source.labels, fraction=config.train_fraction)
         return SubsetSource(source, rows)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssl_vision.data.source import Source, class_name
+from ssl_vision.data.source import Source, SubsetSource, class_name
 from ssl_vision.errors import DataError
 from ssl_vision.files import MAX_LOG_BYTES, plain_text
 from ssl_vision.randomness import derive_key, keyed_uniform
@@ -79,7 +79,9 @@ def fraction_rows(num_samples: int, labels: np.ndarray | None, *, fraction: floa
     return np.sort(np.concatenate(rows))
 
 
-def held_out_rows(labels: np.ndarray, *, share: float, key: int) -> tuple[np.ndarray, np.ndarray]:
+def held_out_rows(
+    labels: np.ndarray, *, share: float, key: int, may_hold: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(Rows to learn from, rows to score), each rising: a share of each class is scored.
 
     At least one sample of each class stays to learn from, and one is scored where there are two.
@@ -88,14 +90,28 @@ def held_out_rows(labels: np.ndarray, *, share: float, key: int) -> tuple[np.nda
         labels: Classes, int64, (n,).
         share: Of each class, from 0 to 1.
         key: Decides which rows; the same key gives the same rows.
+        may_hold: Whether a row may be scored, bool, (n,). In place of those that may not come the
+            next of their class, as far as there are.
     """
     score = np.random.Generator(np.random.Philox(key)).random(len(labels))
     is_held = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         num = min(max(1, round(share * len(rows))), len(rows) - 1)
-        is_held[rows[np.argsort(score[rows], kind="stable")[:num]]] = True
+        order = rows[np.argsort(score[rows], kind="stable")]
+        is_held[order[:num] if may_hold is None else order[may_hold[order]][:num]] = True
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def are_among(source: Source, whole: Source, rows: np.ndarray) -> np.ndarray:
+    """Whether each sample of a part of `whole` is one of its `rows`, bool, (len(source),)."""
+    is_named = np.zeros(len(whole), bool)
+    is_named[rows] = True
+    own = np.arange(len(source))
+    while source is not whole:
+        assert isinstance(source, SubsetSource)
+        own, source = source.indices[own], source.source
+    return is_named[own]
 
 
 def with_classes_of(train: Source, val: Source, *, must_fit: bool) -> Source:

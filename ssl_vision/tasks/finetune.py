@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ssl_vision.data.source import Source, SubsetSource
-from ssl_vision.data.subsets import fraction_rows, rows_of_list
+from ssl_vision.data.subsets import are_among, fraction_rows, rows_of_list
 from ssl_vision.distributed import world_size
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.evaluation.accuracy import Interval
@@ -32,7 +32,7 @@ def run_finetune(run: EvalRun) -> TaskResult:
 
 def _finetune_images(run: EvalRun) -> TaskResult:
     config = run.config.settings(FinetuneConfig)
-    train, test = _check_images(run)
+    train, test, said = _check_images(run)
     size_px, interpolation = run.view.size_px, run.view.interpolation
     view = config.view(size_px=size_px, interpolation=interpolation)
     dtype = AUTOCAST[run.config.precision]
@@ -64,11 +64,12 @@ def _finetune_images(run: EvalRun) -> TaskResult:
         },
         plots=(line_chart("training loss", {"loss": losses}, x=Axis("epoch"), y=Axis("loss")),),
         seconds=result.seconds,
+        warnings=said,
     )
 
 
-def _check_images(run: EvalRun) -> tuple[Source, Source]:
-    """Training and test images, if they can be fine-tuned on.
+def _check_images(run: EvalRun) -> tuple[Source, Source, tuple[str, ...]]:
+    """Training and test images, if they can be fine-tuned on, and what is to be said of them.
 
     Raises:
         ConfigError: On several processes.
@@ -79,25 +80,61 @@ def _check_images(run: EvalRun) -> tuple[Source, Source]:
             "tasks=finetune trains on one process; use ssl-vision train with a recipe of "
             "configs/supervised and init_from= for several."
         )
-    train = _training_images(run, run.config.settings(FinetuneConfig))
-    test = run.source("val")
+    train, test, said = _images(run, run.config.settings(FinetuneConfig))
     if test.class_names != train.class_names:  # numbers mean the same only then
         differing = sorted(set(test.class_names) ^ set(train.class_names))
         words = f"only one of them has {', '.join(differing[:3])}" if differing else "another order"
         raise DataError(f"fine-tuning needs the same classes in training and test images: {words}.")
-    return train, test
+    return train, test, said
 
 
-def _training_images(run: EvalRun, config: FinetuneConfig) -> Source:
-    """The training images, or the part that the settings name."""
-    source = run.source("train")
+def _listed_images(run: EvalRun, train_list: str) -> tuple[Source, Source, tuple[str, ...]]:
+    """As `_images`, by a list: where test images had to be held out, what it names is trained on.
+
+    Raises:
+        ConfigError: Another setting chooses training images, too.
+        DataError: An image is not there or has no label, or nothing is left to score.
+    """
+    key, whole, test = f"finetune.train_list={train_list}", run.train_source, run.source("val")
+    if run.config.data.max_train is not None:
+        raise ConfigError(
+            f"{key} and data.max_train={run.config.data.max_train} both choose training images; "
+            "set one of them."
+        )
+    rows = rows_of_list(whole, Path(train_list), key="finetune.train_list")
+    if whole.labels is not None and (unlabelled := rows[whole.labels[rows] < 0]).size:
+        raise DataError(
+            f"{key}: {len(unlabelled)} of {len(rows)} images have no label, first "
+            f"{whole.name(int(unlabelled[0]))}; leave them out."
+        )
+    train = SubsetSource(whole, rows)
+    if run.has_val_split:
+        return train, test, ()
+    is_trained = are_among(test, whole, rows)
+    if is_trained.all():
+        raise DataError(
+            f"{key} names all {len(test)} images that were held out to be scored; give "
+            "data.val_path, or name fewer."
+        )
+    if not is_trained.any():
+        return train, test, ()
+    line = (
+        f"{key} names {is_trained.sum()} of the {len(test)} images held out to be scored: they are "
+        f"trained on, and this task scores the {(~is_trained).sum()} others."
+    )
+    return train, SubsetSource(test, np.flatnonzero(~is_trained)), (line,)
+
+
+def _images(run: EvalRun, config: FinetuneConfig) -> tuple[Source, Source, tuple[str, ...]]:
+    """Training images, or the part that the settings name; test images; what is to be said."""
     if config.train_list is not None:
-        return SubsetSource(source, rows_of_list(source, Path(config.train_list)))
+        return _listed_images(run, config.train_list)
+    source = run.source("train")
     if config.train_fraction < 1:
         labels = None if source.labels is None else np.asarray(source.labels)
         rows = fraction_rows(len(source), labels, fraction=config.train_fraction)
-        return SubsetSource(source, rows)
-    return source
+        source = SubsetSource(source, rows)
+    return source, run.source("val"), ()
 
 
 def _protocol(config: FinetuneConfig) -> str:

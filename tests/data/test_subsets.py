@@ -9,6 +9,7 @@ from PIL import Image
 from ssl_vision.data.images.config import ImageData
 from ssl_vision.data.images.folder import FolderSource
 from ssl_vision.data.module import DataModule
+from ssl_vision.data.source import Source
 from ssl_vision.data.subsets import fraction_rows, rows_of_list, with_classes_of
 from ssl_vision.errors import ConfigError, DataError
 from ssl_vision.views import ViewConfig
@@ -133,3 +134,68 @@ def test_two_choices_at_once_are_refused(tmp_path: Path) -> None:
         _module(tmp_path, is_supervised=True, train_list="a.txt", train_fraction=0.1)
     with pytest.raises(ConfigError, match="train_fraction=0"):
         _module(tmp_path, is_supervised=True, train_fraction=0.0)
+
+
+def _names(source: Source | None) -> set[str]:
+    assert source is not None
+    return {Path(source.name(row)).name for row in range(len(source))}
+
+
+@pytest.mark.parametrize("is_supervised", [True, False])
+def test_what_is_scored_is_held_out_of_what_a_list_does_not_name(
+    tmp_path: Path, is_supervised: bool
+) -> None:
+    held = _names(_module(tmp_path, is_supervised=is_supervised).val_source)
+    some = sorted(held)[0]
+    others = {f"{kind}_{i}.png" for kind in ("ant", "bee") for i in range(20)} - held
+    for listed in ({some, *sorted(others)[:6]}, held, set(sorted(others)[:9])):
+        path = _list(tmp_path, "\n".join(sorted(listed)))
+        module = _module(tmp_path, is_supervised=is_supervised, train_list=str(path))
+        assert _names(module.train_source) == _names(module.bank_source) == listed
+        scored = _names(module.val_source)
+        assert not scored & listed
+        assert len(scored) == len(held)  # as many of each class as without the list
+        assert sum(name.startswith("ant") for name in scored) == 4
+        assert scored >= held - listed  # the same as without it, as far as they may
+        (note,) = (line for line in module.notes if "held out" in line)
+        assert "8 of 40 samples" in note
+        assert "none of them listed in data.train_list" in note
+
+
+def test_a_list_of_a_whole_class_leaves_none_of_it_to_score(tmp_path: Path) -> None:
+    ants, bees = ([f"{kind}_{i}.png" for i in range(20)] for kind in ("ant", "bee"))
+    path = _list(tmp_path, "\n".join([*ants, bees[0]]))
+    module = _module(tmp_path, is_supervised=True, train_list=str(path))
+    assert {name[:3] for name in _names(module.val_source)} == {"bee"}
+    assert any("1 class" in line and "listed whole" in line for line in module.notes)
+    path = _list(tmp_path, "\n".join(ants + bees))
+    module = _module(tmp_path, is_supervised=True, train_list=str(path))
+    assert len(module.train_source) == 40
+    assert module.val_source is None
+    assert any("names all" in line and "data.val_path" in line for line in module.notes)
+
+
+def test_listed_images_without_label_are_said_and_not_missing(tmp_path: Path) -> None:
+    def build(unlabelled: set[str], *, is_supervised: bool) -> DataModule:
+        class Partly(FolderSource):
+            def __init__(self) -> None:
+                super().__init__(tmp_path / "set")
+                names = [Path(self.name(row)).name for row in range(len(self))]
+                self.labels[[name in unlabelled for name in names]] = -1
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DataModule, "_build", lambda self, data, split: Partly())
+            patch.setattr(DataModule, "_build_val", lambda self: None)
+            return _module(tmp_path, is_supervised=is_supervised, train_list=str(path))
+
+    path = _list(tmp_path, "ant_0.png\nbee_0.png\nbee_1.png\n")
+    module = build({"ant_0.png"}, is_supervised=True)
+    assert _names(module.train_source) == {"bee_0.png", "bee_1.png"}
+    assert any("1 of 3 images have no label and are left out" in line for line in module.notes)
+    module = build({"ant_0.png"}, is_supervised=False)
+    assert len(module.train_source) == 3
+    assert _names(module.bank_source) == {"bee_0.png", "bee_1.png"}
+    every = {"ant_0.png", "bee_0.png", "bee_1.png"}
+    assert build(every, is_supervised=False).val_source is None
+    with pytest.raises(DataError, match="none of the 3 images it names has a label"):
+        build(every, is_supervised=True)

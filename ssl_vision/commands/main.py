@@ -22,6 +22,7 @@ from ssl_vision.errors import (
     CheckpointError,
     ConfigError,
     DeviceMemoryError,
+    Preempted,
     SslVisionError,
     SslVisionWarning,
     did_you_mean,
@@ -84,6 +85,8 @@ class _Unbroken:
 def _main(given: list[str]) -> int:
     try:
         return int(group().main(given or ["--help"], prog_name="ssl-vision", standalone_mode=False))
+    except Preempted as stop:  # as asked for: no error
+        return _fail(str(stop), stop.exit_code, kind="")
     except SslVisionError as error:
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
@@ -179,6 +182,6 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     return int(command(arguments) or 0)
 
 
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+def _fail(message: str, code: int, *, kind: str = "error: ") -> int:
+    sys.stderr.write(f"{kind}{' '.join(message.split())}\n")
     return code

@@ -62,7 +62,7 @@ def plan_rows(
         images += f"; {left_out:,} of them, others each time, sit out of an epoch"
     return (
         ("method", f"{config.method.name}, {trained / 1e6:.1f} M trainable parameters"),
-        ("network", f"{config.backbone.name}, input {plan.input_size}"),
+        ("network", f"{_network(run, method)}, input {plan.input_size}"),
         ("samples", images),
         ("updates", f"{length}; {batches}"),
         (
@@ -75,6 +75,13 @@ def plan_rows(
         ("run folder", str(run.folder.path)),
         ("time", "said after the first minute; Ctrl-C saves and leaves, the same line goes on"),
     )
+
+
+def _network(run: Run, method: Method) -> str:
+    """Its name, what makes it another than the one of that name, and what it will give."""
+    args = ", ".join(f"{key}={value}" for key, value in run.config.backbone.args.items())
+    changed = f" changed to {args}" if args else ""
+    return f"{run.config.backbone.name}{changed}: {method.backbone.width} features"
 
 
 class Forecast:

@@ -91,6 +91,7 @@ class SpeedMeter:
         self._task: TaskID | None = None
         self._text = ""
         self._began: tuple[float, int] = (0.0, 0)  # when, after which update
+        self._warm: tuple[float, int] | None = None  # when the first update was done, and which
 
     def start(self, run: Run, method: Method) -> None:
         """Begin timing; draw the bar where one can be drawn."""
@@ -128,6 +129,7 @@ class SpeedMeter:
         """Refresh the terminal twice a second at most, the file every n steps."""
         step = method.step
         now = time.perf_counter()
+        self._warm = self._warm or (now, step)
         if step % self._every_steps == 0 or step == run.stop_step:
             self._write(run, method, now)
         if not run.is_main:
@@ -177,11 +179,10 @@ class SpeedMeter:
         return f"epoch {epoch:.2f} loss {loss:.4f} {text}"
 
     def _first_guess(self, run: Run, step: int, now: float) -> str:
-        """Time left by the updates so far, until there is a whole window of them."""
-        start, first_step = self._began
-        if step <= first_step or not run.has_end:
+        """Time left by the updates after the first, which compiles, until a window is full."""
+        if self._warm is None or not run.has_end or step <= self._warm[1]:
             return ""
-        left_s = (now - start) / (step - first_step) * (run.stop_step - step)
+        left_s = (now - self._warm[0]) / (step - self._warm[1]) * (run.stop_step - step)
         return f"about {duration(left_s)} left"
 
 

@@ -24,6 +24,7 @@ from ssl_vision.engine.checkpointer import Checkpointer
 from ssl_vision.engine.run import Run
 from ssl_vision.engine.watchers import Update
 from ssl_vision.errors import Preempted
+from ssl_vision.files import shown
 from ssl_vision.methods.base import Method
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -127,11 +128,11 @@ def requeue() -> str | None:
     return f"SLURM job {job} is requeued."
 
 
-def _or_anneal(run: Run) -> str:
-    """What else may be done with a run that no number of updates ends."""
-    if run.has_end:
-        return ""
-    return f", and ssl-vision anneal {run.folder.path} makes a finished branch of it"
+def _what_else(run: Run) -> str:
+    """What may be done with a run that was stopped, beside going on."""
+    folder = shown(run.folder.path)
+    ways = f"; ssl-vision export {folder} OUT takes its weights of now home"
+    return ways if run.has_end else f"{ways}, ssl-vision anneal {folder} a finished branch of it"
 
 
 class PreemptionWatcher:
@@ -155,7 +156,7 @@ class PreemptionWatcher:
         name = {2: "SIGINT", 10: "SIGUSR1", 15: "SIGTERM"}.get(number, f"signal {number}")
         raise Preempted(
             f"stopped by {name} after update {method.step}; the checkpoint is complete, the same "
-            f"command resumes from it{_or_anneal(run)}.{f' {done}' if done else ''}",
+            f"command resumes from it{_what_else(run)}.{f' {done}' if done else ''}",
             signal_number=number,
         )
 

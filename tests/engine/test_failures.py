@@ -245,7 +245,7 @@ def test_signals_reach_a_real_command_line(recipe, tmp_path):
         process.send_signal(signal.SIGUSR1)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1, errors
-    assert errors.splitlines()[-1].startswith("error: stopped by SIGUSR1 after update")
+    assert errors.splitlines()[-1].startswith("stopped by SIGUSR1 after update")
     assert len(list_checkpoints(config.run_path / "checkpoints")) == 1
 
 

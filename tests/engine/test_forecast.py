@@ -88,7 +88,11 @@ def test_a_run_begins_with_a_table_and_ends_with_best_and_next(
     result = train(config)
     out = capsys.readouterr().out
     assert "1,497 on digits" in " ".join(out.split())
-    assert " left" in next(line for line in out.splitlines() if line.startswith("step 1/"))
+    assert "depth=2" in out
+    assert ": 24 features, input 16" in " ".join(out.split())
+    first = next(line for line in out.splitlines() if line.startswith("step 1/"))
+    assert "loss" in first
+    assert " left" not in first
     lines = [json.loads(x) for x in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
     scores = {x["step"]: x["eval/knn_top1"] for x in lines if x.get("eval/knn_top1") and x["step"]}
     best = json.loads((result.run_dir / "best.json").read_text())

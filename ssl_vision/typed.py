@@ -288,6 +288,8 @@ def _text(value: object, *, key: str) -> object:
         return str(value)
     if type(value) in (int, float):
         return str(value)  # trainer.precision=32 of Python's doors
+    if not isinstance(value, str | bytes | Path | bool | Sequence | Mapping | None):
+        raise ConfigError(f"{key}: a {type(value).__name__} was given, and it must be a text.")
     return value
 
 

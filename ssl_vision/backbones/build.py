@@ -191,8 +191,10 @@ def build_from_config(
     name, args = str(config["architecture"]), dict(config.get("model_args") or {})
     if isinstance(own := config.get("own"), dict):
         raise ConfigError(
-            f"these are weights of {shown(str(own.get('class')))[:80]}, an own network; build it "
-            "and use ssl_vision.load_backbone(FOLDER, into=NETWORK)."
+            f"these are weights of {shown(str(own.get('class')))[:80]}, an own network: only its "
+            "program can build it. ssl_vision.load_backbone(FOLDER, into=NETWORK) gives it its "
+            "weights, and train(backbone=NETWORK) and evaluate(NETWORK) of ssl_vision take it "
+            "then; named by its folder it can be neither evaluated nor a teacher."
         )
     check_architecture(name, key="architecture")
     check_model_args(name, args, key="model_args")

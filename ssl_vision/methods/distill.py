@@ -29,7 +29,7 @@ from ssl_vision.errors import ConfigError
 from ssl_vision.losses.distill import FEATURE_LOSSES, class_distillation
 from ssl_vision.methods.base import Method, MethodConfig, TrainPlan, detached, feature_std
 from ssl_vision.methods.teachers import TeacherConfig as TeacherConfig
-from ssl_vision.methods.teachers import load_teacher
+from ssl_vision.methods.teachers import load_teacher, match_classes
 from ssl_vision.nn.centering import Center
 from ssl_vision.nn.patches import resample_tokens
 from ssl_vision.optim.recipe import OptimConfig
@@ -106,6 +106,7 @@ class Distill(Method):
                 f"method.teachers: {classes} have different numbers of classes, and the student "
                 "has one classifier; set match=features for some."
             )
+        match_classes(self.teachers)
         self._head_names: frozenset[str] = frozenset()
         if classes:
             add_classifier(backbone, num_classes=next(iter(classes.values())), std=0.02)
@@ -167,11 +168,19 @@ class Distill(Method):
         return next(named, ())
 
     def notes(self) -> tuple[str, ...]:
-        """What each teacher is, and what is learned from it."""
-        return tuple(
+        """What each teacher is, what is learned from it, and which classes meet by number alone."""
+        lines = [
             f"teacher {name}: {self.config.teachers[name].weights}, {each.describe()}"
             for name, each in self.teachers.items()
-        )
+        ]
+        scoring = {name: each for name, each in self.teachers.items() if each.has_classes}
+        nameless = [name for name, each in scoring.items() if not each.class_names]
+        if nameless and len(scoring) > 1:
+            lines.append(
+                f"teacher {', '.join(nameless)}: no names of classes came with the weights; class "
+                "0 is taken for class 0 of the others, and so on."
+            )
+        return tuple(lines)
 
     # Around an update --------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Frozen networks to learn from: loaded by name, shown the student's images as they want them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +36,8 @@ class FrozenTeacher:
     Attributes:
         backbone: The network; on the device of the images it saw last.
         has_classes: Whether its class scores are learned from, else its features.
-        class_names: What its classes are, where they are learned and have names.
+        class_names: What its classes are, where they are learned and have names, in the order of
+            `logits`.
         sha256: Of its weights.
         weights: What names them.
     """
@@ -47,6 +49,7 @@ class FrozenTeacher:
         self.has_classes = has_classes
         self.class_names = loaded.class_names if has_classes else ()
         self.sha256 = loaded.sha256
+        self._order: list[int] | None = None  # of its own outputs in `logits`
         self.weights, self._key = config.weights, key
         self._spec = loaded.spec
         self._size_px = config.size_px or loaded.input_size
@@ -62,7 +65,14 @@ class FrozenTeacher:
     def logits(self, features: Features) -> Tensor:
         """Class scores, (B, classes)."""
         with torch.no_grad():
-            return classify(self.backbone, features.pooled)
+            scores = classify(self.backbone, features.pooled)
+            return scores if self._order is None else scores[:, self._order]
+
+    def take_order(self, names: tuple[str, ...]) -> None:
+        """Give class scores in the order of these names, its own in another order."""
+        number = {name: row for row, name in enumerate(self.class_names)}
+        self._order = [number[name] for name in names]
+        self.class_names = names
 
     def describe(self) -> str:
         """Size, and what is learned from it, in words."""
@@ -99,6 +109,32 @@ class FrozenTeacher:
                 f"{self._key}={self.weights} holds other weights than when this run began; "
                 "put the old ones back, or take a new run_dir."
             )
+
+
+def match_classes(teachers: Mapping[str, FrozenTeacher]) -> None:
+    """Let all teachers give their class scores in the order of the first that names its classes.
+
+    Raises:
+        ConfigError: Two of them name other classes.
+    """
+    named = [(name, each) for name, each in teachers.items() if each.class_names]
+    for name, each in named[1:]:
+        first, wanted = named[0][0], named[0][1].class_names
+        if each.class_names == wanted:
+            continue
+        if differing := sorted(set(each.class_names) ^ set(wanted)):
+            raise ConfigError(
+                f"method.teachers: {first} and {name} have other classes, only one of them "
+                f"{', '.join(differing[:3])}, and the student has one classifier; set "
+                f"method.teachers.{name}.match=features."
+            )
+        if len(set(wanted)) < len(wanted):
+            raise ConfigError(
+                f"method.teachers: {first} and {name} have their classes in another order, and "
+                "several of one name, so that they cannot be matched; set "
+                f"method.teachers.{name}.match=features."
+            )
+        each.take_order(wanted)
 
 
 def load_teacher(config: TeacherConfig, *, modality: str, key: str) -> FrozenTeacher:

@@ -51,9 +51,13 @@ from ssl_vision.tasks import TASKS
 from ssl_vision.tasks.baselines import beside_majority, majority_of
 from ssl_vision.tasks.run import EvalRun, data_digest
 from ssl_vision.tasks.settings import make_settings
-from ssl_vision.zoo.safe_load import sha256_of_tensors
 from ssl_vision.zoo.transforms import TransformLike
-from ssl_vision.zoo.weights import LoadedBackbone, resolve_network, resolve_weights
+from ssl_vision.zoo.weights import (
+    LoadedBackbone,
+    resolve_network,
+    resolve_weights,
+    sha256_of_backbone,
+)
 
 
 def evaluate(
@@ -267,7 +271,7 @@ def _prepare(run: EvalRun, names: Sequence[str]) -> None:
 
 def _check_frozen(loaded: LoadedBackbone) -> None:
     """A frozen evaluation leaves weights and buffers (batch norm statistics) bit for bit."""
-    if sha256_of_tensors(loaded.backbone.model.state_dict()) != loaded.sha256:
+    if sha256_of_backbone(loaded.backbone) != loaded.sha256:
         raise CheckpointError(
             f"{loaded.source}: the network changed while it was evaluated; its results are void. "
             "A layer of it updates buffers in eval mode."

@@ -120,6 +120,14 @@ def heads_of(loaded: LoadedBackbone) -> dict[str, Tensor]:
     return dict(safe_load(path)) if path is not None and path.is_file() else {}
 
 
+def sha256_of_backbone(backbone: Backbone) -> str:
+    """Of all tensors that its features and scores are made with."""
+    tensors = dict(backbone.model.state_dict())
+    if backbone.head_layers is not None:
+        tensors |= {f"head_layers.{n}": v for n, v in backbone.head_layers.state_dict().items()}
+    return sha256_of_tensors(tensors)
+
+
 def load_backbone(weights: str | Path, *, into: nn.Module | None = None) -> nn.Module:
     """Plain timm model of WEIGHTS, in evaluation mode: images (B, C, S, S) -> features (B, D).
 
@@ -198,7 +206,7 @@ def resolve_network(
         card=ModelCard(title=f"{type(model).__name__}"),
         folder=None,
         source=f"object:{backbone.architecture.removeprefix('object:')}",
-        sha256=sha256_of_tensors(backbone.model.state_dict()),
+        sha256=sha256_of_backbone(backbone),
     )
 
 
@@ -334,7 +342,7 @@ def _describe(
         folder=folder,
         checkpoint=checkpoint,
         source=source,
-        sha256=sha256_of_tensors(backbone.model.state_dict()),
+        sha256=sha256_of_backbone(backbone),
         class_names=tuple(names or ()) if has_classifier else (),
     )
 

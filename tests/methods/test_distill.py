@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
-from ssl_vision.backbones.classifier import add_classifier
+from ssl_vision.backbones.classifier import add_classifier, add_head_layers
 from ssl_vision.data.config import InputSpec
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.methods.base import TrainPlan
@@ -34,17 +34,19 @@ def _network(*, size_px=16, name="vit_tiny_patch16_224", seed=0, num_classes=0, 
     return backbone.eval()
 
 
+def _export(network, folder, *, size_px=16, names=()):
+    shown = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "size_px": size_px}
+    export_backbone(network, folder, **shown, class_names=names)
+    return str(folder)
+
+
 @pytest.fixture
 def exported(tmp_path):
     """`exported("name", size_px=24, num_classes=5)` -> the network and its export's folder."""
 
-    def write(folder, *, size_px=16, **settings):
+    def write(folder, *, size_px=16, names=(), **settings):
         network = _network(size_px=size_px, **settings)
-        folder = tmp_path / folder
-        export_backbone(
-            network, folder, mean=MEAN, std=STD, interpolation="bicubic", size_px=size_px
-        )
-        return network, str(folder)
+        return network, _export(network, tmp_path / folder, size_px=size_px, names=names)
 
     return write
 
@@ -178,6 +180,57 @@ def test_it_resumes_with_the_same_teachers_only(exported):
     _, other = exported("other", seed=3)
     with pytest.raises(CheckpointError, match=r"teachers\.one\.weights=.*other weights"):
         _method(other).on_load_checkpoint(checkpoint)
+
+
+def test_a_change_in_the_layers_below_a_teachers_classifier_is_seen(tmp_path):
+    network = _network(num_classes=5)
+    add_head_layers(network, num_layers=1)
+    checkpoint: dict[str, object] = {}
+    method = _method(_export(network, tmp_path / "t"))
+    method.on_save_checkpoint(checkpoint)
+    _method(_export(network, tmp_path / "same")).on_load_checkpoint(checkpoint)
+    for value in (next(network.head_layers.parameters()), network.model.get_classifier().bias):
+        with torch.no_grad():
+            value.view(-1)[0] += 0.5
+        changed = _method(_export(network, tmp_path / "changed"))
+        with pytest.raises(CheckpointError, match="other weights"):
+            changed.on_load_checkpoint(checkpoint)
+        with torch.no_grad():
+            value.view(-1)[0] -= 0.5
+
+
+def test_classes_of_two_teachers_meet_by_name(exported):
+    names, other = ("ant", "bee", "cat"), ("cat", "ant", "bee")
+    first, a = exported("a", num_classes=3, names=names)
+    second, b = exported("b", seed=1, num_classes=3, names=other)
+    method, batch = _method({"a": a, "b": b}), _batch()
+    images = batch.views["view"]
+    with torch.no_grad():
+        seen = _as_teacher(images)
+        ours = method.backbone.model(images).log_softmax(-1)
+        expected = 0.0
+        for teacher, order in ((first, names), (second, other)):
+            shares = teacher.model(seen).softmax(-1)
+            for column, name in enumerate(order):
+                expected -= (shares[:, column] * ours[:, names.index(name)]).mean()
+    assert method.compute_loss(batch).loss.item() == pytest.approx(float(expected), rel=1e-5)
+    assert method.class_names == names
+    assert len(method.notes()) == 2
+
+
+def test_teachers_of_other_classes_are_refused_and_nameless_ones_said(exported):
+    _, a = exported("a", num_classes=3, names=("ant", "bee", "cat"))
+    _, b = exported("b", num_classes=3, names=("ant", "bee", "dog"))
+    _, twice = exported("c", num_classes=3, names=("ant", "ant", "cat"))
+    _, turned = exported("d", num_classes=3, names=("cat", "ant", "ant"))
+    _, nameless = exported("e", num_classes=3)
+    with pytest.raises(ConfigError, match=r"a and b have other classes.*cat, dog.*b\.match=feat"):
+        _method({"a": a, "b": b})
+    with pytest.raises(ConfigError, match=r"several of one name.*d\.match=features"):
+        _method({"c": twice, "d": turned})
+    assert len(_method({"a": a, "b": TeacherConfig(weights=b, match="features")}).notes()) == 2
+    (*_, line) = _method({"a": a, "e": nameless}).notes()
+    assert "teacher e: no names of classes" in line
 
 
 @pytest.mark.parametrize("num_classes", [0, 5])

@@ -6,6 +6,7 @@ would fill in by itself (its default tag, mean and std of 0.5, another licence) 
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -122,6 +123,7 @@ def export_backbone(
     config |= own
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
+        _remove_stale(folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         checks = _write_and_verify(backbone, partial, config, card, heads or {}, dtype, formats)
@@ -257,10 +259,9 @@ def _write_and_verify(
     header = {"format": "pt", "producer": f"ssl_vision {__version__}", "tag": card.tag}
     if card.steps is not None:
         header["step"] = str(card.steps)
-    tensors = _portable(model.state_dict(), dtype)
-    safetensors.torch.save_file(tensors, folder / WEIGHTS_NAME, metadata=header)
+    _save(_portable(model.state_dict(), dtype), folder / WEIGHTS_NAME, header=header)
     if heads:
-        safetensors.torch.save_file(_portable(heads, dtype), folder / HEADS_NAME, metadata=header)
+        _save(_portable(heads, dtype), folder / HEADS_NAME, header=header)
     is_half, images = dtype is not None, probe_batch(config)
     expected = outputs_of(model, images)
     if backbone.own is not None:
@@ -297,6 +298,47 @@ def _write_and_verify(
     )
     (folder / CARD_NAME).write_text(readme)
     return checks
+
+
+def _save(tensors: dict[str, Tensor], path: Path, *, header: Mapping[str, str]) -> None:
+    """Write tensors so that equal ones make equal files: safetensors draws its metadata's order."""
+    data = safetensors.torch.save(tensors, metadata=dict(header))
+    size = int.from_bytes(data[:8], "little")
+    content = json.loads(data[8 : 8 + size])
+    content["__metadata__"] = dict(sorted(content["__metadata__"].items()))
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(memoryview(data)[8 + size :])
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what processes that were killed in the middle of this export left beside it.
+
+    An old export that was moved aside goes back to its name if no new one came there.
+    """
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.([0-9]+)\.(partial|old)")
+    beside = list(folder.parent.iterdir()) if folder.parent.is_dir() else []
+    for path in beside:
+        found = pattern.fullmatch(path.name)
+        if found is None or _is_alive(int(found[1])):
+            continue
+        if found[2] == "old" and not folder.exists():
+            path.rename(folder)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine has the number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _position_note(config: Mapping[str, Any]) -> dict[str, str]:

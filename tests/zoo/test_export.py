@@ -2,11 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ssl_vision.backbones.backbone import Backbone
@@ -222,3 +225,42 @@ def test_finite_weights_whose_sum_overflows_are_loaded(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors")
     backbone, _ = read_export(tmp_path)
     assert torch.equal(backbone.model.norm.weight, weights["norm.weight"])
+
+
+_WRITE = """
+import sys
+from tests.zoo.test_export import INPUT, tiny
+from ssl_vision.zoo.card import ModelCard
+from ssl_vision.zoo.export import export_backbone
+card = ModelCard(steps=7)
+export_backbone(tiny(), sys.argv[1], **INPUT, card=card, heads={"h": tiny().model.norm.weight})
+"""
+
+
+def test_equal_weights_make_equal_files_in_any_process(tmp_path: Path) -> None:
+    root = str(Path(__file__).parents[2])
+    for name in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": name, "PYTHONPATH": root}
+        subprocess.run(
+            [sys.executable, "-c", _WRITE, str(tmp_path / name)], env=environment, check=True
+        )
+    for file in ("model.safetensors", "heads.safetensors"):
+        assert len({(tmp_path / name / file).read_bytes() for name in "12"}) == 1
+    with safe_open(tmp_path / "1/model.safetensors", "pt") as read:  # the library's own reader
+        assert read.metadata()["step"] == "7"
+    wanted = tiny().model.state_dict()
+    found = load_file(tmp_path / "1/model.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_what_killed_exports_left_is_removed_and_what_lives_stays(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".export.{dead.pid}.partial").mkdir()
+    (tmp_path / f".export.{os.getppid()}.partial").mkdir()
+    (tmp_path / f".other.{dead.pid}.partial").mkdir()
+    (tmp_path / f".export.{dead.pid}.old").mkdir()
+    export_backbone(tiny(), tmp_path / "export", **INPUT)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"export", f".export.{os.getppid()}.partial", f".other.{dead.pid}.partial"}

@@ -102,6 +102,31 @@ def split_classifier(backbone: Backbone) -> tuple[Backbone, dict[str, Tensor]]:
     return plain, tensors
 
 
+class ScoredNetwork(nn.Module):
+    """Class scores (B, classes) of images where layers of a head stand below the classifier.
+
+    Made of plain modules, which exporters can follow; timm's forms cannot hold it.
+
+    Args:
+        backbone: With `head_layers`; its modules are shared.
+
+    Attributes:
+        num_classes: Outputs.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.num_classes = int(backbone.model.num_classes)
+        self.features = split_classifier(backbone)[0].model
+        self.head_layers, self.classifier = backbone.head_layers, backbone.model.get_classifier()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores before softmax, of images (B, C, S, S)."""
+        assert self.head_layers is not None
+        scores: Tensor = self.classifier(self.head_layers(self.features(images)))
+        return scores
+
+
 def join_classifier(backbone: Backbone, tensors: Mapping[str, Tensor], *, num_layers: int) -> None:
     """Undo `split_classifier`, in place.
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from ssl_vision.bounds import check_bounds
 from ssl_vision.commands.arguments import parse
@@ -16,7 +16,7 @@ from ssl_vision.files import check_output, check_replaceable
 from ssl_vision.zoo.export import OUTPUT, ExportResult, check_target, export_backbone
 from ssl_vision.zoo.formats import check_formats
 from ssl_vision.zoo.transforms import TransformLike
-from ssl_vision.zoo.weights import resolve_network
+from ssl_vision.zoo.weights import LoadedBackbone, heads_of, resolve_network
 
 _DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -113,6 +113,19 @@ def export(
         decode=loaded.decode,
         class_names=loaded.class_names,
         card=replace(card, title=title or card.title, license=license or card.license),
+        heads=_heads_beside(loaded),
         dtype=_DTYPES[dtype],
         formats=formats,
     )
+
+
+def _heads_beside(loaded: LoadedBackbone) -> dict[str, Tensor]:
+    """What an export has beside its network (a projection head), so that it can go on from there.
+
+    The layers and the classifier of a fine-tuned network are written from the network itself, or
+    left out with its classifier. A checkpoint's other tensors are its training's.
+    """
+    if loaded.checkpoint is not None:
+        return {}
+    parts = ("head_layers.", "classifier.")
+    return {n: value for n, value in heads_of(loaded).items() if not n.startswith(parts)}

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssl_vision.backbones.classifier import ScoredNetwork
 from ssl_vision.errors import CheckpointError, ConfigError
 from ssl_vision.zoo.verify import TOLERANCE, facts_of, outputs_elsewhere
 
@@ -65,8 +66,12 @@ def check_formats(names: Sequence[str], *, is_in_timm: bool = True) -> None:
             )
 
 
-def _facts(folder: Path) -> dict[str, Any]:
-    return facts_of(json.loads((folder / "config.json").read_text()))
+def _facts(folder: Path, *, model: nn.Module | None = None) -> dict[str, Any]:
+    """Facts of the folder's network; of `model`, where that has layers timm's forms have not."""
+    config = json.loads((folder / "config.json").read_text())
+    if isinstance(model, ScoredNetwork):
+        config["label_names"] = config.get("head_label_names") or None
+    return facts_of(config)
 
 
 def _timm(folder: Path, model: nn.Module, images: Tensor) -> Tensor:
@@ -98,7 +103,7 @@ def _hf_hub(folder: Path, model: nn.Module, images: Tensor) -> Tensor:
 def _onnx(folder: Path, model: nn.Module, images: Tensor) -> Tensor:
     import onnx
 
-    path, facts = folder / ONNX_NAME, _facts(folder)
+    path, facts = folder / ONNX_NAME, _facts(folder, model=model)
     with _quiet():
         torch.onnx.export(
             model.eval(),
@@ -119,7 +124,7 @@ def _onnx(folder: Path, model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _torch_export(folder: Path, model: nn.Module, images: Tensor) -> Tensor:
-    facts = _facts(folder)
+    facts = _facts(folder, model=model)
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(

@@ -1,12 +1,15 @@
 """`export` takes any WEIGHTS to a verified folder."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
+from ssl_vision.backbones.classifier import add_classifier, add_head_layers
 from ssl_vision.commands.export import export
 from ssl_vision.commands.main import main
 from ssl_vision.errors import ConfigError
@@ -73,3 +76,37 @@ def test_mistakes(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "usage: ssl-vision export WEIGHTS OUT" in capsys.readouterr().err
     assert main(["export", str(trained), str(tmp_path / "out"), "formats=coreml"]) == 2
     assert "formats=coreml is unknown" in capsys.readouterr().err
+
+
+def test_a_projection_head_goes_along_also_with_exports_of_exports(tmp_path: Path) -> None:
+    heads = {"projector.layers.0.0.weight": torch.randn(3, 4)}
+    export_backbone(resolve_weights(TINY).backbone, tmp_path / "a/export", **INPUT, heads=heads)
+    for source, out in (("a", "b"), ("b", "c")):
+        export(tmp_path / source, tmp_path / out, formats=())
+    found = load_file(tmp_path / "c/heads.safetensors")
+    assert found.keys() == heads.keys()
+    assert torch.equal(found["projector.layers.0.0.weight"], heads["projector.layers.0.0.weight"])
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_logits_of_a_classifier_on_head_layers_leave_by_torch_export(
+    tmp_path: Path, is_kept: bool
+) -> None:
+    backbone = resolve_weights(TINY).backbone
+    add_classifier(backbone, num_classes=3, std=0.5)
+    add_head_layers(backbone, num_layers=1)
+    backbone.eval()
+    names = ("ant", "bee", "cat")
+    export_backbone(backbone, tmp_path / "run", **INPUT, class_names=names)
+    export(tmp_path / "run", tmp_path / "out", formats=("torch_export",), classifier=is_kept)
+    extra = {"class_names": ""}
+    program = torch.export.load(tmp_path / "out/model.pt2", extra_files=extra)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        pooled = backbone(images).pooled
+        assert backbone.head_layers is not None
+        scores = backbone.model.get_classifier()(backbone.head_layers(pooled))
+        found = program.module()(images)
+    torch.testing.assert_close(found, scores if is_kept else pooled, rtol=1e-4, atol=1e-5)
+    assert json.loads(extra["class_names"]) == (list(names) if is_kept else None)
+    assert (tmp_path / "out/heads.safetensors").is_file() == is_kept

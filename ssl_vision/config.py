@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import yaml
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_vision.backbones.build import BackboneConfig
@@ -373,7 +373,7 @@ def _finish(
     """Merge the layers into the schema one by one, so that an error can name its layer."""
     for origin, content in layers:
         try:
-            values = convert(content, kind, kinds=kinds)
+            values = _without_removed(schema, convert(content, kind, kinds=kinds))
             schema = OmegaConf.merge(schema, OmegaConf.create(_hide(values)))
         except OmegaConfBaseException as error:
             raise ConfigError(f"{origin}: {_explain(error)}") from error
@@ -393,6 +393,37 @@ def _finish(
         if isinstance(error.__cause__, ConfigError):
             raise ConfigError(_shown(str(error.__cause__))) from error
         raise ConfigError(_explain(error)) from error
+
+
+def _without_removed(node: DictConfig, values: Any) -> Any:
+    """The values of a layer without what they take away from the layers below, in place.
+
+    In a mapping of any names (teachers, views, args) `null` removes an entry that is there, and
+    `null` or `{}` for the mapping all of them.
+    """
+    if not isinstance(values, dict):
+        return values
+    rest = {}
+    for name, value in values.items():
+        child = None if name not in node or OmegaConf.is_missing(node, name) else node[name]
+        if value is None and name in node and _is_open(node):
+            _remove(node, [name])
+        elif value in (None, {}) and isinstance(child, DictConfig) and _is_open(child):
+            _remove(child, list(child))
+        else:
+            rest[name] = _without_removed(child, value) if isinstance(child, DictConfig) else value
+    return rest
+
+
+def _remove(node: DictConfig, names: Sequence[Any]) -> None:
+    with flag_override(node, ["readonly", "struct"], False):  # as of frozen dataclasses
+        for name in names:
+            del node[name]
+
+
+def _is_open(node: DictConfig) -> bool:
+    """Whether a mapping takes entries of any name."""
+    return OmegaConf.get_type(node) is dict
 
 
 def _refused(node: DictConfig, section: str = "") -> str | None:

@@ -38,9 +38,11 @@ def check_model_args(name: str, args: Mapping[str, object], *, key: str) -> None
     known = allowed_settings(name.split(".")[0])
     for setting, value in args.items():
         if setting not in known:
+            full = f"{key}.{shown(str(setting))[:80]}"
+            away = f"it ({full}=null), or all args ({key}=null)" if key == "backbone.args" else "it"
             raise ConfigError(
-                f"{key}.{shown(str(setting))[:80]} is not a setting of {name}."
-                f"{did_you_mean(setting, known) or ' Remove it.'}"
+                f"{full} is not a setting of {name}."
+                f"{did_you_mean(setting, known) or f' Remove {away}.'}"
             )
         _check_plain(value, f"{key}.{setting}")
         if setting in _COUNTS and isinstance(value, list | tuple):

@@ -41,8 +41,7 @@ def check_model_args(name: str, args: Mapping[str, object], *, key: str) -> None
             full = f"{key}.{shown(str(setting))[:80]}"
             away = f"it ({full}=null), or all args ({key}=null)" if key == "backbone.args" else "it"
             raise ConfigError(
-                f"{full} is not a setting of {name}."
-                f"{did_you_mean(setting, known) or f' Remove {away}.'}"
+                f"{full} is not a setting of {name}.{did_you_mean(setting, known)} Remove {away}."
             )
         _check_plain(value, f"{key}.{setting}")
         if setting in _COUNTS and isinstance(value, list | tuple):

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,11 @@ def test_pages_build_without_a_warning(tmp_path: Path) -> None:
             assert file.exists(), f"{path.name}: {link}"
             if place and file in pages:
                 assert f'id="{place}"' in pages[file], f"{path.name}: {link}"
+
+
+def test_every_extra_for_users_is_in_the_table_of_extras() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = (ROOT / "docs/index.md").read_text()
+    of_others = {"dev", "docs", "xformers"}  # for developers; the last is part of gpu
+    for name in set(extras["optional-dependencies"]) - of_others:
+        assert f"| `ssl-vision[{name}]` |" in told

@@ -34,7 +34,7 @@ def run_duplicates(arguments: Sequence[str]) -> int:
     weights, *images, out = given.words
     if Path(out).suffix.lower() != ".csv":
         raise ConfigError(f"the last word, {out!r}, must be the .csv file to write.")
-    index = ImageIndex.build(weights, images, settings=settings)
+    index = ImageIndex.build(weights, images, settings=settings, progress=Console(stderr=True))
     groups = index.duplicates(threshold=settings.threshold)
     rows: list[list[object]] = [["group", "name", "nearest", "similarity"]]
     for number, group in enumerate(groups, start=1):
@@ -46,7 +46,7 @@ def run_duplicates(arguments: Sequence[str]) -> int:
     for line in [
         *said_of(index),
         f"{num} of {len(index.names)} images in {len(groups)} groups at threshold="
-        f"{settings.threshold}: {out}",
+        f"{settings.threshold:g}: {out}",
     ]:
         say(console, line)
     return 0

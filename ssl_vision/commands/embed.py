@@ -25,6 +25,7 @@ from ssl_vision.files import (
     remove_stale,
     write_atomically,
 )
+from ssl_vision.tasks.bar import with_bar
 from ssl_vision.tasks.run import EvalRun
 from ssl_vision.tasks.settings import load_settings
 from ssl_vision.zoo.weights import resolve_weights
@@ -75,6 +76,7 @@ def run_embed(arguments: Sequence[str]) -> int:
         has_patches=settings.patches,
         split=settings.split,
         dtype=settings.dtype,
+        progress=Console(stderr=True),
     )
     for line in made.notes:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
@@ -90,6 +92,7 @@ def embed(
     has_patches: bool = False,
     split: Literal["train", "val"] = "train",
     dtype: str = "float32",
+    progress: Console | None = None,
 ) -> Embedding:
     """Write features of every image: pooled.npy (N, D), patches.npy (N, P, D), index.csv.
 
@@ -104,6 +107,7 @@ def embed(
         split: Which images; a folder that is not split is all `train`, and its `val` are those of
             them that `evaluate` scores.
         dtype: float16 or float32.
+        progress: Terminal that a bar is shown on; none by default.
 
     Raises:
         ConfigError: Patch tokens are asked for and the network has none.
@@ -117,7 +121,9 @@ def embed(
     source = run.train_source if split == "train" else run.source("val")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        rows, shapes = _write_arrays(run, source, folder, has_patches=has_patches, dtype=dtype)
+        rows, shapes = _write_arrays(
+            run, source, folder, has_patches=has_patches, dtype=dtype, progress=progress
+        )
         write_atomically(folder / "index.csv", _index(source, rows))
         meta = {
             "weights": loaded.source,
@@ -155,7 +161,13 @@ def _left_out(run: EvalRun, source: Source, split: str) -> Iterator[str]:
 
 
 def _write_arrays(
-    run: EvalRun, source: Source, folder: Path, *, has_patches: bool, dtype: str
+    run: EvalRun,
+    source: Source,
+    folder: Path,
+    *,
+    has_patches: bool,
+    dtype: str,
+    progress: Console | None,
 ) -> tuple[list[int], dict[str, tuple[int, ...]]]:
     """Rows that could be read, and shapes; arrays appear under their names when they are whole."""
     rows: list[int] = []
@@ -163,7 +175,7 @@ def _write_arrays(
     backbone, half = run.loaded.backbone, run.autocast
     with frozen(backbone), torch.no_grad():
         backbone.to(run.device)
-        for batch in run.loader(source, run.view):
+        for batch in with_bar(run.loader(source, run.view), len(source), console=progress):
             (samples,) = batch.views.values()
             with torch.autocast(run.device.type, dtype=half, enabled=half is not None):
                 features = backbone(run.normalize(samples.to(run.device)))

@@ -144,7 +144,7 @@ def predict_as(weights: str | Path, images: DataLike, settings: PredictSettings)
     decode = settings.decode.over(loaded.decode)
     with keys_renamed({"data.download=true": "download=true"} | AS_TYPED):
         source = images_at(images, download=settings.download, decode=decode)
-    passed = pass_over(loaded, source, settings, of="logits")
+    passed = pass_over(loaded, source, settings, of="logits", progress=Console(stderr=True))
     names = loaded.class_names or tuple(str(i) for i in range(loaded.num_classes))
     return Predictions(
         names=[source.name(int(row)) for row in passed.rows],

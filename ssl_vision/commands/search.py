@@ -25,6 +25,7 @@ class SearchSettings(PassSettings):
     """Settings of `search`, beside data.path."""
 
     k: int = 5  # matches per image
+    with_self: bool = False  # find an image of the index for itself, too
     out: str | None = None  # .csv file for the matches: query, rank, name, similarity
 
     def __post_init__(self) -> None:
@@ -85,7 +86,7 @@ def _made(
         return replace(index, weights=weights, network=loaded)
     check_index_folder(Path(folder).expanduser())
     is_new = not (Path(folder).expanduser() / META_NAME).exists()
-    index = ImageIndex.build(weights, paths, settings=settings)
+    index = ImageIndex.build(weights, paths, settings=settings, progress=Console(stderr=True))
     index.save(folder)
     for line in said_of(index):
         say(console, line)
@@ -109,16 +110,26 @@ def said_of(index: ImageIndex) -> list[str]:
 def _answer(
     index: ImageIndex, queries: Sequence[str], settings: SearchSettings, console: Console
 ) -> None:
-    found = index.search(list(queries), k=settings.k, settings=settings)
-    for query, matches in found.items():
+    found = index.answers(
+        list(queries),
+        k=settings.k,
+        with_self=settings.with_self,
+        settings=settings,
+        progress=Console(stderr=True),
+    )
+    for query, answer in found.items():
         say(console, query, style="bold")
-        for match in matches:
+        for match in answer.matches:
             say(console, f"  {match.similarity:.4f}  {match.name}")
+    itself = [answer.itself for answer in found.values() if answer.itself is not None]
+    if itself:
+        which = itself[0] if len(itself) == 1 else f"{len(itself)} of them, first {itself[0]}"
+        say(console, f"in the index and left out for itself: {which}; with_self=true finds it.")
     if settings.out is not None:
         rows: list[list[object]] = [["query", "rank", "name", "similarity"]]
         rows += [
             [query, rank, match.name, f"{match.similarity:.6f}"]
-            for query, matches in found.items()
-            for rank, match in enumerate(matches, start=1)
+            for query, answer in found.items()
+            for rank, match in enumerate(answer.matches, start=1)
         ]
         write_csv(settings.out, rows)

@@ -31,6 +31,7 @@ _SAMPLES_SEEN = 20_000_000  # that a run of `auto` epochs shows, within the boun
 _EPOCHS = (100, 800)
 _EPOCHS_CPU = (10, 100)
 _SAMPLES_CPU = 200_000
+_FEW = 3_000  # images, below which public weights serve better than pretraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +177,12 @@ def choose(num: int, seen: ImageStatistics, *, has_gpu: bool, method: str | None
         recipe = "dino/vit_s16_imagenet1k"
         del settings["trainer.epochs"]
         reasons.append(f"a GPU and 100,000 photos or more: {recipe}, the paper's recipe")
+    if num < _FEW:
+        reasons.append(
+            "below a few thousand images public weights without pretraining usually serve better: "
+            "timm:NAME or zoo:NAME (ssl-vision zoo list) in the place of the run, see "
+            "docs/choose_a_method.md"
+        )
     config = load_train_config([find_recipe(recipe)], ["data.path=-"])
     batch = config.data.global_batch_size
     if batch * 4 > num:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
 from ssl_vision.backbones.backbone import Backbone
@@ -17,6 +18,7 @@ from ssl_vision.data.modalities import MODALITIES
 from ssl_vision.data.source import Source
 from ssl_vision.errors import ConfigError, DataError, renamed, warnings_renamed
 from ssl_vision.evaluation.features import frozen
+from ssl_vision.tasks.bar import with_bar
 from ssl_vision.tasks.run import AUTOCAST, device_named
 from ssl_vision.zoo.export import plain_model
 from ssl_vision.zoo.weights import LoadedBackbone
@@ -67,6 +69,7 @@ def pass_over(
     settings: PassSettings,
     *,
     of: Literal["features", "logits"] = "features",
+    progress: Console | None = None,
 ) -> Passed:
     """Pooled features, or the classifier's scores, of every sample that can be read.
 
@@ -75,6 +78,7 @@ def pass_over(
         source: The samples.
         settings: Where and how.
         of: `logits` needs weights with a classifier.
+        progress: Terminal that a bar is shown on; none by default.
 
     Raises:
         ConfigError: The samples are not what the network takes; device=cuda without a GPU.
@@ -100,7 +104,7 @@ def pass_over(
     )
 
     def outputs() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in loader:
+        for batch in with_bar(loader, len(source), console=progress):
             (samples,) = batch.views.values()
             with torch.autocast(device.type, dtype=half, enabled=half is not None):
                 images = shown.normalize(samples.to(device))

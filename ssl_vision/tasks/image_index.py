@@ -1,6 +1,10 @@
 """An index of images by their features: saved, loaded, searched with other images."""
 
+import filecmp
 import json
+import os
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,18 +12,27 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from ssl_vision.data.find import DataLike
 from ssl_vision.data.images.several import images_at
 from ssl_vision.data.levels import DecodeConfig
-from ssl_vision.errors import CheckpointError, ConfigError, DataError, keys_renamed
+from ssl_vision.data.source import Source
+from ssl_vision.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    SslVisionWarning,
+    keys_renamed,
+)
 from ssl_vision.evaluation.neighbours import find_neighbours, load_index, save_index
-from ssl_vision.evaluation.similar import groups_of, similar_pairs
+from ssl_vision.evaluation.similar import doubts_of_groups, groups_of, similar_pairs
 from ssl_vision.files import MAX_LOG_BYTES, plain_text, write_atomically
 from ssl_vision.tasks.frozen_pass import AS_TYPED, PassSettings, pass_over
 from ssl_vision.zoo.weights import LoadedBackbone, resolve_weights
 
 INDEX_NAME, META_NAME = "index.faiss", "index.json"
+_SAME = 0.999  # least similarity of an image to itself, read and computed twice
 
 
 class Match(NamedTuple):
@@ -27,6 +40,18 @@ class Match(NamedTuple):
 
     name: str
     similarity: float
+
+
+class Answer(NamedTuple):
+    """Images like one that was asked for, best first.
+
+    Attributes:
+        matches: Of the index.
+        itself: Name of the image itself in the index, where it is there and was left out.
+    """
+
+    matches: list[Match]
+    itself: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +96,12 @@ class ImageIndex:
 
     @classmethod
     def build(
-        cls, weights: str | Path, images: DataLike, *, settings: PassSettings | None = None
+        cls,
+        weights: str | Path,
+        images: DataLike,
+        *,
+        settings: PassSettings | None = None,
+        progress: Console | None = None,
     ) -> "ImageIndex":
         """Index of the images at one or several paths.
 
@@ -80,6 +110,7 @@ class ImageIndex:
             images: Folders, image files, .beton files, names of data sets; or an object, as
                 `ssl_vision.train` takes for data.
             settings: Batch size, device and so on.
+            progress: Terminal that a bar is shown on; none by default.
 
         Raises:
             ConfigError: Weights that do not take images.
@@ -89,7 +120,7 @@ class ImageIndex:
         decode = settings.decode.over(loaded.decode)
         with keys_renamed(AS_TYPED):
             source = images_at(images, decode=decode)
-        passed = pass_over(loaded, source, settings)
+        passed = pass_over(loaded, source, settings, progress=progress)
         norms = np.linalg.norm(passed.values, axis=1, keepdims=True)
         return cls(
             weights=str(weights),
@@ -149,43 +180,73 @@ class ImageIndex:
         return cls(weights=weights, sha256=sha256, names=names, features=features, decode=decode)
 
     def search(
-        self, images: DataLike, *, k: int = 5, settings: PassSettings | None = None
+        self,
+        images: DataLike,
+        *,
+        k: int = 5,
+        with_self: bool = False,
+        settings: PassSettings | None = None,
     ) -> dict[str, list[Match]]:
         """The k most similar images of the index for each image, best first.
 
         Args:
             images: As of `build`, which need not be in the index.
             k: Matches per image.
+            with_self: Whether an image of the index is found for itself, too.
             settings: Batch size, device and so on.
 
         Raises:
             ConfigError: k below 1; the weights changed since the index was made.
             DataError: No image can be read.
         """
+        found = self.answers(images, k=k, with_self=with_self, settings=settings)
+        return {query: answer.matches for query, answer in found.items()}
+
+    def answers(
+        self,
+        images: DataLike,
+        *,
+        k: int = 5,
+        with_self: bool = False,
+        settings: PassSettings | None = None,
+        progress: Console | None = None,
+    ) -> dict[str, Answer]:
+        """As `search`, with what was left out; `progress` is a terminal for a bar."""
         settings = settings or PassSettings()
         own = self._network.decode if self.decode is None else self.decode
         with keys_renamed(AS_TYPED):
             source = images_at(images, decode=settings.decode.over(own))
-        passed = pass_over(self._network, source, settings)
-        found = find_neighbours(self.features, passed.values, k=min(max(k, 0), len(self.names)))
-        names = [source.name(int(row)) for row in passed.rows]
-        return {
-            name: [
+        passed = pass_over(self._network, source, settings, progress=progress)
+        wanted = k if with_self or k < 1 else k + 1
+        found = find_neighbours(
+            self.features, passed.values, k=min(max(wanted, 0), len(self.names))
+        )
+        answers: dict[str, Answer] = {}
+        for number, rows, scores in zip(
+            passed.rows.tolist(), found.rows.tolist(), found.scores.tolist(), strict=True
+        ):
+            matches = [
                 Match(self.names[row], min(1.0, score))
                 for row, score in zip(rows, scores, strict=True)
             ]
-            for name, rows, scores in zip(
-                names, found.rows.tolist(), found.scores.tolist(), strict=True
-            )
-        }
+            own = None if with_self else _itself(source, number, matches)
+            others = [match for match in matches if match is not own]
+            answers[source.name(number)] = Answer(others[:k], own.name if own else None)
+        return answers
 
     def duplicates(self, *, threshold: float = 0.95) -> list[DuplicateGroup]:
         """Groups of images that are alike, the largest first.
+
+        A group is a chain: each image is like at least one other of it. A warning says how similar
+        images are where a large share is grouped, or a group is a long chain.
 
         Args:
             threshold: Least cosine similarity of two images; what it means depends on the weights.
         """
         pairs = similar_pairs(self.features, threshold=threshold)
+        groups = groups_of(pairs, len(self.names))
+        if doubts := doubts_of_groups(self.features, groups, threshold=threshold):
+            warnings.warn(doubts, SslVisionWarning, stacklevel=2)
         best: dict[int, tuple[float, int]] = {}
         for first, second, score in pairs:
             for row, other in ((first, second), (second, first)):
@@ -196,7 +257,7 @@ class ImageIndex:
                 nearest=[self.names[best[row][1]] for row in group],
                 similarities=[best[row][0] for row in group],
             )
-            for group in groups_of(pairs, len(self.names))
+            for group in groups
         ]
 
     @cached_property
@@ -220,6 +281,28 @@ def duplicates(
         threshold: Least cosine similarity of two images.
     """
     return ImageIndex.build(weights, images).duplicates(threshold=threshold)
+
+
+def _itself(source: Source, number: int, matches: Sequence[Match]) -> Match | None:
+    """The match that is the image asked for: under its name, else the first of its content.
+
+    Rows of handed-over objects have names, too, which may be those of other objects: they must look
+    alike as well.
+    """
+    alike = [match for match in matches if match.similarity >= _SAME]
+    path = source.file(number)
+    if path is None:
+        return next((match for match in alike if match.name == source.name(number)), None)
+    own = os.path.realpath(path)
+    named = (match for match in matches if os.path.realpath(match.name) == own)
+    return next(named, None) or next((m for m in alike if _same_content(own, m.name)), None)
+
+
+def _same_content(path: str, other: str) -> bool:
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except (OSError, ValueError):  # an index knows names, not whether files are still there
+        return False
 
 
 def check_index_folder(folder: Path) -> None:

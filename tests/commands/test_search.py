@@ -22,6 +22,11 @@ def test_index_then_queries(photos: Path, tmp_path: Path, capsys) -> None:
     assert f"index of 4 images: {index}" in out
     table = tmp_path / "found.csv"
     assert main(["search", TINY, index, str(photos / "b.png"), "k=2", f"out={table}"]) == 0
+    assert f"left out for itself: {photos / 'b.png'}; with_self=true" in capsys.readouterr().out
+    with table.open(newline="") as file:
+        assert str(photos / "b.png") not in [row["name"] for row in csv.DictReader(file)]
+    asked = [TINY, index, str(photos / "b.png"), "k=2", f"out={table}", "with_self=true"]
+    assert main(["search", *asked]) == 0
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["rank"] for row in rows] == ["1", "2"]
@@ -37,7 +42,9 @@ def test_duplicates_are_listed(photos: Path, tmp_path: Path, capsys) -> None:
         rows = list(csv.DictReader(file))
     assert {row["group"] for row in rows} == {"1"}
     assert len(rows) == 3
-    assert "3 of 4 images in 1 groups at threshold=0.99" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "3 of 4 images in 1 groups at threshold=0.99" in captured.out
+    assert "warning: 75 % of the images are grouped" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -94,7 +101,7 @@ def test_images_are_searched_as_they_were_indexed(tmp_path: Path, capsys) -> Non
     assert "data.decode" not in err
     assert main(["search", *asked, "decode.white_level=4095"]) == 0
     capsys.readouterr()
-    assert main(["search", TINY, index, str(folder / "a.png"), "k=1"]) == 0
+    assert main(["search", TINY, index, str(folder / "a.png"), "k=1", "with_self=true"]) == 0
     captured = capsys.readouterr()
     assert f"1.0000  {folder / 'a.png'}" in captured.out
     assert "nearly black" not in captured.err  # as without the white level of the index

@@ -233,3 +233,10 @@ def test_mistakes() -> None:
     for key in ("optim.base_lr", "seed", "data.global_batch_size"):
         with pytest.raises(ConfigError, match=key):
             load_train_config([find_recipe("mae/tiny_cpu")], [f"{key}=auto"], fill=Auto().fill)
+
+
+@pytest.mark.parametrize(("num", "is_few"), [(796, True), (2_999, True), (3_000, False)])
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_few_images_are_told_of_public_weights(num: int, is_few: bool, has_gpu: bool) -> None:
+    reasons = choose(num, seen(224), has_gpu=has_gpu).reasons
+    assert any("public weights" in reason for reason in reasons) == is_few

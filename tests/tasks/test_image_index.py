@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import ssl_vision
-from ssl_vision.errors import ConfigError, DataError
+from ssl_vision.errors import ConfigError, DataError, SslVisionWarning
 
 TINY = "timm:vit_tiny_patch16_224?pretrained=false&img_size=32&patch_size=8&depth=1"
 
@@ -34,7 +34,7 @@ def test_search_finds_the_picture_itself_first(photos: Path, tmp_path: Path) -> 
     loaded = ssl_vision.ImageIndex.load(tmp_path / "index")
     assert loaded.names == made.names
     for index in (made, loaded):
-        found = index.search(photos / "b.png", k=9)
+        found = index.search(photos / "b.png", k=9, with_self=True)
         (query,) = found
         assert query == str(photos / "b.png")
         assert found[query][0].name == query
@@ -80,3 +80,37 @@ def test_damaged_folders_and_other_weights_are_refused(photos: Path, tmp_path: P
     path.write_text(text.replace(index.sha256, "0" * 64))
     with pytest.raises(ConfigError, match="are not those the index was made with"):
         ssl_vision.ImageIndex.load(tmp_path / "index").search(photos / "b.png")
+
+
+def test_an_image_of_the_index_is_left_out_of_its_own_matches(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "copy.png").write_bytes((photos / "a.png").read_bytes())
+    elsewhere = tmp_path / "upload.png"
+    elsewhere.write_bytes((photos / "b.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    index = ssl_vision.ImageIndex.build(TINY, "photos")  # names are relative, queries are not
+    answers = index.answers([photos / "a.png", elsewhere], k=2)
+    own, uploaded = answers[str(photos / "a.png")], answers[str(elsewhere)]
+    assert own.itself == "photos/a.png"
+    assert own.matches[0].name == "photos/copy.png"  # another file of that content is a finding
+    assert uploaded.itself == "photos/b.png"
+    assert all(len(answer.matches) == 2 for answer in answers.values())
+    assert "photos/b.png" not in [match.name for match in uploaded.matches]
+    ((first, *others),) = index.search(elsewhere, k=2, with_self=True).values()
+    assert (first.name, len(others)) == ("photos/b.png", 1)
+
+
+def test_rows_of_other_arrays_are_not_taken_for_those_of_the_index() -> None:
+    indexed, asked = np.random.default_rng(0).integers(0, 255, (2, 3, 32, 32, 3), dtype=np.uint8)
+    asked[1] = indexed[1]
+    index = ssl_vision.ImageIndex.build(TINY, indexed)
+    found = list(index.answers(asked, k=3).values())
+    assert [answer.itself for answer in found] == [None, index.names[1], None]
+    assert [len(answer.matches) for answer in found] == [3, 2, 3]
+
+
+def test_a_threshold_that_groups_much_is_doubted(photos: Path) -> None:
+    index = ssl_vision.ImageIndex.build(TINY, photos)
+    with pytest.warns(SslVisionWarning, match="75 % of the images are grouped at threshold=0.99"):
+        index.duplicates(threshold=0.99)

@@ -178,3 +178,11 @@ def did_you_mean(word: object, known: Iterable[str], *, num: int = 1, cutoff: fl
     """
     near = get_close_matches(str(word), list(known), n=num, cutoff=cutoff)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def no_weights(text: str) -> str:
+    """The message about WEIGHTS that name nothing; also said before torch is imported."""
+    return (
+        f"weights={text!r} is neither a folder nor zoo:NAME (see ssl-vision zoo list) nor "
+        "timm:NAME; a single weight file becomes a folder by ssl-vision zoo convert."
+    )

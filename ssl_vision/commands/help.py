@@ -43,7 +43,7 @@ def command_help(name: str, arguments: Sequence[str] = ()) -> str:
             formatter.write_dl(rows, col_max=44)
     for title, settings in _settings(command, arguments):
         with formatter.section(title):
-            formatter.write_dl([(f"{s.key}={s.default}", _meaning(s)) for s in settings])
+            formatter.write_dl([(_with_default(s), _meaning(s)) for s in settings])
     return formatter.getvalue().rstrip()
 
 
@@ -52,11 +52,22 @@ def _settings(command: Command, arguments: Sequence[str]) -> list[tuple[str, lis
     if command.settings is None:
         return []
     chosen = _chosen(command, arguments)
-    sections: dict[str, list[Setting]] = {}
-    for setting in settings_of(command.settings, chosen):
+    found = settings_of(command.settings, chosen)
+    of_key = {setting.key: setting for setting in found}
+    first = [of_key[key] for key in command.first if key in of_key]
+    sections: dict[str, list[Setting]] = {"Settings most runs set": first} if first else {}
+    # Those without a section come before the sections: last, they looked like one of them.
+    sections["Further settings" if first else "Settings"] = []
+    for setting in found:
         head, dot, _ = setting.key.partition(".")
-        sections.setdefault(f"Settings: {head}" if dot else "Settings", []).append(setting)
-    return list(sections.items())
+        title = f"Settings: {head}" if dot else "Further settings" if first else "Settings"
+        if setting not in first:
+            sections.setdefault(title, []).append(setting)
+    return [(title, settings) for title, settings in sections.items() if settings]
+
+
+def _with_default(setting: Setting) -> str:
+    return f"{setting.key}={'' if setting.default == '???' else setting.default}"
 
 
 def _chosen(command: Command, arguments: Sequence[str]) -> Mapping[str, str]:
@@ -86,4 +97,7 @@ def _meaning(setting: Setting) -> str:
     """Meaning, and the allowed words where there are only some."""
     words = "|".join(setting.words)
     shown = words if words and setting.kind != "bool" else setting.kind
+    if setting.default == "???":
+        of_recipe = "; recipes give it" if setting.key == "method.name" else ""
+        shown = f"{shown}, required{of_recipe}"
     return f"{setting.meaning} ({shown})" if setting.meaning else f"({shown})"

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import click
 
 from ssl_vision.commands.completion import complete
+from ssl_vision.commands.early import refuse_early
 from ssl_vision.commands.help import command_help
 from ssl_vision.commands.table import COMMANDS
 from ssl_vision.errors import (
@@ -177,9 +178,13 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     if any(argument in _HELP[:2] for argument in arguments):
         click.echo(command_help(name, [a for a in arguments if a not in _HELP[:2]]))
         return 0
+    refuse_early(name, arguments)
     module, _, function = COMMANDS[name].run.partition(":")
     command: Callable[[Sequence[str]], int | None] = getattr(import_module(module), function)
-    return int(command(arguments) or 0)
+    from ssl_vision.data.levels import each_told_once  # imports NumPy, as the commands do
+
+    with each_told_once():
+        return int(command(arguments) or 0)
 
 
 def _fail(message: str, code: int, *, kind: str = "error: ") -> int:

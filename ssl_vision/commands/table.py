@@ -18,6 +18,7 @@ class Command:
         words: Its words, as the usage shows them.
         meanings: Word -> what it is.
         settings: `module:Class` of its `key=value` settings.
+        first: Keys that everybody sets, which help shows first.
         examples: Lines that run as they stand.
         parts: Sub-commands by name, where its first word is one.
     """
@@ -27,6 +28,7 @@ class Command:
     words: str = ""
     meanings: Mapping[str, str] = field(default_factory=dict)
     settings: str | None = None
+    first: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
     parts: "Mapping[str, Command]" = field(default_factory=dict)
 
@@ -62,6 +64,17 @@ _ZOO = {
     ),
 }
 
+_FIRST_OF_TRAIN = (
+    "data.path",
+    "run_dir",
+    "trainer.epochs",
+    "data.global_batch_size",
+    "backbone.name",
+    "method.name",
+    "init_from",
+    "seed",
+)
+
 COMMANDS: dict[str, Command] = {
     "train": Command(
         run=f"{_ROOM}.train:run_train",
@@ -73,6 +86,7 @@ COMMANDS: dict[str, Command] = {
             "MORE.yaml": "files laid over it, left to right",
         },
         settings="ssl_vision.config:TrainConfig",
+        first=_FIRST_OF_TRAIN,
         examples=(
             "ssl-vision train dino/tiny_cpu data.path=digits run_dir=runs/first",
             "ssl-vision train barlow_twins/tiny_cpu data.path=photos/ trainer.epochs=5",
@@ -102,6 +116,7 @@ COMMANDS: dict[str, Command] = {
         words="WEIGHTS [WEIGHTS ...] data.path=DIR [tasks=knn,linear,metrics] [KEY=VALUE ...]",
         meanings={"WEIGHTS": _WEIGHTS},
         settings="ssl_vision.config:EvalConfig",
+        first=("data.path", "tasks", "baselines", "out", "seed"),
         examples=(
             "ssl-vision evaluate runs/first data.path=digits",
             "ssl-vision evaluate runs/a runs/b data.path=labelled/ tasks=knn,logreg baselines=true",
@@ -241,6 +256,7 @@ COMMANDS: dict[str, Command] = {
         words="RECIPE [KEY=VALUE ...]",
         meanings={"RECIPE": "as of train"},
         settings="ssl_vision.config:TrainConfig",
+        first=_FIRST_OF_TRAIN,
         examples=("ssl-vision quickstart barlow_twins/tiny_cpu data.path=digits",),
     ),
     "doctor": Command(

@@ -6,6 +6,8 @@ the picture: equal values of two files of a kind come out equal.
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -144,6 +146,7 @@ class Notes:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.background = DEFAULT.background  # behind the transparent images
         self._lock = threading.Lock()
 
     def add(self, what: str) -> None:
@@ -153,13 +156,43 @@ class Notes:
 
     def text(self) -> str:
         """The counts as a sentence; empty where there is nothing to say."""
-        found = ((number, _SENTENCES[what]) for what, number in self.counts.items())
+        is_white = self.background == DEFAULT.background
+        colour = "white" if is_white else str(list(self.background)).replace(" ", "")
+        found = (
+            (number, _SENTENCES[what].format(colour=colour))
+            for what, number in self.counts.items()
+            if _TOLD is None or what not in _TOLD
+        )
         return " ".join(f"{number:,} {sentence}" for number, sentence in found if sentence)
+
+    def told(self) -> None:
+        """Keep in mind what was said, within `each_told_once`."""
+        if _TOLD is not None:
+            _TOLD.update(self.counts)
+
+
+_TOLD: set[str] | None = None  # what was said within `each_told_once`
+
+
+@contextmanager
+def each_told_once() -> Iterator[None]:
+    """Within it `Notes` of all data sets and passes say each thing once: that of one command."""
+    global _TOLD
+    if _TOLD is not None:  # the outer one, of the whole command, counts
+        yield
+        return
+    _TOLD = set()
+    try:
+        yield
+    finally:
+        _TOLD = None
 
 
 _SENTENCES = {
     "deep": "",  # counted for packed files only
-    "transparent": "images have transparent pixels, shown over data.decode.background.",
+    "transparent": "images have transparent pixels, shown over {colour}; "
+    "data.decode.background=[R,G,B] shows another colour there, and nothing need be done if this "
+    "one fits.",
     "frames": "images have several pages or frames, of which the first is used.",
     "deep colour": "colour images of 16 bits are read by the upper 8, which "
     "data.decode.white_level does not change; scale them to 16 bits if they hold 10 or 12.",
@@ -200,6 +233,7 @@ def to_rgb(
             _note_deep_colour(pixels, config, notes)
     if alpha is None or int(alpha.min(initial=255)) == 255:
         return pixels
+    notes.background = config.background
     notes.add("transparent")
     return compose(pixels, alpha, config.background)
 

@@ -265,6 +265,7 @@ class EpochLoader(Generic[_ViewKind]):
         if text and not self._has_said_notes:
             told = f"of {size:,} {self.modality}: {text}"
             warnings.warn(told, SslVisionWarning, stacklevel=2)
+            self.notes.told()
         self._has_said_notes = True
 
     def _to_batch(self, job: Job) -> Batch:

@@ -17,6 +17,7 @@ from ssl_vision.backbones.build import build_backbone, check_architecture
 from ssl_vision.backbones.own import check_layers
 from ssl_vision.config import TrainConfig, to_yaml
 from ssl_vision.data.find import DataLike
+from ssl_vision.data.levels import each_told_once
 from ssl_vision.data.module import DataModule, per_process_batch
 from ssl_vision.distributed import world_size
 from ssl_vision.engine.callbacks import Callbacks, CallbackWatcher
@@ -108,6 +109,7 @@ class Handed:
     is_quiet: bool = False
 
 
+@each_told_once()
 def train(config: TrainConfig, *, handed: Handed | None = None) -> RunResult:
     """Train as configured; resume, save, score, export and report on the way.
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from ssl_vision.config import EvalConfig, to_yaml
 from ssl_vision.data.find import DataLike, given, is_settings, settings_of
+from ssl_vision.data.levels import each_told_once
 from ssl_vision.distributed import rank, world_size
 from ssl_vision.engine.run_dir import describe_environment
 from ssl_vision.engine.saved_config import is_run, run_settings
@@ -39,7 +40,7 @@ from ssl_vision.evaluation.report import (
     to_html,
     to_markdown,
 )
-from ssl_vision.evaluation.results import Evaluation, TaskResult, plain
+from ssl_vision.evaluation.results import Evaluation, Measurement, TaskResult, plain
 from ssl_vision.files import (
     check_output,
     check_report_folder,
@@ -109,6 +110,7 @@ def evaluate(
     return evaluate_as(make_settings(asked), console, loaded=loaded, data=objects)
 
 
+@each_told_once()
 def evaluate_as(
     config: EvalConfig,
     console: Console,
@@ -376,16 +378,31 @@ def slug(weights: str) -> str:
     return kept.strip("_.") or "weights"
 
 
+def _differs(each: Measurement, result: TaskResult) -> bool:
+    """Whether it is the mean of the classes, which is not top-1 where they are of unequal size."""
+    if each.name != "mean_per_class" or result.headline != "top1":
+        return False
+    return f"{100 * each.value:.1f}" != f"{100 * result.main.value:.1f}"
+
+
 def _print(evaluation: Evaluation, folder: Path, console: Console) -> None:
     table = Table("task", "measure", "value", title=evaluation.weights["source"])
     for result in evaluation.tasks.values():
         for each in result.measurements:
-            if each.name == result.headline or each.name.startswith(f"{result.headline} of "):
+            is_headline = each.name == result.headline
+            if (
+                is_headline
+                or each.name.startswith(f"{result.headline} of ")
+                or _differs(each, result)
+            ):
                 table.add_row(result.task, each.name, str(each))
     console.print(table)
     is_beside = any(result.headline == "top1" for result in evaluation.tasks.values())
     if evaluation.data.get("majority_class") is not None and not is_beside:
         console.print(f"majority class {100 * evaluation.data['majority_class']:.2f} %")
+    if is_beside and not evaluation.config.get("baselines"):
+        beside = "raw pixels and an untrained network beside these scores: baselines=true"
+        console.print(f"[dim]{beside}[/dim]", soft_wrap=True)
     for line in data_warnings(evaluation):
         console.print(f"[yellow]data: {escape(line)}[/yellow]", soft_wrap=True)
     for result in evaluation.tasks.values():

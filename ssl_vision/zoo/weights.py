@@ -23,7 +23,7 @@ from ssl_vision.backbones.classifier import join_head_layers, names_of_timm
 from ssl_vision.backbones.own import as_backbone
 from ssl_vision.data.config import InputSpec
 from ssl_vision.data.levels import DecodeConfig
-from ssl_vision.errors import CheckpointError, ConfigError, SslVisionWarning
+from ssl_vision.errors import CheckpointError, ConfigError, SslVisionWarning, no_weights
 from ssl_vision.files import read_json
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.zoo.card import ModelCard
@@ -168,10 +168,7 @@ def resolve_weights(weights: str | Path, *, with_classifier: bool = False) -> Lo
         return _from_timm(text, source=text, with_classifier=with_classifier)
     folder = Path(rest if scheme == "local-dir" else text).expanduser()
     if not folder.is_dir():
-        raise ConfigError(
-            f"weights={text!r} is neither a folder nor zoo:NAME (see ssl-vision zoo list) nor "
-            "timm:NAME; a single weight file becomes a folder by ssl-vision zoo convert."
-        )
+        raise ConfigError(no_weights(text))
     return _from_folder(folder, source=text, with_classifier=with_classifier)
 
 

@@ -36,3 +36,14 @@ def test_every_sub_command_of_the_zoo_has_help():
         assert part.summary[1:] in " ".join(text.split())
         assert name in command_help("zoo")
     assert "pos_interp=" in command_help("zoo", ["convert"])
+
+
+def test_what_everybody_sets_comes_first_and_required_ones_say_so() -> None:
+    shown = command_help("train")
+    order = [shown.index(f"  {key}=") for key in ("data.path", "run_dir", "seed", "backbone.args")]
+    assert order == sorted(order)
+    assert shown.count("  data.path=") == shown.count("  seed=") == 1
+    assert "???" not in shown
+    assert shown.count("required") == 2  # data.path and method.name
+    for name, command in COMMANDS.items():
+        assert all(f"  {key}=" in command_help(name) for key in command.first)

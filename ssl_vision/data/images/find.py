@@ -9,6 +9,7 @@ from ssl_vision.data.images.folder import EXTENSIONS, FolderSource, holds_images
 from ssl_vision.data.images.table import SUFFIXES, read_table, table_source
 from ssl_vision.data.images.torchvision_sets import NAMES, load_torchvision
 from ssl_vision.data.levels import DEFAULT, DecodeConfig
+from ssl_vision.data.names import no_images_at
 from ssl_vision.data.source import Source, Split
 from ssl_vision.data.splits import VAL_NAMES, NotSplitError, NoValSplitError, find_splits
 from ssl_vision.errors import DataError
@@ -44,11 +45,7 @@ def build_source(
 
 def _from_disk(path: Path, split: Split, decode: DecodeConfig) -> Source:
     if not path.exists():
-        names = ", ".join([*BUILTIN, *NAMES])
-        raise DataError(
-            f"data path {str(path)!r} does not exist; give a folder of images, a .beton file, a "
-            f"table of paths (.csv), or one of {names}."
-        )
+        raise DataError(no_images_at(str(path)))
     if path.is_file():
         return _from_file(path, split, decode)
     splits = find_splits(path, holds=holds_images, suffixes=(PACKED,))

@@ -97,7 +97,7 @@ def test_the_suggested_threshold_groups_what_it_says() -> None:
     features = _on_a_circle(np.cumsum(gaps))
     text = _doubts(features, threshold=0.95)
     assert text.startswith("100 % of the images are grouped at threshold=0.95. Groups are chains")
-    better, share = re.search(r"threshold=(\S+) would group (\S+) %", text).groups()
+    ((better, share),) = re.findall(r"threshold=(\S+) would group (\S+) %", text)
     groups = groups_of(similar_pairs(features, threshold=float(better)), 100)
     assert 0.95 < float(better) < 1
     assert sum(map(len, groups)) == float(share) <= 5

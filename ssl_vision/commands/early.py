@@ -55,7 +55,7 @@ def _of_weights(command: str, given: Arguments) -> None:
     for word in words if command == "evaluate" else words[:1]:
         if ":" not in word and not Path(word).expanduser().exists():
             raise ConfigError(no_weights(word))
-    if command in ("predict", "duplicates"):
+    if command in ("predict", "duplicates") and not given.overrides:  # a wrong one is told first
         for image in words[1:-1]:
             _check_images(image, what="IMAGES")
 

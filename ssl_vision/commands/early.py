@@ -50,11 +50,10 @@ def _of_recipe(given: Arguments) -> None:
 
 def _of_weights(command: str, given: Arguments) -> None:
     words = [word for word in given.words if not word.endswith((".yaml", ".yml"))]
-    if words[:1] == ["compare"]:
+    if command == "evaluate" and len(words) != 1:  # of several weights the others are evaluated
         return
-    for word in words if command == "evaluate" else words[:1]:
-        if ":" not in word and not Path(word).expanduser().exists():
-            raise ConfigError(no_weights(word))
+    if ":" not in words[0] and not Path(words[0]).expanduser().exists():
+        raise ConfigError(no_weights(words[0]))
     if command in ("predict", "duplicates") and not given.overrides:  # a wrong one is told first
         for image in words[1:-1]:
             _check_images(image, what="IMAGES")

@@ -58,6 +58,8 @@ def test_texts_are_those_of_later(tmp_path: Path) -> None:
         ["train", "croco/tiny_cpu", "data.path=blocks"],
         ["evaluate", "zoo:any", "timm:any", "data.path=nowhere"],
         ["evaluate", "compare", "nowhere", "nowhere"],
+        ["evaluate", "nowhere", "timm:any", "data.path=digits"],
+        ["duplicates", "timm:any", "nowhere", "a.csv", "threshold=2"],
         ["duplicates", "nowhere"],
         ["doctor"],
     ],

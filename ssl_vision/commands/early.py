@@ -54,7 +54,9 @@ def _of_weights(command: str, given: Arguments) -> None:
         return
     if ":" not in words[0] and not Path(words[0]).expanduser().exists():
         raise ConfigError(no_weights(words[0]))
-    if command in ("predict", "duplicates") and not given.overrides:  # a wrong one is told first
+    # Wrong settings and a wrong last word are told first, by the command.
+    is_plain = not given.overrides and words[-1].lower().endswith(".csv")
+    if command in ("predict", "duplicates") and is_plain:
         for image in words[1:-1]:
             _check_images(image, what="IMAGES")
 

@@ -61,6 +61,7 @@ def test_texts_are_those_of_later(tmp_path: Path) -> None:
         ["evaluate", "nowhere", "timm:any", "data.path=digits"],
         ["duplicates", "timm:any", "nowhere", "a.csv", "threshold=2"],
         ["duplicates", "nowhere"],
+        ["duplicates", "timm:any", "nowhere", "out"],
         ["doctor"],
     ],
 )

@@ -229,9 +229,9 @@ class ImageIndex:
                 Match(self.names[row], min(1.0, score))
                 for row, score in zip(rows, scores, strict=True)
             ]
-            own = None if with_self else _itself(source, number, matches)
-            others = [match for match in matches if match is not own]
-            answers[source.name(number)] = Answer(others[:k], own.name if own else None)
+            itself = None if with_self else _itself(source, number, matches)
+            others = [match for match in matches if match is not itself]
+            answers[source.name(number)] = Answer(others[:k], itself.name if itself else None)
         return answers
 
     def duplicates(self, *, threshold: float = 0.95) -> list[DuplicateGroup]:

@@ -163,8 +163,8 @@ def test_where_nothing_says_what_is_wanted_yaml_1_2_does(
     "text", ["1_0", "12:30", "0b1", "1.5", "1e1", "ten", "", "null", "9" * 500]
 )
 def test_what_is_no_whole_number_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"trainer\.epochs") as caught:
-        load_train_config([TINY], [f"trainer.epochs={text}"])
+    with pytest.raises(ConfigError, match=r"trainer\.log_every_steps") as caught:
+        load_train_config([TINY], [f"trainer.log_every_steps={text}"])
     assert "\n" not in str(caught.value)
 
 

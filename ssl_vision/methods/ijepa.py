@@ -8,7 +8,8 @@ the network exported is its average, the target encoder.
 
 Where we differ:
 * `masks: keyed`, the default: where blocks lie depends on (seed, step, sample) and not on the
-  batch; see `masking.multi_block_masks`. `masks: collator` draws as theirs, batch by batch.
+  batch, and they reach all patches, theirs never the last row and column; see
+  `masking.multi_block_masks`. `masks: collator` draws as theirs, batch by batch.
 * Their encoder's scaling of residual branches by depth does not survive their own start of the
   linear layers, and is left out.
 * Their schedules count an update before they are asked: `optim.schedule_lead: 1`. Past their end
@@ -31,8 +32,10 @@ from ssl_vision.distributed import rank
 from ssl_vision.errors import ConfigError
 from ssl_vision.losses.latent import latent_loss, latent_targets
 from ssl_vision.masking import (
+    RARE,
     MultiBlockConfig,
     MultiBlockMasks,
+    block_room,
     collator_masks,
     multi_block_masks,
 )
@@ -112,6 +115,7 @@ class Ijepa(Method):
                 f"patches from others, and such a view is {self.grid} x {self.grid} patches of "
                 f"{backbone.patch_px} px; raise it, or set backbone.args.patch_size lower."
             )
+        self._check_room(plan.input_size)
         num_heads = config.predictor_num_heads or int(backbone.model.blocks[0].attn.num_heads)
         if config.predictor_width % 4 or config.predictor_width % num_heads:
             raise ConfigError(
@@ -130,6 +134,32 @@ class Ijepa(Method):
             init_as_mae(self.predictor)
         self.teacher = EmaTeacher(backbone)
         set_drop_path(self.teacher, 0.0)
+
+    def _check_room(self, size_px: int) -> None:
+        """Refuse blocks without room on the grid: contexts would show their targets."""
+        blocks, side = self.config.blocks, self.grid
+        room = block_room(blocks, grid=(side, side), is_collated=self.config.masks == "collator")
+        self._room = room
+        if room.share <= RARE:
+            return
+        less = "" if room.min_keep is None else f"min_keep={room.min_keep} or less, "
+        raise ConfigError(
+            f"method.blocks.min_keep={blocks.min_keep} with target_scale="
+            f"{list(blocks.target_scale)} has no room on {side} x {side} patches: at best "
+            f"{room.most_left} are left beside the targets, and {room.share:.0%} of the images "
+            f"would see patches they predict; set {less}a lower target_scale or num_targets, or "
+            f"more patches (backbone.args.patch_size, data.views.view.size_px={size_px})."
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """How often a context shows targets, where that happens."""
+        if self._room.share < 1e-4:
+            return ()
+        return (
+            f"{self._room.share:.2%} of the images see patches they predict: "
+            f"method.blocks.min_keep={self.config.blocks.min_keep} is tight on {self.grid} x "
+            f"{self.grid} patches",
+        )
 
     def compute_loss(self, batch: Batch) -> LossOutput:
         """Error of the predicted features of the hidden blocks."""

@@ -123,6 +123,7 @@ def train(config: TrainConfig, *, handed: Handed | None = None) -> RunResult:
     handed = handed or Handed()
     if handed.backbone is None:
         check_architecture(config.backbone.name, key="backbone.name")
+    config.method.check_start(config.init_from)
     fabric = build_fabric(config)
     per_process_batch(
         config.data.global_batch_size,

@@ -47,6 +47,9 @@ class MethodConfig:
     def check_views(self, views: Mapping[str, ViewConfig]) -> None:
         """Raise ConfigError unless the recipe has the views this method consumes."""
 
+    def check_start(self, init_from: str | None) -> None:
+        """Raise ConfigError where a setting needs other weights to start from than the run's."""
+
     def alone(self) -> Self:
         """The same without other networks that training, and nothing else, needs."""
         return self

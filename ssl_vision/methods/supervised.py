@@ -121,6 +121,15 @@ class SupervisedConfig(MethodConfig):
                 "augmentation raise its count."
             )
 
+    def check_start(self, init_from: str | None) -> None:
+        """Layers of a pretraining's head come with its weights, and from nowhere else."""
+        if self.from_head_layer and init_from is None:
+            raise ConfigError(
+                f"method.from_head_layer={self.from_head_layer} starts inside the head of a "
+                "pretraining, and init_from=null names none; set init_from= to weights of "
+                "method.name=simclr (a run or an export), or method.from_head_layer=0."
+            )
+
 
 class Supervised(Method):
     """A classifier; it is the timm model's own, so that exports are plain timm classifiers."""

@@ -98,6 +98,13 @@ def test_a_fine_tuning_starts_inside_the_head_of_an_export_or_of_a_checkpoint(re
         train(recipe("supervised", inside[0], f"init_from={plain}", run="refused"))
 
 
+def test_layers_of_a_head_need_weights_to_come_from(recipe: Callable[..., TrainConfig]) -> None:
+    config = recipe("supervised", "method.from_head_layer=1", ONE)
+    with pytest.raises(ConfigError, match=r"method\.from_head_layer=1 .*init_from=null.*simclr"):
+        train(config)
+    assert not config.run_path.exists()
+
+
 def _exported(folder: Path, **args: int) -> Path:
     backbone = build_backbone(BackboneConfig(name="vit_tiny_patch16_224", args=args), input_size=16)
     mean = (0.5,) * 3

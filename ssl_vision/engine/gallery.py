@@ -239,11 +239,12 @@ def _map(shown: Shown) -> Section:
     plot = picture_map(
         f"Features in the plane ({kind})", places, groups=groups, pictures=pictures, side_px=_MAP_PX
     )
-    names = {shown.name_of(label): COLORS[i] for i, label in enumerate(classes)}
-    keys = color_keys(names) if is_colored else ""
+    named = zip(map(shown.name_of, classes), COLORS, strict=False)
+    keys = color_keys(dict(named)) if is_colored else ""
+    many = "" if len(classes) <= len(COLORS) else f" {len(classes)} classes are too many to colour."
     words = (
-        f"{len(places)} samples, {len(pictures)} with their picture. What lies together is alike "
-        "to the network; most of what it knows lies in directions that a plane does not show."
+        f"{len(places)} samples, {len(pictures)} with their picture.{many} What lies together is "
+        "alike to the network; most of what it knows lies in directions that a plane does not show."
     )
     return Section("Map", f"<p>{words}</p>{keys}{plot}")
 

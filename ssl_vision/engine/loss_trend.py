@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean, median
 from typing import Literal, NamedTuple
 
 from ssl_vision.methods import METHODS
@@ -11,7 +11,7 @@ Direction = Literal["falling", "flat", "rising"]
 
 _FEWEST = 6  # points of a curve that may be judged
 _STDEVS = 3.0  # of the difference of two means, beyond which it is no noise
-_SLOW = 0.2  # of the peak rate: what a loss does below it says nothing of more epochs
+_SLOW = 0.5  # of the peak rate: what a loss does below it says nothing of more epochs
 
 
 class Trend(NamedTuple):
@@ -46,7 +46,10 @@ def loss_trend(losses: Sequence[float]) -> Trend | None:
     steps = [
         b - a for a, b in zip(values[-2 * quarter :], values[-2 * quarter + 1 :], strict=False)
     ]
-    noise = stdev(steps) / math.sqrt(2) if len(steps) > 1 else 0.0
+    # By the middle one of the deviations, times what makes a normal distribution's deviation of it:
+    # the large steps that a curve begins with are no noise.
+    middle = median(steps)
+    noise = 1.4826 * median(abs(step - middle) for step in steps) / math.sqrt(2)
     margin = _STDEVS * noise * math.sqrt(1 / len(last) + 1 / len(before))
     change = fmean(last) - fmean(before)
     tiny = 1e-6 * max(abs(fmean(last)), 1e-12)

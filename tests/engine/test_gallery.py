@@ -101,6 +101,18 @@ def test_map_shows_every_sample_once(tmp_path: Path) -> None:
     assert body == gallery(data, raw_inputs("images"))[1].body  # deterministic
 
 
+def test_more_classes_than_colours_have_neighbours_and_a_map(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for i in range(30):
+        place = tmp_path / "photos" / f"class {i % 15:02}"
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (20, 20, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(place / f"{i}.png")
+    neighbours, plane = gallery(module(tmp_path, tmp_path / "photos"), raw_inputs("images"))
+    assert figures(neighbours.body)
+    assert "15 classes are too many to colour" in plane.body
+
+
 def test_queries_are_of_all_classes_evenly() -> None:
     labels = [0] * 50 + [1] * 2 + [2] * 30
     assert [labels[row] for row in queries_of(labels, 82, num=6)] == [0, 1, 2]

@@ -50,6 +50,11 @@ def _said(values: list[float], *, method: str = "mae", rates: list[float] | None
     return str(loss_sentence([{"train/loss": v, "optim/lr": r} for v, r in pairs], method=method))
 
 
+def test_a_short_curve_that_slows_down_is_falling() -> None:
+    """Of a run of 100 updates, whose first steps are no noise."""
+    assert _said([42.1, 20.0, 16.9, 13.6, 11.7, 11.4]).startswith("loss falling (42.1 at first")
+
+
 def test_too_little_to_say() -> None:
     assert loss_trend([1.0] * 5) is None
     assert loss_trend([float("nan")] * 50) is None

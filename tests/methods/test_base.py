@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import ConfigError
+from ssl_vision.masking import MultiBlockConfig
 from ssl_vision.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from ssl_vision.methods.base import TrainPlan, feature_std
 from ssl_vision.methods.checks import check_view_names
@@ -48,7 +49,8 @@ def _methods():
     heads = {"num_prototypes": 12, "hidden_dim": 16, "bottleneck_dim": 8}
     near = RandomTeacherConfig(student_init="near", student_distance=0.5, **heads)
     configs.append((RandomTeacher, near))
-    configs.append((Ijepa, IjepaConfig(predictor_width=24, predictor_depth=1)))
+    masks = MultiBlockConfig(min_keep=5)  # of 4 x 4 patches 8 may be left beside the targets
+    configs.append((Ijepa, IjepaConfig(predictor_width=24, predictor_depth=1, blocks=masks)))
     teacher = "timm:vit_tiny_patch16_224?pretrained=false&img_size=16&patch_size=4&depth=1"
     configs.append((Distill, DistillConfig(teachers={"one": TeacherConfig(weights=teacher)})))
     vit = "vit_tiny_patch16_224"

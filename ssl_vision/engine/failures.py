@@ -44,6 +44,8 @@ def explained(run: Run, method: Method) -> Iterator[None]:
     """
     size = run.config.data.global_batch_size
     way_out = f"set data.drop_last=true or another data.global_batch_size than {size}"
+    if (parts := run.config.trainer.accumulate) > 1:
+        way_out += f", or trainer.accumulate below {parts}"
     try:
         with one_sample_explained(way_out):
             yield

@@ -209,6 +209,7 @@ def build_plan(config: TrainConfig, data: DataModule) -> TrainPlan:
         steps_per_epoch=len(data.train_loader()) // config.trainer.accumulate,
         epochs=config.trainer.epochs,
         global_batch_size=config.data.global_batch_size,
+        accumulate=config.trainer.accumulate,
         input_size=config.data.input_size,
         num_classes=data.num_classes,
         input_spec=config.data.input_spec,

@@ -20,7 +20,6 @@ from typing import Literal
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.bounds import check_bounds
-from ssl_vision.errors import ConfigError
 from ssl_vision.losses.barlow_twins import GradientRule, barlow_twins_terms
 from ssl_vision.methods.base import (
     Method,
@@ -29,7 +28,7 @@ from ssl_vision.methods.base import (
     detached,
     feature_std,
 )
-from ssl_vision.methods.checks import check_projector, check_view_names
+from ssl_vision.methods.checks import check_batch, check_projector, check_view_names
 from ssl_vision.nn.heads import projector
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch, LossOutput
@@ -78,11 +77,11 @@ class BarlowTwins(Method):
         plan: TrainPlan,
     ) -> None:
         super().__init__(config, backbone, optim=optim, plan=plan)
-        if plan.global_batch_size < 2:
-            raise ConfigError(
-                f"data.global_batch_size={plan.global_batch_size}: Barlow Twins compares samples "
-                "within a batch; use 2 or more (the paper uses 2048, and 128 still works)."
-            )
+        check_batch(
+            plan,
+            why="Barlow Twins compares samples within a batch",
+            advice=" (the paper uses 2048, and 128 still works)",
+        )
         self.projector = projector((backbone.width, *config.projector_dims))
 
     def compute_loss(self, batch: Batch) -> LossOutput:

@@ -62,6 +62,7 @@ class TrainPlan:
     steps_per_epoch: int  # optimizer updates, not batches
     epochs: int | None  # None: without an end
     global_batch_size: int  # samples per optimizer update, over processes and accumulation
+    accumulate: int = 1  # batches per optimizer update
     input_size: int = 224  # of the largest view: side in px, or points of a cloud
     num_classes: int | None = None  # None where the data has no labels
     input_spec: InputSpec | None = None  # mean and std of its inputs; None where nothing is known

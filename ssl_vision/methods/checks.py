@@ -5,6 +5,7 @@ from typing import Protocol
 
 from ssl_vision.bounds import MAX_LAYERS, check_bounds
 from ssl_vision.errors import ConfigError, did_you_mean
+from ssl_vision.methods.base import TrainPlan
 from ssl_vision.views import ViewConfig
 
 
@@ -83,3 +84,26 @@ def check_view_names(
                 f"data.views.{name} is not used: method.name={method} takes the views "
                 f"{wanted}.{did_you_mean(name, known)}"
             )
+
+
+def check_batch(plan: TrainPlan, *, why: str, advice: str = "") -> None:
+    """Refuse batches of one sample, over all processes, before anything is trained.
+
+    Args:
+        plan: Of the run.
+        why: What the method does within a batch, "SimCLR tells the samples of a batch apart".
+        advice: Added to "use 2 or more".
+
+    Raises:
+        ConfigError: One sample an update, or one a batch of an accumulated update.
+    """
+    num, parts = plan.global_batch_size, plan.accumulate
+    if num < 2:
+        raise ConfigError(f"data.global_batch_size={num}: {why}; use 2 or more{advice}.")
+    if num // parts < 2:
+        fewer = next(each for each in range(parts // 2, 0, -1) if parts % each == 0)
+        raise ConfigError(
+            f"data.global_batch_size={num} in trainer.accumulate={parts} batches is one sample per "
+            f"batch of all trainer.devices together: {why}; use trainer.accumulate={fewer} or "
+            f"data.global_batch_size={2 * parts} or more."
+        )

@@ -30,7 +30,7 @@ from ssl_vision.methods.base import (
     detached,
     feature_std,
 )
-from ssl_vision.methods.checks import check_projector, check_view_names
+from ssl_vision.methods.checks import check_batch, check_projector, check_view_names
 from ssl_vision.nn.heads import projector
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch, LossOutput
@@ -95,11 +95,11 @@ class Lejepa(Method):
         self, config: LejepaConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
     ) -> None:
         super().__init__(config, backbone, optim=optim, plan=plan)
-        if plan.global_batch_size < 2:
-            raise ConfigError(
-                f"data.global_batch_size={plan.global_batch_size}: LeJEPA holds the distribution "
-                "of a batch against a normal law; use 2 or more, better hundreds."
-            )
+        check_batch(
+            plan,
+            why="LeJEPA holds the distribution of a batch against a normal law",
+            advice=", better hundreds",
+        )
         self.projector = projector((backbone.width, *config.projector_dims), has_last_bias=True)
 
     def compute_loss(self, batch: Batch) -> LossOutput:

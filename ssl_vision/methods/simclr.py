@@ -20,7 +20,7 @@ Where we differ:
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -39,7 +39,7 @@ from ssl_vision.methods.base import (
     detached,
     feature_std,
 )
-from ssl_vision.methods.checks import check_view_names
+from ssl_vision.methods.checks import check_batch, check_view_names
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.heads import ContrastiveHead
 from ssl_vision.nn.queue import FeatureQueue
@@ -100,11 +100,13 @@ class Simclr(Method):
         self, config: SimclrConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
     ) -> None:
         super().__init__(config, backbone, optim=optim, plan=plan)
-        if plan.global_batch_size < 2:
-            raise ConfigError(
-                f"data.global_batch_size={plan.global_batch_size}: SimCLR tells the samples of a "
-                "batch apart; use 2 or more (the paper uses 4096, and 256 still works)."
-            )
+        # With a memory one sample has others to be told from.
+        alone = replace(plan, accumulate=1) if config.memory_size else plan
+        check_batch(
+            alone,
+            why="SimCLR tells the samples of a batch apart",
+            advice=" (the paper uses 4096, and 256 still works)",
+        )
         self.projector = ContrastiveHead(
             backbone.width, config.projection_dim, num_layers=config.num_head_layers
         )

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ssl_vision.backbones.backbone import Backbone
-from ssl_vision.errors import ConfigError
 from ssl_vision.losses.vicreg import vicreg_terms
 from ssl_vision.methods.base import (
     Method,
@@ -25,7 +24,7 @@ from ssl_vision.methods.base import (
     detached,
     feature_std,
 )
-from ssl_vision.methods.checks import check_projector, check_view_names, check_weights
+from ssl_vision.methods.checks import check_batch, check_projector, check_view_names, check_weights
 from ssl_vision.nn.heads import projector
 from ssl_vision.optim.recipe import OptimConfig
 from ssl_vision.types import Batch, LossOutput
@@ -68,11 +67,11 @@ class Vicreg(Method):
         self, config: VicregConfig, backbone: Backbone, *, optim: OptimConfig, plan: TrainPlan
     ) -> None:
         super().__init__(config, backbone, optim=optim, plan=plan)
-        if plan.global_batch_size < 2:
-            raise ConfigError(
-                f"data.global_batch_size={plan.global_batch_size}: VICReg takes variances over a "
-                "batch; use 2 or more (the paper uses 2048, and 256 still works)."
-            )
+        check_batch(
+            plan,
+            why="VICReg takes variances over a batch",
+            advice=" (the paper uses 2048, and 256 still works)",
+        )
         self.projector = projector((backbone.width, *config.projector_dims))
 
     def compute_loss(self, batch: Batch) -> LossOutput:

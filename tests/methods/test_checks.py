@@ -6,8 +6,10 @@ from typing import get_args, get_type_hints
 
 import pytest
 
+from ssl_vision.backbones.build import BackboneConfig, build_backbone
 from ssl_vision.errors import ConfigError
 from ssl_vision.methods import METHODS
+from ssl_vision.methods.base import TrainPlan
 from ssl_vision.methods.checks import check_prototype_head, check_weights
 from ssl_vision.methods.dino import DinoConfig
 from ssl_vision.methods.distill import TeacherConfig
@@ -15,6 +17,9 @@ from ssl_vision.methods.lejepa import LejepaConfig
 from ssl_vision.methods.poa import PoaConfig
 from ssl_vision.methods.random_teacher import RandomTeacherConfig
 from ssl_vision.methods.vicreg import VicregConfig
+from ssl_vision.optim import OptimConfig
+
+TINY = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4]}
 
 _NEEDED = {
     "DistillConfig": {"teachers": {"one": TeacherConfig(weights="w")}},
@@ -106,3 +111,20 @@ def test_what_is_at_the_edge_of_its_range_is_taken():
     LejepaConfig(t_max=16.0)
     check_weights(VicregConfig(invariance_weight=0.0, covariance_weight=0.0), "variance_weight")
     check_prototype_head(DinoConfig(bottleneck_dim=2, num_head_layers=1, hidden_dim=1))
+
+
+@pytest.mark.parametrize("name", ["simclr", "barlow_twins", "vicreg", "lejepa"])
+def test_a_micro_batch_of_one_is_refused_before_training(name: str) -> None:
+    def build(num: int, accumulate: int, **settings: int) -> None:
+        backbone = build_backbone(BackboneConfig(name="resnet18", args=TINY), input_size=32)
+        plan = TrainPlan(steps_per_epoch=3, epochs=20, global_batch_size=num, accumulate=accumulate)
+        config = METHODS[name].config(name=name, **settings)
+        METHODS[name].module(config, backbone, optim=OptimConfig(), plan=plan)
+
+    words = r"global_batch_size=9 in trainer\.accumulate=9 .*trainer\.devices.*accumulate=3 or .*18"
+    with pytest.raises(ConfigError, match=words):
+        build(9, 9)
+    build(9, 3)  # what the message offers
+    build(18, 9)
+    if name == "simclr":  # the memory has the others
+        build(9, 9, memory_size=64)

@@ -120,5 +120,5 @@ def test_keys_of_image_files_are_named_as_they_are_typed_here(tmp_path, capsys) 
     bad = (tmp_path / "scans.beton.bad").read_text()
     assert "set decode.white_level" in bad
     said = " ".join(capsys.readouterr().out.split())
-    assert "shown over decode.background" in said
+    assert "decode.background=[R,G,B] shows another colour" in said
     assert "data.decode" not in bad + said

@@ -154,8 +154,8 @@ def _create(config: BackboneConfig, *, input_size: int) -> tuple[Any, ModelArgs]
             if not any(key in str(error) for key in extra):
                 reasons.insert(0, str(error))
             reasons.append(str(error))
-        except (ValueError, AssertionError, RuntimeError) as error:
-            reasons.insert(0, str(error))
+        except Exception as error:  # constructors meet a user's numbers with any of Python's
+            reasons.insert(0, str(error) or type(error).__name__)
             break
         else:
             return model, args

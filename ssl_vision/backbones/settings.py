@@ -21,7 +21,10 @@ from ssl_vision.files import shown
 
 _MAX_NUMBER = 1 << 16  # of widths, depths, sides
 _MAX_DEPTH = 8  # of lists in lists
-_COUNTS = ("layers", "depths", "channels", "dims")  # a block or channel less than 1 is none
+_COUNTS = (  # of which less than 1 is none, or divides by zero
+    *("layers", "depths", "depth", "channels", "in_chans", "dims", "embed_dim", "embed_dims"),
+    *("num_heads", "patch_size", "patch_sizes", "img_size", "stem_width"),
+)
 _NEVER = frozenset(
     {"self", "args", "kwargs", "device", "dtype", "model", "module", "checkpoint_path", "cache_dir"}
 )
@@ -44,6 +47,10 @@ def check_model_args(name: str, args: Mapping[str, object], *, key: str) -> None
                 f"{full} is not a setting of {name}.{did_you_mean(setting, known)} Remove {away}."
             )
         _check_plain(value, f"{key}.{setting}")
+        if setting in _COUNTS and isinstance(value, int | float) and value < 1:
+            raise ConfigError(
+                f"{key}.{setting}={value} does not fit {name}: it must be at least 1."
+            )
         if setting in _COUNTS and isinstance(value, list | tuple):
             numbers = [each for each in value if isinstance(each, int | float)]
             check_bounds(f"{key}.{setting}", numbers, least=1)

@@ -56,3 +56,31 @@ def test_a_name_with_a_line_end_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"a\\nb is not a setting") as caught:
         check_model_args("resnet18", {"a\nb": 1}, key="model_args")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("vit_tiny_patch16_224", "patch_size", 0),
+        ("vit_tiny_patch16_224", "patch_size", [0, 7]),
+        ("vit_tiny_patch16_224", "num_heads", 0),
+        ("vit_tiny_patch16_224", "embed_dim", -96),
+        ("vit_tiny_patch16_224", "img_size", 0),
+        ("swin_tiny_patch4_window7_224", "patch_size", -4),
+        ("eva02_tiny_patch14_224", "patch_size", 0),
+        ("mixer_s16_224", "patch_size", 0),
+        ("resnet18", "in_chans", 0),
+        ("rotary_vit_small", "num_heads", 0),
+    ],
+)
+def test_a_size_of_nothing_is_refused_by_its_name(name: str, setting: str, value: object) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"backbone\.args\.{setting}=.* must be (1 or more|at least 1)"
+    ):
+        build_backbone(BackboneConfig(name=name, args={setting: value}), input_size=28)
+
+
+def test_what_only_a_constructor_refuses_is_one_line() -> None:
+    args = {"cardinality": 0}  # timm divides by it
+    with pytest.raises(ConfigError, match=r"backbone\.args=.*cardinality.* do not fit resnet18"):
+        build_backbone(BackboneConfig(name="resnet18", args=args), input_size=28)

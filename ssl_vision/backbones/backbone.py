@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
+from timm.layers import PatchEmbed
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -95,6 +96,22 @@ class Backbone(nn.Module):
     def num_patches(self, size_px: int) -> int:
         """Patches N of a square image; the length of `Features.patches` and of masks."""
         raise NotImplementedError
+
+    def misfit(self, size_px: int) -> str | None:
+        """Why it does not take images of a size; None where it does, or only trying tells.
+
+        Patch embeddings of timm check it by assertion, at the first batch; this asks the same.
+        """
+        embed = getattr(self.model, "patch_embed", None)
+        if not isinstance(embed, PatchEmbed) or embed.img_size is None:
+            return None
+        if embed.strict_img_size:
+            side = embed.img_size[0]
+            return None if size_px == side else f"it was built for {side} px and no other size"
+        patch_px = embed.patch_size[0]
+        if embed.dynamic_img_pad or size_px % patch_px == 0:
+            return None
+        return f"{size_px} px are no whole number of its patches of {patch_px} px"
 
     def forward_visible(self, images: Tensor, *, keep: Tensor) -> Tensor:
         """Tokens of the kept patches only: prefix tokens, then patches in the order of `keep`.

@@ -162,6 +162,37 @@ def check_layers(backbone: Backbone, *, layer_decay: float) -> None:
         )
 
 
+def check_sizes(backbone: Backbone, sizes: Mapping[str, int]) -> None:
+    """Refuse views that the network does not take, before anything is trained.
+
+    Args:
+        backbone: Of images.
+        sizes: Full name of each setting -> side in px.
+
+    Raises:
+        ConfigError: A side is no whole number of patches, or not the network's fixed one.
+    """
+    for key, size_px in sizes.items():
+        if reason := backbone.misfit(size_px):
+            raise ConfigError(
+                f"{key}={size_px}: backbone.name={backbone.architecture} does not take it, "
+                f"{reason}; {_way_out(backbone, key, size_px)}."
+            )
+
+
+def _way_out(backbone: Backbone, key: str, size_px: int) -> str:
+    embed = backbone.model.patch_embed
+    if embed.strict_img_size:
+        return (
+            f"set {key}={embed.img_size[0]}, or build it with img_size={size_px} or, for every "
+            "size, dynamic_img_size=True (in a recipe backbone.args.img_size= and so on)"
+        )
+    patch_px = embed.patch_size[0]
+    below = size_px // patch_px * patch_px
+    sides = " or ".join(str(side) for side in (below, below + patch_px) if side)
+    return f"set {key}={sides}, or a backbone.args.patch_size that divides {size_px}"
+
+
 def probe(module: nn.Module, *, in_chans: int, size_px: int) -> Tensor:
     """What a module makes of two black images; it is left as it is.
 

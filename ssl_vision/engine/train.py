@@ -14,7 +14,7 @@ from torch import nn
 
 from ssl_vision.backbones.backbone import Backbone
 from ssl_vision.backbones.build import build_backbone, check_architecture
-from ssl_vision.backbones.own import check_layers
+from ssl_vision.backbones.own import check_layers, check_sizes
 from ssl_vision.config import TrainConfig, to_yaml
 from ssl_vision.data.find import DataLike
 from ssl_vision.data.levels import each_told_once
@@ -54,6 +54,7 @@ from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
+from ssl_vision.views import ViewConfig
 
 Drawing = TypeVar("Drawing")
 
@@ -243,6 +244,7 @@ def build_method(config: TrainConfig, plan: TrainPlan, backbone: Backbone | None
         if backbone is None:
             backbone = build_backbone(config.backbone, input_size=plan.input_size)
         check_layers(backbone, layer_decay=config.optim.layer_decay)
+        check_sizes(backbone, _sides(config))
         method = METHODS[config.method.name].module(
             config.method, backbone, optim=config.optim, plan=plan
         )
@@ -250,6 +252,16 @@ def build_method(config: TrainConfig, plan: TrainPlan, backbone: Backbone | None
         method.backbone.load_state_dict(start, strict=False)  # a mask token is the method's
         method.on_weights_loaded()
     return method
+
+
+def _sides(config: TrainConfig) -> dict[str, int]:
+    """Full key -> side in px of the views; none of clouds."""
+    views = config.data.views.items()
+    return {
+        f"data.views.{name}.size_px": view.size_px
+        for name, view in views
+        if isinstance(view, ViewConfig)
+    }
 
 
 def fit(

@@ -52,6 +52,7 @@ class FrozenTeacher:
         self._order: list[int] | None = None  # of its own outputs in `logits`
         self.weights, self._key = config.weights, key
         self._spec = loaded.spec
+        self._asked_px = config.size_px
         self._size_px = config.size_px or loaded.input_size
 
     @torch.no_grad()
@@ -94,6 +95,35 @@ class FrozenTeacher:
             for values in (shown_as.mean, shown_as.std, self._spec.mean, self._spec.std)
         )
         return (images * std + mean - own_mean) / own_std
+
+    def check_size(self) -> None:
+        """Refuse a size the network does not take, before anything is trained.
+
+        Raises:
+            ConfigError: One line with the setting of the size.
+        """
+        size_px, asked = self._size_px, self._asked_px
+        reason = self.backbone.misfit(size_px)
+        if reason is None and asked is not None:
+            reason = self._failure(size_px)
+        if reason is None:
+            return
+        owner = self._key.removesuffix(".weights")
+        key = f"{owner}.size_px" if owner != self._key else "data.views.NAME.size_px"
+        raise ConfigError(
+            f"{key}={size_px}: {self._key}={self.weights} does not take images of it: {reason}; "
+            f"set {key} to a size it takes" + (", or null for its own." if asked else ".")
+        )
+
+    @torch.no_grad()
+    def _failure(self, size_px: int) -> str | None:
+        """What the network raises on a black image; None where it takes it."""
+        held = next(self.backbone.parameters())
+        try:
+            self.backbone(held.new_zeros(1, *self.backbone.sample_shape(size_px)))
+        except Exception as error:  # families check their input in ways of their own
+            return (str(error) or type(error).__name__).splitlines()[0][:200]
+        return None
 
     def check_same(self, sha256: object) -> None:
         """Refuse to go on with another teacher than a run began with.
@@ -162,4 +192,7 @@ def load_teacher(config: TeacherConfig, *, modality: str, key: str) -> FrozenTea
             f"{key.removesuffix('.weights')}.match=classes: {config.weights} has no classifier; "
             "use match=features."
         )
-    return FrozenTeacher(loaded, config, has_classes=has_classes, key=key)
+    teacher = FrozenTeacher(loaded, config, has_classes=has_classes, key=key)
+    if modality == "images":
+        teacher.check_size()
+    return teacher

@@ -7,7 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_vision.backbones.own import as_backbone, check_layers, probe, wrap
+from ssl_vision.backbones.classifier import add_classifier
+from ssl_vision.backbones.own import as_backbone, check_layers, check_sizes, probe, wrap
 from ssl_vision.errors import ConfigError
 
 
@@ -101,3 +102,27 @@ def test_models_of_timm_find_the_arguments_that_build_them_again(
     again.load_state_dict(model.state_dict())
     assert found.model_args == args
     assert found.own is None
+
+
+@pytest.mark.parametrize("size_px", [8, 20, 28, 30, 42])
+@pytest.mark.parametrize("args", [{}, {"dynamic_img_size": True}, {"dynamic_img_pad": True}])
+def test_a_size_is_refused_exactly_where_the_network_itself_refuses_it(
+    args: dict[str, bool], size_px: int
+) -> None:
+    sizes = {"patch_size": 7, "img_size": 28, "embed_dim": 24, "num_heads": 2, "depth": 1}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **sizes, **args).eval()
+    backbone = wrap(model, kwargs={**sizes, **args})
+    try:
+        model(torch.zeros(1, 3, size_px, size_px))
+    except AssertionError:
+        way_out = r"NAME\.size_px=\d+.*(backbone\.args\.patch_size|backbone\.args\.img_size)"
+        with pytest.raises(ConfigError, match=rf"NAME\.size_px={size_px}: .*set .*{way_out}"):
+            check_sizes(backbone, {"NAME.size_px": size_px})
+    else:
+        check_sizes(backbone, {"NAME.size_px": size_px})
+
+
+def test_an_own_network_is_given_no_classifier_and_says_what_works() -> None:
+    backbone = wrap(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), size_px=8)
+    with pytest.raises(ConfigError, match=r"own network.*match=features"):
+        add_classifier(backbone, num_classes=3, std=0.02)

@@ -313,3 +313,17 @@ def test_what_cannot_be_is_refused_in_one_line(exported):
         )
     features_only = TeacherConfig(weights=five, match="features")
     assert not _method({"a": features_only}).teachers["a"].has_classes
+
+
+@pytest.mark.parametrize(
+    ("weights", "size_px"),
+    [
+        ("timm:test_vit?pretrained=false", 42),  # of one fixed size
+        ("timm:test_vit?pretrained=false&dynamic_img_size=true", 30),  # patches of 16 px
+        ("timm:swin_tiny_patch4_window7_224?pretrained=false", 30),
+    ],
+)
+def test_a_size_a_teacher_does_not_take_is_refused_before_training(weights, size_px):
+    teacher = TeacherConfig(weights=weights, size_px=size_px, match="features")
+    with pytest.raises(ConfigError, match=rf"method\.teachers\.one\.size_px={size_px}: .*null"):
+        _method(teacher)

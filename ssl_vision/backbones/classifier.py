@@ -19,8 +19,15 @@ def add_classifier(backbone: Backbone, *, num_classes: int, std: float) -> None:
     `Backbone` features are the same with and without one.
 
     Raises:
-        ConfigError: The network has several classifiers (distilled DeiT).
+        ConfigError: The network has several classifiers (distilled DeiT), or is an own one, of
+            which nobody knows where a classifier would stand.
     """
+    if not hasattr(backbone.model, "reset_classifier"):
+        raise ConfigError(
+            f"backbone.name={backbone.architecture} is an own network and cannot be given a "
+            "classifier; use a network of timm, or learn features (method.name=distill with "
+            "method.teachers.NAME.match=features) and fit a classifier by `ssl-vision evaluate`."
+        )
     backbone.model.reset_classifier(num_classes)
     classifier = backbone.model.get_classifier()
     if not isinstance(classifier, nn.Module):

@@ -54,7 +54,6 @@ from ssl_vision.methods import METHODS
 from ssl_vision.methods.base import Method, TrainPlan
 from ssl_vision.randomness import derive_key, seeded
 from ssl_vision.types import Batch
-from ssl_vision.views import ViewConfig
 
 Drawing = TypeVar("Drawing")
 
@@ -256,12 +255,8 @@ def build_method(config: TrainConfig, plan: TrainPlan, backbone: Backbone | None
 
 def _sides(config: TrainConfig) -> dict[str, int]:
     """Full key -> side in px of the views; none of clouds."""
-    views = config.data.views.items()
-    return {
-        f"data.views.{name}.size_px": view.size_px
-        for name, view in views
-        if isinstance(view, ViewConfig)
-    }
+    sides = {name: getattr(view, "size_px", None) for name, view in config.data.views.items()}
+    return {f"data.views.{name}.size_px": side for name, side in sides.items() if side is not None}
 
 
 def fit(

@@ -193,6 +193,5 @@ def load_teacher(config: TeacherConfig, *, modality: str, key: str) -> FrozenTea
             "use match=features."
         )
     teacher = FrozenTeacher(loaded, config, has_classes=has_classes, key=key)
-    if modality == "images":
-        teacher.check_size()
+    teacher.check_size()
     return teacher

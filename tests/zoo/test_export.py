@@ -150,7 +150,7 @@ def test_a_failed_export_leaves_the_old_one(
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save", fail)
     with pytest.raises(CheckpointError, match="No space left"):
         export_backbone(tiny(depth=1), folder, **INPUT)
     assert sha256_of(folder / "model.safetensors") == first.sha256

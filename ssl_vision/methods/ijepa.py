@@ -52,7 +52,7 @@ from ssl_vision.nn.decoder import init_as_mae
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.patches import take_blocks
 from ssl_vision.nn.predictor import BlockPredictor, init_as_ijepa
-from ssl_vision.optim.recipe import OptimConfig, stretched_steps
+from ssl_vision.optim.recipe import OptimConfig, teacher_momentum
 from ssl_vision.randomness import keyed_generator
 from ssl_vision.types import Batch, LossOutput
 from ssl_vision.views import ViewConfig
@@ -196,17 +196,9 @@ class Ijepa(Method):
 
     def teacher_momentum(self, step: int) -> float:
         """Momentum of the target encoder at an update."""
-        start, end = self.config.teacher_momentum, self.config.teacher_momentum_end
-        if start == end:
-            return end
-        total_steps = stretched_steps(
-            self.optim,
-            plan=self.plan,
-            key="teacher_momentum_end",
-            way_out=f"set it to teacher_momentum={start}",
-            owner=self.config,
+        return teacher_momentum(
+            self.optim, self.config, plan=self.plan, step=step, curve=schedules.linear
         )
-        return schedules.linear(step, start=start, end=end, total_steps=total_steps)
 
     def check_schedules(self) -> None:
         """The momentum's, too."""

@@ -24,7 +24,7 @@ from ssl_vision.methods.checks import check_prototype_head, check_view_names
 from ssl_vision.nn.centering import Center
 from ssl_vision.nn.ema import EmaTeacher
 from ssl_vision.nn.heads import PrototypeHead
-from ssl_vision.optim.recipe import OptimConfig, stretched_steps
+from ssl_vision.optim.recipe import OptimConfig, teacher_momentum
 from ssl_vision.types import Batch
 from ssl_vision.views import ViewConfig
 
@@ -202,17 +202,9 @@ class SelfDistillation(Method):
 
     def teacher_momentum(self, step: int) -> float:
         """Momentum m of the teacher at an update."""
-        start, end = self.config.teacher_momentum, self.config.teacher_momentum_end
-        if start == end:
-            return end
-        total_steps = stretched_steps(
-            self.optim,
-            plan=self.plan,
-            key="teacher_momentum_end",
-            way_out=f"set it to teacher_momentum={start}",
-            owner=self.config,
+        return teacher_momentum(
+            self.optim, self.config, plan=self.plan, step=step, curve=schedules.cosine
         )
-        return schedules.cosine(step, start=start, end=end, total_steps=total_steps)
 
     def check_schedules(self) -> None:
         """The momentum's, too."""

@@ -1,6 +1,6 @@
 """The optimizer recipe of a run: which optimizer, its schedules, and their value at a step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -327,6 +327,49 @@ def stretched_steps(
             f"the whole run, and trainer.epochs=null has no end; {way_out}, or give trainer.epochs."
         )
     return _stretched(plan.total_steps, config.schedule_stretch)
+
+
+class HasTeacherMomentum(Protocol):
+    """Settings of a method whose teacher is an average of the student."""
+
+    @property
+    def teacher_momentum(self) -> float: ...
+
+    @property
+    def teacher_momentum_end(self) -> float: ...
+
+
+def teacher_momentum(
+    config: OptimConfig,
+    owner: HasTeacherMomentum,
+    *,
+    plan: Plan,
+    step: int,
+    curve: Callable[..., float],
+) -> float:
+    """Momentum of a teacher at an update.
+
+    Args:
+        config: Recipe.
+        owner: Settings of the method.
+        plan: Length of the run.
+        step: Update about to be done, from 0.
+        curve: `schedules.cosine` or `schedules.linear`.
+
+    Raises:
+        ConfigError: It moves, and the run has no end.
+    """
+    start, end = owner.teacher_momentum, owner.teacher_momentum_end
+    if start == end:
+        return end
+    total_steps = stretched_steps(
+        config,
+        plan=plan,
+        key="teacher_momentum_end",
+        way_out=f"set it to teacher_momentum={start}",
+        owner=owner,
+    )
+    return curve(step, start=start, end=end, total_steps=total_steps)
 
 
 def apply_schedules(optimizer: Optimizer, config: OptimConfig, *, plan: Plan, step: int) -> None:
